@@ -1,0 +1,1 @@
+//! The controller behind the queue pairs.
