@@ -1,1 +1,23 @@
-//! Placeholder.
+//! What a cluster decides, as plain functions: where columns go, which scheme a damaged pool can still hold,
+//! and what a shard's record in the control store says. No I/O, no clock, no randomness.
+//!
+//! Read first: [`Placer::place`], [`effective_scheme`], [`ShardRecord`].
+#![forbid(unsafe_code)]
+
+mod codec;
+mod place;
+mod pool;
+mod record;
+mod store;
+
+pub use codec::{RecordError, fuzz_record};
+pub use place::{PlacementError, Placer};
+pub use pool::{
+    DEVICES_MAX, DeviceView, DomainId, Effective, PoolView, Protection, TooFewDomains, TooFewPolicy,
+    effective_scheme, usable_domains,
+};
+pub use record::{
+    BlockPlace, CheckpointPtr, ColumnPlaces, ExtentState, OPEN_EXTENTS_MAX, OpenExtent, RECORD_BYTES_MAX,
+    ROOT_BLOCKS_MAX, ShardRecord,
+};
+pub use store::{Fault, MemoryShardStore, ShardStore, StoreError, Version};

@@ -1,0 +1,281 @@
+//! Placement: which devices hold a new extent's columns.
+
+use crate::pool::{DEVICES_MAX, DeviceView, TooFewDomains};
+use core::cmp::Ordering;
+use core::fmt;
+use peristyle_base::Scheme;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlacementError {
+    /// Fewer healthy failure domains than columns.
+    TooFew(TooFewDomains),
+    /// Enough healthy failure domains, too few of them with a free slot.
+    Full { with_room: usize, needed: usize },
+}
+
+impl From<TooFewDomains> for PlacementError {
+    fn from(e: TooFewDomains) -> PlacementError {
+        PlacementError::TooFew(e)
+    }
+}
+
+impl fmt::Display for PlacementError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlacementError::TooFew(e) => e.fmt(f),
+            PlacementError::Full { with_room, needed } => {
+                write!(
+                    f,
+                    "the pool is full: {with_room} failure domains have a free slot, {needed} are needed"
+                )
+            }
+        }
+    }
+}
+impl core::error::Error for PlacementError {}
+
+/// A failure domain that could hold a column: its use, its capacity, and the device that would take it.
+#[derive(Clone, Copy)]
+struct Candidate {
+    used: u64,
+    total: u64,
+    avoid: bool,
+    device: usize,
+}
+
+impl Candidate {
+    /// Who comes first: not avoided, then the emptiest for its capacity, then the largest, then the first listed.
+    ///
+    /// The deficit of x against its capacity share, relative to its capacity, is U/C - used/total with the
+    /// pool's U/C the same for all: so the largest deficit is the smallest used/total. Counting half a slot
+    /// more than is used rounds evenly (Sainte-Laguë), so that small devices are neither first nor last always.
+    fn order(&self, other: &Candidate) -> Ordering {
+        let fill = |x: &Candidate, y: &Candidate| (2 * x.used as u128 + 1) * y.total as u128;
+        (self.avoid.cmp(&other.avoid))
+            .then_with(|| fill(self, other).cmp(&fill(other, self)))
+            .then_with(|| other.total.cmp(&self.total))
+            .then_with(|| self.device.cmp(&other.device))
+    }
+}
+
+/// Chooses devices; keeps its working memory, so that choosing allocates nothing.
+pub struct Placer {
+    order: Vec<u16>,
+}
+
+impl Default for Placer {
+    fn default() -> Placer {
+        Placer { order: Vec::with_capacity(DEVICES_MAX) }
+    }
+}
+
+impl Placer {
+    /// Puts the devices of k+m columns, as indexes into `devices`, into `out`: healthy, with a free slot, in
+    /// different failure domains, those with the largest deficit against their capacity share first chosen, so
+    /// that use stays proportional to capacity. Avoided devices are taken only when there are too few others.
+    /// `salt` turns the order, so that equal pools do not always give the same device column 0.
+    ///
+    /// # Panics — when `out` is not k+m long, or there are more than [`DEVICES_MAX`] devices.
+    pub fn place(
+        &mut self,
+        devices: &[DeviceView],
+        scheme: Scheme,
+        salt: u64,
+        out: &mut [usize],
+    ) -> Result<(), PlacementError> {
+        assert!(out.len() == scheme.width() && devices.len() <= DEVICES_MAX);
+        self.order.clear();
+        self.order.extend((0..devices.len() as u16).filter(|&i| devices[i as usize].healthy));
+        self.order.sort_unstable_by_key(|&i| (devices[i as usize].domain, i));
+
+        let mut chosen: [Option<Candidate>; Scheme::WIDTH_MAX] = [None; Scheme::WIDTH_MAX];
+        let (mut healthy, mut with_room) = (0, 0);
+        for group in self.order.chunk_by(|&a, &b| devices[a as usize].domain == devices[b as usize].domain) {
+            healthy += 1;
+            if let Some(candidate) = best_of_domain(devices, group) {
+                with_room += 1;
+                insert(&mut chosen[..out.len()], candidate);
+            }
+        }
+        if with_room < out.len() {
+            let needed = out.len();
+            return Err(match healthy < needed {
+                true => TooFewDomains { healthy, needed }.into(),
+                false => PlacementError::Full { with_room, needed },
+            });
+        }
+        let width = out.len();
+        for (i, candidate) in chosen[..width].iter().enumerate() {
+            out[(i + (salt % width as u64) as usize) % width] = candidate.expect("with_room says so").device;
+        }
+        Ok(())
+    }
+}
+
+/// The device of one failure domain that would take a column; the domain's use and capacity count as a whole.
+fn best_of_domain(devices: &[DeviceView], group: &[u16]) -> Option<Candidate> {
+    let mut best: Option<Candidate> = None;
+    let (mut used, mut total) = (0, 0);
+    for &i in group {
+        let device = &devices[i as usize];
+        used += device.slots_used as u64;
+        total += device.slots_total as u64;
+        let this = Candidate {
+            used: device.slots_used as u64,
+            total: device.slots_total as u64,
+            avoid: device.avoid,
+            device: i as usize,
+        };
+        if device.slots_free() > 0 && best.is_none_or(|b| this.order(&b).is_lt()) {
+            best = Some(this);
+        }
+    }
+    best.map(|b| Candidate { used, total, ..b })
+}
+
+/// Keeps the best of all offered, in order.
+fn insert(chosen: &mut [Option<Candidate>], mut candidate: Candidate) {
+    for place in chosen {
+        match place {
+            None => {
+                *place = Some(candidate);
+                return;
+            }
+            Some(there) if candidate.order(there).is_lt() => core::mem::swap(there, &mut candidate),
+            Some(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::DomainId;
+    use peristyle_base::Uuid;
+    use proptest::prelude::*;
+
+    fn device(i: usize, domain: u32, slots_total: u32) -> DeviceView {
+        DeviceView {
+            id: Uuid([i as u8; 16]),
+            domain: DomainId(domain),
+            slots_total,
+            slots_used: 0,
+            healthy: true,
+            avoid: false,
+        }
+    }
+
+    /// Fills until the pool says full; returns how many extents fitted.
+    fn fill(devices: &mut [DeviceView], scheme: Scheme, check: impl Fn(&[DeviceView], u64)) -> u64 {
+        let (mut placer, mut out) = (Placer::default(), vec![0; scheme.width()]);
+        let mut extents = 0;
+        while placer.place(devices, scheme, extents, &mut out).is_ok() {
+            let mut domains: Vec<_> = out.iter().map(|&i| devices[i].domain).collect();
+            domains.sort();
+            domains.dedup();
+            assert_eq!(domains.len(), scheme.width(), "two columns in one failure domain");
+            for &i in &out {
+                assert!(devices[i].healthy && devices[i].slots_free() > 0);
+                devices[i].slots_used += 1;
+            }
+            extents += 1;
+            check(devices, extents);
+        }
+        extents
+    }
+
+    fn spread(devices: &[DeviceView]) -> f64 {
+        let shares = devices.iter().map(|d| d.slots_used as f64 / d.slots_total as f64);
+        shares.clone().fold(0.0, f64::max) - shares.fold(1.0, f64::min)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn use_stays_proportional_to_capacity_within_two_percent(
+            sizes in prop::collection::vec(200u32..800, 8..20), k in 1u8..5, m in 0u8..3,
+        ) {
+            let scheme = Scheme::new(k, m).unwrap();
+            let total: u64 = sizes.iter().map(|&s| s as u64).sum();
+            // A domain can hold one column per extent: beyond 1/width of the pool no placement is proportional.
+            prop_assume!(sizes.iter().all(|&s| s as u64 * scheme.width() as u64 <= total));
+            let mut devices: Vec<_> = sizes.iter().enumerate().map(|(i, &s)| device(i, i as u32, s)).collect();
+            let extents = fill(&mut devices, scheme, |devices, extents| {
+                // Single slots are more than 2 % of the smallest device when little is placed.
+                assert!(spread(devices) <= 0.02, "{} after {extents}", spread(devices));
+            });
+            let most = total / scheme.width() as u64;
+            prop_assert!(extents as f64 >= 0.98 * most as f64, "{} of {}", extents, most);
+        }
+
+        #[test]
+        fn a_loss_and_an_expansion_even_out_again(seed in 0usize..1000) {
+            let scheme = Scheme::new(4, 2).unwrap();
+            let mut devices: Vec<_> = (0..10).map(|i| device(i, i as u32, 500 + (seed * (i + 3) % 211) as u32)).collect();
+            let (mut placer, mut out) = (Placer::default(), [0; 6]);
+            for extents in 0..900 {
+                if extents == 200 {
+                    devices[seed % 10].healthy = false; // its slots stay used: they come back with it
+                }
+                if extents == 400 {
+                    devices[seed % 10].healthy = true;
+                    devices.push(device(10, 10, 300)); // small enough to catch up: one column per extent
+                }
+                if placer.place(&devices, scheme, extents, &mut out).is_err() { break }
+                out.iter().for_each(|&i| devices[i].slots_used += 1);
+            }
+            prop_assert!(spread(&devices) <= 0.02, "{}", spread(&devices));
+        }
+    }
+
+    #[test]
+    fn several_devices_of_one_domain_fill_evenly_too() {
+        let mut devices = Vec::new();
+        for (i, size) in [300, 600, 450, 450, 500, 400, 900, 350, 550].into_iter().enumerate() {
+            devices.push(device(i, i as u32 / 2, size));
+        }
+        fill(&mut devices, Scheme::new(2, 1).unwrap(), |_, _| ());
+        assert!(spread(&devices) <= 0.02, "{}", spread(&devices));
+    }
+
+    #[test]
+    fn every_device_takes_every_column_in_turn() {
+        let mut devices: Vec<_> = (0..6).map(|i| device(i, i as u32, 600)).collect();
+        let (mut placer, mut out) = (Placer::default(), [0; 6]);
+        let mut first = [0; 6];
+        for extent in 0..600 {
+            placer.place(&devices, Scheme::new(4, 2).unwrap(), extent, &mut out).unwrap();
+            first[out[0]] += 1;
+            out.iter().for_each(|&i| devices[i].slots_used += 1);
+        }
+        assert!(first.iter().all(|&n| n == 100), "{first:?}");
+    }
+
+    #[test]
+    fn a_device_of_a_domain_that_cannot_take_a_column_is_passed_over_for_its_neighbour() {
+        let mut devices = vec![device(0, 0, 100), device(1, 0, 100), device(2, 1, 100)];
+        devices[0].slots_used = 100;
+        let (mut placer, mut out) = (Placer::default(), [0; 2]);
+        placer.place(&devices, Scheme::new(1, 1).unwrap(), 0, &mut out).unwrap();
+        assert!(out.contains(&1) && out.contains(&2));
+        devices[1].healthy = false;
+        assert_eq!(
+            placer.place(&devices, Scheme::new(1, 1).unwrap(), 0, &mut out),
+            Err(PlacementError::Full { with_room: 1, needed: 2 })
+        );
+        devices[2].healthy = false;
+        assert_eq!(
+            placer.place(&devices, Scheme::new(1, 1).unwrap(), 0, &mut out),
+            Err(PlacementError::TooFew(TooFewDomains { healthy: 1, needed: 2 }))
+        );
+    }
+
+    #[test]
+    fn a_device_of_no_size_and_an_overfull_one_are_never_chosen() {
+        let mut devices = vec![device(0, 0, 0), device(1, 1, 10), device(2, 2, 10)];
+        devices[1].slots_used = 11;
+        let mut out = [9];
+        Placer::default().place(&devices, Scheme::new(1, 0).unwrap(), 0, &mut out).unwrap();
+        assert_eq!(out, [2]);
+    }
+}
