@@ -1,1 +1,53 @@
-fn main() {}
+//! `cargo xtask`: the only build tool beside cargo. `cargo xtask --help` lists what it does.
+#![forbid(unsafe_code)]
+
+mod cmd;
+mod packages;
+mod steps;
+mod summary;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Checks, tests and measures Peristyle", disable_version_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every check and test of the project, in order, and print a table of them.
+    ///
+    /// Installs the Debian packages that a step needs when run as root, names them otherwise. With CI=true in the
+    /// environment a missing package is a failure, otherwise that step is skipped, loudly.
+    Test {
+        /// Run only the steps whose name contains one of these words.
+        only: Vec<String>,
+        /// List the steps and leave.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Check what the compiler does not: the import table, unsafe code, use of std, sizes, documents.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Test { only, list } => steps::test(&only, list),
+        Task::Tidy => tidy::run(),
+    }
+}

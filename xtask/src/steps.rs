@@ -1,0 +1,102 @@
+//! `cargo xtask test`: the list of steps. A step is one line of [`STEPS`].
+
+use crate::packages::{self, Needs};
+use crate::summary::{Outcome, Row, Summary};
+use crate::{cmd, tidy};
+use anyhow::{Result, bail};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// One line of the table that `cargo xtask test` works through.
+struct Step {
+    name: &'static str,
+    /// Debian packages beside Rust; installed as root, else named.
+    needs: &'static [Needs],
+    run: fn() -> Result<()>,
+}
+
+const NOTHING: &[Needs] = &[];
+
+const STEPS: &[Step] = &[
+    Step { name: "fmt", needs: NOTHING, run: fmt },
+    Step { name: "clippy", needs: NOTHING, run: clippy },
+    Step { name: "tidy", needs: NOTHING, run: tidy::check },
+    Step { name: "unit", needs: NOTHING, run: unit },
+];
+
+const fn minutes(n: u64) -> Duration {
+    Duration::from_secs(60 * n)
+}
+
+fn fmt() -> Result<()> {
+    cmd::run(&mut cmd::cargo(&["fmt", "--all", "--check"]), minutes(2))
+}
+
+fn clippy() -> Result<()> {
+    let args = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    cmd::run(&mut cmd::cargo(&args), minutes(15))
+}
+
+fn unit() -> Result<()> {
+    cmd::run(&mut cmd::cargo(&["test", "--workspace", "--no-fail-fast"]), minutes(20))
+}
+
+/// Runs the steps in order, goes on after a failure, and prints the table at the end.
+pub fn test(only: &[String], list: bool) -> Result<ExitCode> {
+    let chosen: Vec<_> = STEPS
+        .iter()
+        .filter(|s| only.is_empty() || only.iter().any(|o| s.name.contains(o.as_str())))
+        .collect();
+    if chosen.is_empty() {
+        bail!("no step is called like that; `cargo xtask test --list` names them");
+    }
+    if list {
+        for step in chosen {
+            println!("{}", step.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut summary = Summary::default();
+    for step in chosen {
+        println!("\n==== {} ====", step.name);
+        let start = Instant::now();
+        let outcome = attempt(step);
+        match &outcome {
+            Outcome::Passed => println!("---- {}: passed", step.name),
+            Outcome::Skipped(why) => println!("---- {}: SKIPPED: {why}", step.name),
+            Outcome::Failed(why) => println!("---- {}: FAILED: {why}", step.name),
+        }
+        summary.push(Row { name: step.name, outcome, elapsed: start.elapsed() });
+    }
+    print!("\n{summary}");
+    Ok(if summary.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn attempt(step: &Step) -> Outcome {
+    let missing = match packages::provide(step.needs) {
+        Ok(missing) => missing,
+        Err(error) => return Outcome::Failed(format!("{error:#}")),
+    };
+    if !missing.is_empty() {
+        let why = format!("needs the Debian packages {} (as root: apt-get install them)", missing.join(" "));
+        return if cmd::ci() { Outcome::Failed(why) } else { Outcome::Skipped(why) };
+    }
+    match (step.run)() {
+        Ok(()) => Outcome::Passed,
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::STEPS;
+
+    #[test]
+    fn every_step_has_a_name_of_its_own() {
+        let mut names: Vec<_> = STEPS.iter().map(|s| s.name).collect();
+        names.sort_unstable();
+        let before = names.len();
+        names.dedup();
+        assert_eq!(names.len(), before);
+    }
+}
