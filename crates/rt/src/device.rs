@@ -1,0 +1,286 @@
+//! Devices: files and block devices over io_uring (O_DIRECT), memory, and simulated disks, behind one type.
+//!
+//! A write that returns has reached stable media: write-through (RWF_DSYNC / FUA) or a shared flush when the
+//! device's cache is volatile, nothing more when it is protected. A dropped future does not cancel its
+//! operation: the buffers stay with the operation until the device has answered.
+
+use crate::buf::{Buf, IoVec};
+use crate::sync::Notify;
+use crate::{Instant, sim, uring};
+use peristyle_base::Duration;
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// What to open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceSpec {
+    /// A file or a block device; a file is created with `create_bytes` when it is missing. In simulation the
+    /// path is the name of a disk of the simulated node.
+    Path { path: PathBuf, create_bytes: Option<u64>, write_cache: WriteCache },
+    /// Memory of this process: lost with it.
+    Memory { bytes: u64 },
+}
+
+/// Whether completed writes may sit in a volatile cache of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum WriteCache {
+    /// Ask the device; a file counts as volatile.
+    #[default]
+    Auto,
+    /// The operator promises that completed writes survive power loss (or does not care: development).
+    Protected,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    File,
+    Block,
+    Memory,
+    Simulated,
+}
+
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    pub kind: DeviceKind,
+    /// As opened, for people.
+    pub name: String,
+    pub bytes: u64,
+    /// Writes need write-through or a flush to be durable.
+    pub volatile_cache: bool,
+    /// [`Device::write_zeroes`] is cheap and leaves zeros that survive power loss once flushed.
+    pub cheap_zeroes: bool,
+}
+
+/// Why an operation on a device failed. The caller treats all but `Full` and `OutOfRange` as the device's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoError {
+    /// The device or its driver reported an error (errno).
+    Os(i32),
+    /// Fewer bytes than asked for.
+    Short,
+    /// Beyond the end, or not aligned to blocks.
+    OutOfRange,
+    /// The file system below has no space left.
+    Full,
+    /// The device is gone.
+    Gone,
+    NotFound,
+    /// Another process has it open.
+    Busy,
+    /// The kind of device cannot do that.
+    Unsupported,
+}
+
+impl std::fmt::Display for IoError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            IoError::Os(errno) => write!(f, "{}", std::io::Error::from_raw_os_error(*errno)),
+            IoError::Short => f.write_str("fewer bytes were transferred than asked for"),
+            IoError::OutOfRange => f.write_str("beyond the end of the device, or not aligned to 4096 bytes"),
+            IoError::Full => f.write_str("no space left below the device"),
+            IoError::Gone => f.write_str("the device is gone"),
+            IoError::NotFound => f.write_str("no such device or file"),
+            IoError::Busy => f.write_str("in use by another process"),
+            IoError::Unsupported => f.write_str("not supported by this kind of device"),
+        }
+    }
+}
+impl std::error::Error for IoError {}
+
+/// A fault that a test asks for (`peristyle inject` in development mode).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// Every operation fails with EIO until the instant.
+    FailUntil(Instant),
+    /// Every operation hangs until the instant, then goes on.
+    StallUntil(Instant),
+}
+
+enum Kind {
+    Uring(uring::File),
+    Sim(sim::Disk),
+    Memory(Memory),
+}
+
+/// One open device. Clones are the same device; used on the reactor that opened it only.
+#[derive(Clone)]
+pub struct Device {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    kind: Kind,
+    info: DeviceInfo,
+    fault: Cell<Fault>,
+    fault_changed: Notify,
+}
+
+impl Device {
+    pub async fn open(spec: &DeviceSpec) -> Result<Device, IoError> {
+        let (kind, info) = match spec {
+            DeviceSpec::Memory { bytes } => {
+                let info = DeviceInfo {
+                    kind: DeviceKind::Memory,
+                    name: "memory".into(),
+                    bytes: *bytes,
+                    volatile_cache: false,
+                    cheap_zeroes: true,
+                };
+                (Kind::Memory(Memory::new(*bytes)), info)
+            }
+            DeviceSpec::Path { path, create_bytes, write_cache } => match crate::reactor::backend_kind() {
+                crate::reactor::BackendKind::Uring(driver) => {
+                    let (file, info) = uring::File::open(driver, path, *create_bytes, *write_cache).await?;
+                    (Kind::Uring(file), info)
+                }
+                crate::reactor::BackendKind::Sim(host) => {
+                    let (disk, info) = sim::Disk::open(host, path, *create_bytes, *write_cache).await?;
+                    (Kind::Sim(disk), info)
+                }
+            },
+        };
+        Ok(Device {
+            inner: Rc::new(Inner {
+                kind,
+                info,
+                fault: Cell::new(Fault::None),
+                fault_changed: Notify::default(),
+            }),
+        })
+    }
+
+    pub fn info(&self) -> &DeviceInfo {
+        &self.inner.info
+    }
+    pub fn bytes(&self) -> u64 {
+        self.inner.info.bytes
+    }
+
+    /// Makes operations fail or hang from now on.
+    pub fn inject(&self, fault: Fault) {
+        self.inner.fault.set(fault);
+        self.inner.fault_changed.notify_all();
+    }
+
+    async fn pass_fault(&self) -> Result<(), IoError> {
+        loop {
+            match self.inner.fault.get() {
+                Fault::None => return Ok(()),
+                Fault::FailUntil(at) if crate::now() < at => return Err(IoError::Os(libc::EIO)),
+                Fault::StallUntil(at) if crate::now() < at => {
+                    let left = at.since(crate::now());
+                    crate::timeout(left, self.inner.fault_changed.notified()).await;
+                }
+                _ => self.inner.fault.set(Fault::None),
+            }
+        }
+    }
+
+    fn check(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
+        let end = offset.checked_add(bytes).ok_or(IoError::OutOfRange)?;
+        if end > self.inner.info.bytes || offset % 4096 != 0 || bytes % 4096 != 0 {
+            return Err(IoError::OutOfRange);
+        }
+        Ok(())
+    }
+
+    /// Fills `buf` from `offset`. Offset and length are multiples of 4096.
+    pub async fn read(&self, offset: u64, mut buf: Buf) -> (Result<(), IoError>, Buf) {
+        if let Err(error) = self.check(offset, buf.len() as u64) {
+            return (Err(error), buf);
+        }
+        if self.inner.fault.get() != Fault::None
+            && let Err(error) = self.pass_fault().await
+        {
+            return (Err(error), buf);
+        }
+        match &self.inner.kind {
+            Kind::Uring(file) => file.read(offset, buf).await,
+            Kind::Sim(disk) => disk.read(offset, buf).await,
+            Kind::Memory(memory) => {
+                memory.read(offset, &mut buf);
+                (Ok(()), buf)
+            }
+        }
+    }
+
+    /// Writes all pieces at `offset`, durably when `durable` (see the module). Offset and sum of lengths are
+    /// multiples of 4096; every piece's address and length are multiples of 512 at least.
+    pub async fn write(&self, offset: u64, iov: IoVec, durable: bool) -> Result<(), IoError> {
+        self.check(offset, iov.bytes() as u64)?;
+        if self.inner.fault.get() != Fault::None {
+            self.pass_fault().await?;
+        }
+        match &self.inner.kind {
+            Kind::Uring(file) => file.write(offset, iov, durable).await,
+            Kind::Sim(disk) => disk.write(offset, iov, durable).await,
+            Kind::Memory(memory) => {
+                memory.write(offset, &iov);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes every write that has completed durable. Concurrent flushes are shared.
+    pub async fn flush(&self) -> Result<(), IoError> {
+        if self.inner.fault.get() != Fault::None {
+            self.pass_fault().await?;
+        }
+        match &self.inner.kind {
+            Kind::Uring(file) => file.flush().await,
+            Kind::Sim(disk) => disk.flush().await,
+            Kind::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Afterwards the range reads as zeros (punch hole, or the block device's own Write Zeroes); durable after a
+    /// [`flush`](Self::flush).
+    pub async fn write_zeroes(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
+        self.check(offset, bytes)?;
+        if self.inner.fault.get() != Fault::None {
+            self.pass_fault().await?;
+        }
+        match &self.inner.kind {
+            Kind::Uring(file) => file.write_zeroes(offset, bytes).await,
+            Kind::Sim(disk) => disk.write_zeroes(offset, bytes).await,
+            Kind::Memory(memory) => {
+                memory.zero(offset, bytes);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Memory as a device: pages appear when they are written first.
+struct Memory {
+    pages: RefCell<Vec<u8>>,
+}
+
+impl Memory {
+    fn new(bytes: u64) -> Memory {
+        // A zeroed allocation of this size is fresh pages of the kernel: it costs address space only.
+        Memory { pages: RefCell::new(vec![0; bytes as usize]) }
+    }
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        let offset = offset as usize;
+        into.copy_from_slice(&self.pages.borrow()[offset..offset + into.len()]);
+    }
+    fn write(&self, offset: u64, iov: &IoVec) {
+        let mut offset = offset as usize;
+        let mut pages = self.pages.borrow_mut();
+        for piece in iov.pieces() {
+            pages[offset..offset + piece.len()].copy_from_slice(piece);
+            offset += piece.len();
+        }
+    }
+    fn zero(&self, offset: u64, bytes: u64) {
+        self.pages.borrow_mut()[offset as usize..(offset + bytes) as usize].fill(0);
+    }
+}
+
+/// How long a fault lasts from now, as an instant.
+pub fn until(duration: Duration) -> Instant {
+    crate::now() + duration
+}

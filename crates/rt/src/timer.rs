@@ -1,0 +1,141 @@
+//! Timers of one reactor: a binary heap of deadlines; a dropped [`Sleep`] leaves its entry, which fires at nobody.
+
+use crate::reactor::Reactor;
+use peristyle_base::{Duration, Instant};
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+pub(crate) struct Timers {
+    heap: RefCell<BinaryHeap<Reverse<(Instant, u64, u32)>>>,
+    slots: RefCell<Vec<Option<(u64, Waker)>>>,
+    free: RefCell<Vec<u32>>,
+    order: Cell<u64>,
+}
+
+impl Timers {
+    pub(crate) fn new() -> Timers {
+        Timers {
+            heap: RefCell::new(BinaryHeap::with_capacity(4096)),
+            slots: RefCell::new(Vec::with_capacity(4096)),
+            free: RefCell::new(Vec::with_capacity(4096)),
+            order: Cell::new(0),
+        }
+    }
+
+    fn insert(&self, at: Instant, waker: Waker) -> (u32, u64) {
+        let order = self.order.get();
+        self.order.set(order + 1);
+        let mut slots = self.slots.borrow_mut();
+        let slot = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            slots.push(None);
+            slots.len() as u32 - 1
+        });
+        slots[slot as usize] = Some((order, waker));
+        self.heap.borrow_mut().push(Reverse((at, order, slot)));
+        (slot, order)
+    }
+
+    fn update(&self, slot: u32, order: u64, waker: &Waker) {
+        if let Some((o, w)) = &mut self.slots.borrow_mut()[slot as usize]
+            && *o == order
+        {
+            w.clone_from(waker);
+        }
+    }
+
+    fn cancel(&self, slot: u32, order: u64) {
+        let mut slots = self.slots.borrow_mut();
+        if matches!(slots[slot as usize], Some((o, _)) if o == order) {
+            slots[slot as usize] = None;
+            self.free.borrow_mut().push(slot);
+        }
+    }
+
+    /// When the earliest timer is due. May be that of a dropped sleep: then the reactor wakes for nothing.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let mut heap = self.heap.borrow_mut();
+        let slots = self.slots.borrow();
+        while let Some(Reverse((at, order, slot))) = heap.peek().copied() {
+            if matches!(slots[slot as usize], Some((o, _)) if o == order) {
+                return Some(at);
+            }
+            heap.pop();
+        }
+        None
+    }
+
+    /// Wakes whoever waits for an instant up to `now`. True when somebody was woken.
+    pub(crate) fn fire(&self, now: Instant) -> bool {
+        let mut fired = false;
+        loop {
+            let waker = {
+                let mut heap = self.heap.borrow_mut();
+                match heap.peek() {
+                    Some(Reverse((at, _, _))) if *at <= now => {}
+                    _ => return fired,
+                }
+                let Reverse((_, order, slot)) = heap.pop().expect("just seen");
+                let mut slots = self.slots.borrow_mut();
+                if !matches!(slots[slot as usize], Some((o, _)) if o == order) {
+                    continue;
+                }
+                self.free.borrow_mut().push(slot);
+                slots[slot as usize].take().expect("just seen").1
+            };
+            fired = true;
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn clear(&self) {
+        self.heap.borrow_mut().clear();
+        self.slots.borrow_mut().clear();
+        self.free.borrow_mut().clear();
+    }
+}
+
+/// Completes at an instant of the current reactor's clock.
+pub struct Sleep {
+    at: Instant,
+    key: Option<(u32, u64)>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Reactor::current(|reactor| {
+            if reactor.now() >= self.at {
+                return Poll::Ready(());
+            }
+            match self.key {
+                Some((slot, order)) => reactor.timers.update(slot, order, cx.waker()),
+                None => self.key = Some(reactor.timers.insert(self.at, cx.waker().clone())),
+            }
+            Poll::Pending
+        })
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some((slot, order)) = self.key {
+            Reactor::try_current(|reactor| {
+                if (slot as usize) < reactor.timers.slots.borrow().len() {
+                    reactor.timers.cancel(slot, order);
+                }
+            });
+        }
+    }
+}
+
+pub fn sleep_until(at: Instant) -> Sleep {
+    Sleep { at, key: None }
+}
+
+pub fn sleep(duration: Duration) -> Sleep {
+    sleep_until(crate::now() + duration)
+}
