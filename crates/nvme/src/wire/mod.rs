@@ -4,7 +4,9 @@
 //! NVMe over TCP Transport Specification 1.1. All integers are little-endian; all offsets are bytes.
 
 pub mod cqe;
+pub mod digest;
 pub mod opcode;
+pub mod pdu;
 pub mod sgl;
 pub mod sqe;
 pub mod status;
