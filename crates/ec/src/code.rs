@@ -1,6 +1,6 @@
 //! One scheme's code: encode, plan, reconstruct.
 
-use crate::arch::{self, Path, Table, Terms};
+use crate::arch::{self, Path, Table, Terms, Variant, Weights};
 use crate::plan::{ColumnSet, NotEnough, Plan};
 use crate::{K_MAX, M_MAX, gf};
 use peristyle_base::{ColumnIndex, Scheme};
@@ -18,6 +18,8 @@ pub struct Code {
     table: Table,
     /// `[i][j]`: what data column `i` is multiplied with for parity `j`.
     coefficients: [[u8; M_MAX]; K_MAX],
+    /// The same as the kernels want it.
+    weights: [Weights; K_MAX],
 }
 
 impl Code {
@@ -34,7 +36,8 @@ impl Code {
                 *coefficient = gf::exp(i * j);
             }
         }
-        Some(Code { scheme, path, table: path.table_checked()?, coefficients })
+        let weights = coefficients.map(Weights::new);
+        Some(Code { scheme, path, table: path.table_checked()?, coefficients, weights })
     }
 
     pub fn scheme(&self) -> Scheme {
@@ -54,10 +57,10 @@ impl Code {
     pub fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) {
         self.check_encode(data.len(), parity.len());
         let mut terms = Terms::new();
-        for (slice, &coefficients) in data.iter().zip(&self.coefficients) {
-            terms.push(slice, coefficients);
+        for (slice, weights) in data.iter().zip(&self.weights) {
+            terms.push(slice, weights);
         }
-        arch::combine(self.table, &terms, parity, false);
+        arch::combine(self.table, &terms, parity, Variant::FirstIsXor);
     }
 
     /// [`encode`](Self::encode) with holes: a column that is `None` counts as zeros and costs nothing.
@@ -68,12 +71,12 @@ impl Code {
     pub fn encode_sparse(&self, data: &[Option<&[u8]>], parity: &mut [&mut [u8]]) {
         self.check_encode(data.len(), parity.len());
         let mut terms = Terms::new();
-        for (slice, &coefficients) in data.iter().zip(&self.coefficients) {
+        for (slice, weights) in data.iter().zip(&self.weights) {
             if let Some(slice) = slice {
-                terms.push(slice, coefficients);
+                terms.push(slice, weights);
             }
         }
-        arch::combine(self.table, &terms, parity, false);
+        arch::combine(self.table, &terms, parity, Variant::FirstIsXor);
     }
 
     fn check_encode(&self, data: usize, parity: usize) {
@@ -88,8 +91,8 @@ impl Code {
         assert!((column.0 as usize) < self.scheme.k(), "not a data column");
         assert_eq!(parity.len(), self.scheme.m(), "columns do not fit the scheme");
         let mut terms = Terms::new();
-        terms.push(data, self.coefficients[column.0 as usize]);
-        arch::combine(self.table, &terms, parity, true);
+        terms.push(data, &self.weights[column.0 as usize]);
+        arch::combine(self.table, &terms, parity, Variant::Add);
     }
 
     /// Which k of the columns in `have` to read to get the columns in `wanted`, which need not be all that are
@@ -115,11 +118,10 @@ impl Code {
         );
         let mut terms = Terms::new();
         for (place, slice) in sources.iter().enumerate() {
-            let coefficients = plan.coefficients(place);
-            if let Some(slice) = slice.filter(|_| coefficients != [0; M_MAX]) {
-                terms.push(slice, coefficients);
+            if let Some(slice) = slice {
+                terms.push(slice, plan.weights(place));
             }
         }
-        arch::combine(self.table, &terms, out, false);
+        arch::combine(self.table, &terms, out, plan.variant());
     }
 }

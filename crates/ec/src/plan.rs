@@ -1,5 +1,6 @@
 //! Which columns to read for a loss, and with which coefficients they give the lost ones.
 
+use crate::arch::{Variant, Weights};
 use crate::{K_MAX, M_MAX, gf};
 use core::fmt;
 use peristyle_base::{ColumnIndex, Scheme};
@@ -81,14 +82,15 @@ impl core::error::Error for NotEnough {}
 
 /// The k columns to read, the columns that they give, and the coefficients. A plain value: no allocation,
 /// to be kept for as long as the same columns are missing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     scheme: Scheme,
     sources: [ColumnIndex; K_MAX],
     targets: [ColumnIndex; M_MAX],
     target_count: usize,
     /// `[i][r]`: what source `i` is multiplied with for target `r`.
-    coefficients: [[u8; M_MAX]; K_MAX],
+    weights: [Weights; K_MAX],
+    variant: Variant,
 }
 
 impl Plan {
@@ -104,8 +106,11 @@ impl Plan {
         &self.targets[..self.target_count]
     }
     /// What the source at `place` of [`sources`](Self::sources) is multiplied with, per target.
-    pub(crate) fn coefficients(&self, place: usize) -> [u8; M_MAX] {
-        self.coefficients[place]
+    pub(crate) fn weights(&self, place: usize) -> &Weights {
+        &self.weights[place]
+    }
+    pub(crate) fn variant(&self) -> Variant {
+        self.variant
     }
 
     /// Plans `wanted` out of `have`. Prefers data columns, then the first parity (XOR).
@@ -126,7 +131,8 @@ impl Plan {
             sources: [ColumnIndex(0); K_MAX],
             targets: [ColumnIndex(0); M_MAX],
             target_count: wanted.count(),
-            coefficients: [[0; M_MAX]; K_MAX],
+            weights: [Weights::ZERO; K_MAX],
+            variant: Variant::General,
         };
         // Lowest first is data before parity, and the first parity before the others. At most m columns
         // are not in `have`, so `wanted` fits the targets.
@@ -134,10 +140,11 @@ impl Plan {
         plan.targets.iter_mut().zip(wanted.iter()).for_each(|(target, column)| *target = column);
 
         let missing = Missing::solve(scheme, parity, &plan);
+        let mut coefficients = [[0; M_MAX]; K_MAX];
         for r in 0..plan.target_count {
             let target = plan.targets[r].0 as usize;
             for i in 0..k {
-                plan.coefficients[i][r] = if target < k {
+                coefficients[i][r] = if target < k {
                     missing.coefficient(target, i)
                 } else {
                     (0..k).fold(0, |sum, column| {
@@ -149,7 +156,18 @@ impl Plan {
                 };
             }
         }
+        plan.weights = coefficients.map(Weights::new);
+        if coefficients[..k].iter().all(|c| c[0] == 1) {
+            plan.variant = Variant::FirstIsXor;
+        }
         Ok(plan)
+    }
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?} -> {:?} with", self.scheme, self.sources(), self.targets())?;
+        self.weights[..self.scheme.k()].iter().try_for_each(|w| write!(f, " {:02x?}", w.bytes()))
     }
 }
 

@@ -27,12 +27,12 @@ unsafe fn combine<const R: usize, const FIRST_IS_XOR: bool, const ADD: bool>(job
                 sums[r][u] = unsafe { _mm256_loadu_si256(job.outputs[r].add(at).cast::<__m256i>().add(u)) };
             }
         }
-        for (source, coefficients) in job.sources.iter().zip(&job.coefficients).take(job.count) {
+        for term in job.terms {
             let (mut x, mut low, mut high) =
                 ([sums[0][0]; U], [_mm256_setzero_si256(); U], [_mm256_setzero_si256(); U]);
             for u in 0..U {
                 // SAFETY: the source has `job.bytes` bytes, of which this vector is a part.
-                x[u] = unsafe { _mm256_loadu_si256(source.add(at).cast::<__m256i>().add(u)) };
+                x[u] = unsafe { _mm256_loadu_si256(term.slice.as_ptr().add(at).cast::<__m256i>().add(u)) };
                 low[u] = _mm256_and_si256(x[u], low_half);
                 high[u] = _mm256_and_si256(_mm256_srli_epi64::<4>(x[u]), low_half);
             }
@@ -43,7 +43,7 @@ unsafe fn combine<const R: usize, const FIRST_IS_XOR: bool, const ADD: bool>(job
                     }
                     continue;
                 }
-                let table = NIBBLES[coefficients[r] as usize].as_ptr().cast::<__m128i>();
+                let table = NIBBLES[term.weights.bytes[r] as usize].as_ptr().cast::<__m128i>();
                 // SAFETY: a table is 32 bytes: two halves of 16.
                 let halves = unsafe { [_mm_loadu_si128(table), _mm_loadu_si128(table.add(1))] };
                 let [of_low, of_high] = halves.map(|half| _mm256_broadcastsi128_si256(half));

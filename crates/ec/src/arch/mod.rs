@@ -1,10 +1,11 @@
 //! The arithmetic: one operation, linear combination of byte slices, in one version per instruction set.
 //!
-//! `out[r] = sum over i of coef[i][r] * source[i]` (or `out[r] += ..`). Everything else in this crate says
-//! which sources and which coefficients. This module is the only one with `unsafe` in it; the function that
+//! `out[r] = sum over i of weight[i][r] * source[i]` (or `out[r] += ..`). Everything else in this crate says
+//! which sources and which weights. This module is the only one with `unsafe` in it; the function that
 //! leaves it, [`combine`], checks every length before a kernel sees a pointer.
 
 use crate::{GRAIN_BYTES, K_MAX, M_MAX, gf};
+use core::mem::MaybeUninit;
 
 mod scalar;
 
@@ -76,24 +77,14 @@ impl Path {
 #[derive(Clone, Copy)]
 pub(crate) struct Table(Option<&'static Kernels>);
 
-/// One kernel per number of outputs (1..=4) and [`Variant`].
+/// One kernel per number of outputs (1..=4) and [`Variant`], in its order.
 type Kernels = [[Kernel; 3]; M_MAX];
 
 /// # Safety
-/// The processor has the instructions of the kernel's path. `job.sources[..job.count]` point to `job.bytes`
-/// readable bytes each, the outputs that the kernel has to as many writable ones that nothing else
-/// overlaps. `job.bytes` is a multiple of [`GRAIN_BYTES`], `job.count` at most [`K_MAX`].
+/// The processor has the instructions of the kernel's path. The source of every term of the job has
+/// `job.bytes` readable bytes, and the outputs that the kernel has point to as many writable ones each, which
+/// nothing else overlaps. `job.bytes` is a multiple of [`GRAIN_BYTES`].
 type Kernel = unsafe fn(&Job);
-
-/// Index into a row of [`Kernels`].
-#[derive(Clone, Copy)]
-enum Variant {
-    /// Output 0 has only ones as coefficients: XOR, no multiplication.
-    FirstIsXor,
-    General,
-    /// Adds to what the outputs hold.
-    Add,
-}
 
 /// The `FIRST_IS_XOR` and `ADD` of a kernel's const parameters, per variant, for the tables.
 macro_rules! kernels {
@@ -109,79 +100,111 @@ macro_rules! kernels {
 #[allow(unused_imports)] // unused where only the scalar path exists
 use kernels;
 
-/// What a kernel works on. Coefficients come as bytes (table paths) and as bit matrices (GFNI).
-struct Job {
-    count: usize,
-    bytes: usize,
-    sources: [*const u8; K_MAX],
-    outputs: [*mut u8; M_MAX],
-    coefficients: [[u8; M_MAX]; K_MAX],
-    matrices: [[u64; M_MAX]; K_MAX],
+/// What a source is multiplied with, per output: as bytes (for tables) and as bit matrices (for GFNI).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Weights {
+    bytes: [u8; M_MAX],
+    matrices: [u64; M_MAX],
 }
 
-/// The sources of one combination: up to [`K_MAX`] slices with a coefficient per output.
+impl Weights {
+    pub const ZERO: Weights = Weights::new([0; M_MAX]);
+
+    pub const fn new(bytes: [u8; M_MAX]) -> Weights {
+        let (mut matrices, mut r) = ([0; M_MAX], 0);
+        while r < M_MAX {
+            matrices[r] = gf::MATRICES[bytes[r] as usize];
+            r += 1;
+        }
+        Weights { bytes, matrices }
+    }
+    pub const fn bytes(&self) -> [u8; M_MAX] {
+        self.bytes
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Term<'a> {
+    slice: &'a [u8],
+    weights: &'a Weights,
+}
+
+/// The sources of one combination: at most [`K_MAX`] slices with their weights. On the stack of each call,
+/// which is why it is not zeroed first: that took as long as the arithmetic of a small row.
 pub(crate) struct Terms<'a> {
     count: usize,
-    slices: [&'a [u8]; K_MAX],
-    coefficients: [[u8; M_MAX]; K_MAX],
+    terms: [MaybeUninit<Term<'a>>; K_MAX],
 }
 
 impl<'a> Terms<'a> {
+    #[inline]
     pub fn new() -> Terms<'a> {
-        Terms { count: 0, slices: [&[]; K_MAX], coefficients: [[0; M_MAX]; K_MAX] }
+        Terms { count: 0, terms: [MaybeUninit::uninit(); K_MAX] }
     }
-    pub fn push(&mut self, slice: &'a [u8], coefficients: [u8; M_MAX]) {
-        self.slices[self.count] = slice;
-        self.coefficients[self.count] = coefficients;
+    #[inline]
+    pub fn push(&mut self, slice: &'a [u8], weights: &'a Weights) {
+        self.terms[self.count].write(Term { slice, weights });
         self.count += 1;
+    }
+    fn as_slice(&self) -> &[Term<'a>] {
+        // SAFETY: `push` wrote the first `count` terms, and nothing unwrites one.
+        unsafe { self.terms[..self.count].assume_init_ref() }
     }
 }
 
-/// `out[r] = sum of coefficients[i][r] * slices[i]`; with `add`, `out[r] += ..`. No terms give zeros.
+/// What a kernel works on.
+struct Job<'a> {
+    terms: &'a [Term<'a>],
+    bytes: usize,
+    outputs: [*mut u8; M_MAX],
+}
+
+/// What the caller knows of the weights, or wants to happen to what is in the outputs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Variant {
+    /// The weights of output 0 are all one: XOR, no multiplication.
+    FirstIsXor,
+    General,
+    /// Adds to what the outputs hold.
+    Add,
+}
+
+/// `out[r] = sum over the terms of weights[r] * slice`; with [`Variant::Add`], `out[r] += ..`. No terms are
+/// zeros.
 ///
 /// # Panics
 /// When the slices are not all equally long, or that length is not a multiple of [`GRAIN_BYTES`].
-pub(crate) fn combine(table: Table, terms: &Terms, out: &mut [&mut [u8]], add: bool) {
+pub(crate) fn combine(table: Table, terms: &Terms, out: &mut [&mut [u8]], variant: Variant) {
     assert!(out.len() <= M_MAX, "more outputs than a scheme has parity columns");
     let Some(bytes) = out.first().map(|o| o.len()) else { return };
+    let terms = terms.as_slice();
     assert!(bytes.is_multiple_of(GRAIN_BYTES), "a slice is not a multiple of {GRAIN_BYTES} bytes");
     assert!(out.iter().all(|o| o.len() == bytes), "outputs of different length");
-    let (slices, coefficients) = (&terms.slices[..terms.count], &terms.coefficients[..terms.count]);
-    assert!(slices.iter().all(|s| s.len() == bytes), "a source is not as long as the outputs");
+    assert!(terms.iter().all(|t| t.slice.len() == bytes), "a source is not as long as the outputs");
 
-    if !add && slices.len() <= 1 && coefficients.iter().all(|c| c[..out.len()].iter().all(|&x| x == 1)) {
-        for o in out {
-            match slices {
-                [only] => o.copy_from_slice(only),
-                _ => o.fill(0),
-            }
-        }
+    if terms.len() <= 1 && variant != Variant::Add && copy_or_zero(terms, out) {
         return;
     }
-    let Some(kernels) = table.0 else { return scalar::combine(slices, coefficients, out, add) };
-    let variant = match coefficients.iter().all(|c| c[0] == 1) {
-        _ if add => Variant::Add,
-        true => Variant::FirstIsXor,
-        false => Variant::General,
-    };
-    let mut job = Job {
-        count: slices.len(),
-        bytes,
-        sources: [core::ptr::null(); K_MAX],
-        outputs: [core::ptr::null_mut(); M_MAX],
-        coefficients: terms.coefficients,
-        matrices: [[0; M_MAX]; K_MAX],
-    };
-    for (i, slice) in slices.iter().enumerate() {
-        job.sources[i] = slice.as_ptr();
-        job.matrices[i] = coefficients[i].map(|c| gf::MATRICES[c as usize]);
-    }
+    let Some(kernels) = table.0 else { return scalar::combine(terms, out, variant == Variant::Add) };
+    let mut job = Job { terms, bytes, outputs: [core::ptr::null_mut(); M_MAX] };
     for (pointer, o) in job.outputs.iter_mut().zip(out.iter_mut()) {
         *pointer = o.as_mut_ptr();
     }
     let kernel = kernels[out.len() - 1][variant as usize];
     // SAFETY: a `Table` is only made where the processor has the instructions. All slices were checked to
-    // be `bytes` long, a multiple of the grain; there are at most K_MAX of them and exactly as many outputs
-    // as the kernel writes; the outputs are exclusive borrows, so they overlap nothing.
+    // be `bytes` long, a multiple of the grain; there are exactly as many outputs as the kernel writes; they
+    // are exclusive borrows, so they overlap nothing.
     unsafe { kernel(&job) }
+}
+
+/// Replication and rows that are all hole need no arithmetic. False: this is neither.
+fn copy_or_zero(terms: &[Term], out: &mut [&mut [u8]]) -> bool {
+    match terms {
+        [] => out.iter_mut().for_each(|o| o.fill(0)),
+        [only] if only.weights.bytes[..out.len()].iter().all(|&weight| weight == 1) => {
+            out.iter_mut().for_each(|o| o.copy_from_slice(only.slice));
+        }
+        _ => return false,
+    }
+    true
 }

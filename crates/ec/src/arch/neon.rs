@@ -28,11 +28,11 @@ unsafe fn combine<const R: usize, const FIRST_IS_XOR: bool, const ADD: bool>(job
                 sums[r][u] = unsafe { vld1q_u8(job.outputs[r].add(at + u * VECTOR_BYTES)) };
             }
         }
-        for (source, coefficients) in job.sources.iter().zip(&job.coefficients).take(job.count) {
+        for term in job.terms {
             let mut x = [vdupq_n_u8(0); U];
             for u in 0..U {
                 // SAFETY: the source has `job.bytes` bytes, of which this vector is a part.
-                x[u] = unsafe { vld1q_u8(source.add(at + u * VECTOR_BYTES)) };
+                x[u] = unsafe { vld1q_u8(term.slice.as_ptr().add(at + u * VECTOR_BYTES)) };
             }
             for r in 0..R {
                 if FIRST_IS_XOR && r == 0 {
@@ -41,7 +41,7 @@ unsafe fn combine<const R: usize, const FIRST_IS_XOR: bool, const ADD: bool>(job
                     }
                     continue;
                 }
-                let table = NIBBLES[coefficients[r] as usize].as_ptr();
+                let table = NIBBLES[term.weights.bytes[r] as usize].as_ptr();
                 // SAFETY: a table is 32 bytes: two halves of 16.
                 let (of_low, of_high) = unsafe { (vld1q_u8(table), vld1q_u8(table.add(VECTOR_BYTES))) };
                 for u in 0..U {
