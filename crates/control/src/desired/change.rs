@@ -1,0 +1,182 @@
+//! Changes of the desired state, as a plain function from one state to the next.
+
+use super::rules::*;
+use super::{Device, Pool, Shard, State, Volume, VolumeState};
+use peristyle_base::{DeviceId, PoolId, Scheme, ShardId, Uuid, VolumeId};
+use peristyle_cluster::TooFewPolicy;
+
+/// What an operator can ask for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    CreatePool(Pool),
+    /// New extents follow at once, old ones are converted by collection.
+    SetPool {
+        pool: PoolId,
+        scheme: Scheme,
+        too_few_domains: TooFewPolicy,
+    },
+    AddDevice(Device),
+    /// It was found at another path, or belongs to another failure domain.
+    SetDevice {
+        device: DeviceId,
+        path: String,
+        domain: u32,
+    },
+    /// Shards are numbered on from those that exist; reactors take them in turn.
+    AddShards {
+        pool: PoolId,
+        count: usize,
+    },
+    CreateVolume(VolumeSpec),
+    /// From now on no host sees it; its name is free again when the deletion is finished.
+    BeginDelete {
+        name: String,
+    },
+    /// The shard has forgotten it.
+    FinishDelete {
+        volume: VolumeId,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeSpec {
+    pub name: String,
+    pub bytes: u64,
+    /// 4096 or 512.
+    pub lba_bytes: u32,
+    /// Random, chosen by the caller: nothing here draws numbers.
+    pub uuid: Uuid,
+    pub nguid: Uuid,
+}
+
+impl State {
+    /// Makes one change and raises the generation; on an error nothing is changed.
+    pub fn apply(&mut self, change: &Change) -> Result<(), ControlError> {
+        match change {
+            Change::CreatePool(pool) => self.create_pool(pool)?,
+            Change::SetPool { pool, scheme, too_few_domains } => {
+                let there = self.pools.get_mut(pool).ok_or(ControlError::NoPool)?;
+                (there.scheme, there.too_few_domains) = (*scheme, *too_few_domains);
+            }
+            Change::AddDevice(device) => self.add_device(device)?,
+            Change::SetDevice { device, path, domain } => {
+                let missing = ControlError::NotFound { kind: "device", name: device.to_string() };
+                let there = self.devices.get_mut(device).ok_or(missing)?;
+                (there.path, there.domain) = (path.clone(), *domain);
+            }
+            Change::AddShards { pool, count } => self.add_shards(*pool, *count)?,
+            Change::CreateVolume(spec) => self.create_volume(spec)?,
+            Change::BeginDelete { name } => self.begin_delete(name)?,
+            Change::FinishDelete { volume } => self.finish_delete(*volume)?,
+        }
+        self.cluster.generation += 1;
+        Ok(())
+    }
+
+    fn create_pool(&mut self, pool: &Pool) -> Result<(), ControlError> {
+        check_name(&pool.name)?;
+        if self.pools.contains_key(&pool.id) || self.pools.values().any(|p| p.name == pool.name) {
+            return Err(ControlError::Exists { kind: "pool", name: pool.name.clone() });
+        }
+        if self.pools.len() >= POOLS_MAX {
+            return Err(ControlError::TooMany { kind: "pool", max: POOLS_MAX });
+        }
+        self.pools.insert(pool.id, pool.clone());
+        Ok(())
+    }
+
+    fn add_device(&mut self, device: &Device) -> Result<(), ControlError> {
+        if !self.pools.contains_key(&device.pool) {
+            return Err(ControlError::NoPool);
+        }
+        if device.id.is_nil() || self.devices.contains_key(&device.id) {
+            return Err(ControlError::IdentityTaken(device.id.to_string()));
+        }
+        if self.devices.len() >= DEVICES_MAX {
+            return Err(ControlError::TooMany { kind: "device", max: DEVICES_MAX });
+        }
+        self.devices.insert(device.id, device.clone());
+        Ok(())
+    }
+
+    fn add_shards(&mut self, pool: PoolId, count: usize) -> Result<(), ControlError> {
+        if !self.pools.contains_key(&pool) {
+            return Err(ControlError::NoPool);
+        }
+        if self.shards.len() + count > SHARDS_MAX {
+            return Err(ControlError::TooMany { kind: "shard", max: SHARDS_MAX });
+        }
+        let first = self.shards.keys().next_back().map_or(0, |last| last.0 + 1);
+        for id in first..first + count as u32 {
+            self.shards.insert(ShardId(id), Shard { id: ShardId(id), pool, reactor: id });
+        }
+        Ok(())
+    }
+
+    fn create_volume(&mut self, spec: &VolumeSpec) -> Result<(), ControlError> {
+        check_name(&spec.name)?;
+        check_lba(spec.lba_bytes)?;
+        check_volume_bytes(spec.bytes)?;
+        match self.volume(&spec.name) {
+            Some(v) if v.state == VolumeState::Deleting => {
+                return Err(ControlError::Deleting(v.name.clone()));
+            }
+            Some(v) => return Err(ControlError::Exists { kind: "volume", name: v.name.clone() }),
+            None => {}
+        }
+        for identity in [spec.uuid, spec.nguid] {
+            let taken = self.volumes.values().any(|v| v.uuid == identity || v.nguid == identity);
+            if taken || identity.is_nil() || spec.uuid == spec.nguid {
+                return Err(ControlError::IdentityTaken(identity.to_string()));
+            }
+        }
+        if self.volumes.len() >= VOLUMES_MAX {
+            return Err(ControlError::TooMany { kind: "volume", max: VOLUMES_MAX });
+        }
+        let shard = self.emptiest_shard().ok_or(ControlError::NoShards)?;
+        let (id, layer) = (self.free_volume_id(), self.cluster.next_layer);
+        // The last numbers are kept for the shard's own use (map blocks and the like).
+        if layer.0 >= u32::MAX - 256 {
+            return Err(ControlError::LayersUsedUp);
+        }
+        self.cluster.next_volume = VolumeId(id.0 % VOLUMES_MAX as u32 + 1);
+        self.cluster.next_layer = layer.next();
+        let VolumeSpec { name, bytes, lba_bytes, uuid, nguid } = spec.clone();
+        let state = VolumeState::Active;
+        self.volumes.insert(id, Volume { id, name, uuid, nguid, bytes, lba_bytes, shard, layer, state });
+        Ok(())
+    }
+
+    /// The first unused id from `next_volume` on, round 1..=VOLUMES_MAX. There is one: the count was checked.
+    fn free_volume_id(&self) -> VolumeId {
+        let start = self.cluster.next_volume.0.clamp(1, VOLUMES_MAX as u32);
+        let turn = (start..=VOLUMES_MAX as u32).chain(1..start).map(VolumeId);
+        turn.into_iter().find(|id| !self.volumes.contains_key(id)).expect("fewer than VOLUMES_MAX volumes")
+    }
+
+    /// The shard with the fewest volume bytes; of equals the first.
+    fn emptiest_shard(&self) -> Option<ShardId> {
+        let bytes = |shard| self.volumes.values().filter(|v| v.shard == shard).map(|v| v.bytes).sum::<u64>();
+        self.shards.keys().copied().min_by_key(|&shard| (bytes(shard), shard))
+    }
+
+    fn begin_delete(&mut self, name: &str) -> Result<(), ControlError> {
+        let missing = ControlError::NotFound { kind: "volume", name: name.into() };
+        let volume = self.volumes.values_mut().find(|v| v.name == name).ok_or(missing)?;
+        if volume.state == VolumeState::Deleting {
+            return Err(ControlError::Deleting(name.into()));
+        }
+        volume.state = VolumeState::Deleting;
+        Ok(())
+    }
+
+    fn finish_delete(&mut self, volume: VolumeId) -> Result<(), ControlError> {
+        let missing = ControlError::NotFound { kind: "volume", name: volume.to_string() };
+        let there = self.volumes.get(&volume).ok_or(missing)?;
+        if there.state != VolumeState::Deleting {
+            return Err(ControlError::NotDeleting(there.name.clone()));
+        }
+        self.volumes.remove(&volume);
+        Ok(())
+    }
+}

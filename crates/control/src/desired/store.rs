@@ -1,0 +1,180 @@
+//! The desired state in a store. Keys: `cluster`, `pool/<id>`, `device/<uuid>`, `shard/<id>`, `volume/<id>`.
+//!
+//! Every change is one transaction that compares and rewrites `cluster`, whose generation rises: changes are
+//! serial, and of two programs that change at once one sees a conflict.
+
+use super::rules::{ControlError, LAYER_FIRST, check_nqn};
+use super::{Change, Cluster, FORMAT, State};
+use crate::meta::{MetaError, MetaStore, Revision, Txn};
+use peristyle_base::{Uuid, VolumeId};
+use serde::{Serialize, de::DeserializeOwned};
+use std::cell::{Ref, RefCell};
+use std::collections::BTreeMap;
+
+/// How often a change is tried when others change at the same time.
+const ATTEMPTS: usize = 4;
+/// More items than any state has: pools, devices, shards and volumes have limits of their own.
+const RANGE_MAX: usize = 4096;
+const CLUSTER: &str = "cluster";
+
+/// The desired state, and the store that keeps it.
+pub struct Control<S> {
+    store: S,
+    known: RefCell<Known>,
+}
+
+struct Known {
+    state: State,
+    /// Of the key `cluster`.
+    revision: Revision,
+}
+
+impl<S: MetaStore> Control<S> {
+    /// What the store holds; `None` when it holds nothing yet.
+    pub async fn open(store: S) -> Result<Option<Control<S>>, ControlError> {
+        let known = load(&store).await?;
+        Ok(known.map(|known| Control { store, known: RefCell::new(known) }))
+    }
+
+    /// Makes an empty state in an empty store.
+    pub async fn create(store: S, uuid: Uuid, nqn: &str) -> Result<Control<S>, ControlError> {
+        check_nqn(nqn)?;
+        let (next_volume, next_layer, nqn) = (VolumeId(1), LAYER_FIRST, nqn.to_owned());
+        let cluster = Cluster { format: FORMAT, uuid, nqn, generation: 1, next_volume, next_layer };
+        let txn = Txn::default().compare(CLUSTER, Revision::ABSENT).put(CLUSTER, json(&cluster));
+        let revision = match store.commit(txn).await {
+            Ok(revision) => revision,
+            Err(MetaError::Conflict { .. }) => return Err(ControlError::AlreadyThere("the control store")),
+            Err(e) => return Err(e.into()),
+        };
+        let (pools, devices) = (BTreeMap::new(), BTreeMap::new());
+        let state = State { cluster, pools, devices, shards: BTreeMap::new(), volumes: BTreeMap::new() };
+        Ok(Control { store, known: RefCell::new(Known { state, revision }) })
+    }
+
+    /// The state as last read or written. Do not hold the borrow over an `await`.
+    pub fn state(&self) -> Ref<'_, State> {
+        Ref::map(self.known.borrow(), |known| &known.state)
+    }
+
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Makes one change durably and returns the state after it. When the store does not say whether the change
+    /// happened, it is looked up: an error means that it did not, unless it is [`MetaError::Unknown`].
+    pub async fn apply(&self, change: &Change) -> Result<State, ControlError> {
+        for _ in 0..ATTEMPTS {
+            let (before, revision) = {
+                let known = self.known.borrow();
+                (known.state.clone(), known.revision)
+            };
+            let mut after = before.clone();
+            if let Err(refused) = after.apply(change) {
+                // What we know may be old: what is refused must be refused by what is there now.
+                if self.refresh().await? {
+                    continue;
+                }
+                return Err(refused);
+            }
+            match self.store.commit(difference(&before, &after, revision)).await {
+                Ok(revision) => {
+                    *self.known.borrow_mut() = Known { state: after.clone(), revision };
+                    return Ok(after);
+                }
+                Err(MetaError::Conflict { .. }) => {
+                    self.refresh().await?;
+                }
+                Err(MetaError::Unknown(_)) => {
+                    self.refresh().await?;
+                    if self.known.borrow().state == after {
+                        return Ok(after);
+                    }
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err(MetaError::Conflict { key: CLUSTER.into() }.into())
+    }
+
+    /// Reads the state anew; says whether it had changed.
+    pub async fn refresh(&self) -> Result<bool, ControlError> {
+        let unreadable = || ControlError::Unreadable { key: CLUSTER.into(), why: "it is gone".into() };
+        let fresh = load(&self.store).await?.ok_or_else(unreadable)?;
+        let changed = fresh.revision != self.known.borrow().revision;
+        *self.known.borrow_mut() = fresh;
+        Ok(changed)
+    }
+}
+
+/// The transaction that turns one state into the other.
+fn difference(before: &State, after: &State, revision: Revision) -> Txn {
+    let mut txn = Txn::default().compare(CLUSTER, revision).put(CLUSTER, json(&after.cluster));
+    txn = entries(txn, "pool", &before.pools, &after.pools);
+    txn = entries(txn, "device", &before.devices, &after.devices);
+    txn = entries(txn, "shard", &before.shards, &after.shards);
+    entries(txn, "volume", &before.volumes, &after.volumes)
+}
+
+fn entries<K: Ord + ToString, V: PartialEq + Serialize>(
+    mut txn: Txn,
+    kind: &str,
+    before: &BTreeMap<K, V>,
+    after: &BTreeMap<K, V>,
+) -> Txn {
+    for (id, value) in after.iter().filter(|(id, value)| before.get(id) != Some(value)) {
+        txn = txn.put(format!("{kind}/{}", id.to_string()), json(value));
+    }
+    for id in before.keys().filter(|id| !after.contains_key(id)) {
+        txn = txn.delete(format!("{kind}/{}", id.to_string()));
+    }
+    txn
+}
+
+/// Reads everything at one generation: when the generation moved meanwhile, once more.
+async fn load<S: MetaStore>(store: &S) -> Result<Option<Known>, ControlError> {
+    for _ in 0..ATTEMPTS {
+        let Some(item) = store.get(CLUSTER).await? else { return Ok(None) };
+        let cluster: Cluster = parse(CLUSTER, &item.value)?;
+        if cluster.format != FORMAT {
+            let why = format!("it has format {}, this program knows {FORMAT}", cluster.format);
+            return Err(ControlError::Unreadable { key: CLUSTER.into(), why });
+        }
+        let pools = all(store, "pool/", |p: &super::Pool| p.id).await?;
+        let devices = all(store, "device/", |d: &super::Device| d.id).await?;
+        let shards = all(store, "shard/", |s: &super::Shard| s.id).await?;
+        let volumes = all(store, "volume/", |v: &super::Volume| v.id).await?;
+        let again = store.get(CLUSTER).await?.map(|i| i.revision);
+        if again == Some(item.revision) {
+            let state = State { cluster, pools, devices, shards, volumes };
+            return Ok(Some(Known { state, revision: item.revision }));
+        }
+    }
+    Err(MetaError::Conflict { key: CLUSTER.into() }.into())
+}
+
+async fn all<S: MetaStore, K: Ord + ToString, V: DeserializeOwned>(
+    store: &S,
+    prefix: &str,
+    id: impl Fn(&V) -> K,
+) -> Result<BTreeMap<K, V>, ControlError> {
+    let mut out = BTreeMap::new();
+    for (key, item) in store.range(prefix, RANGE_MAX).await? {
+        let value: V = parse(&key, &item.value)?;
+        let id = id(&value);
+        if key.strip_prefix(prefix) != Some(&id.to_string()) {
+            return Err(ControlError::Unreadable { key, why: format!("it names {}", id.to_string()) });
+        }
+        out.insert(id, value);
+    }
+    Ok(out)
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain data always serialises")
+}
+
+fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, ControlError> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| ControlError::Unreadable { key: key.into(), why: e.to_string() })
+}
