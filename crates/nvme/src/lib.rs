@@ -1,16 +1,19 @@
 //! NVMe over TCP without I/O: wire formats, the target's and the host's machines for one connection,
 //! and the controller that executes admin commands. Nothing here has a socket, clock, thread or `async`.
 //!
-//! Read first: [`qpair::Qpair`] (the target's side of one connection), [`wire::Sqe`], [`wire::Status`].
+//! Read first: [`qpair::Qpair`] (the target's side of one connection), [`host::HostQpair`] (the initiator's),
+//! [`wire::Sqe`].
 #![forbid(unsafe_code)]
 
 pub mod controller;
+pub mod host;
 pub mod qpair;
 pub mod wire;
 
 mod framing;
 mod tag;
 
+pub use host::HostQpair;
 pub use qpair::{Qpair, QpairLimits};
 pub use tag::Tag;
 pub use wire::{Cqe, Sgl, Sqe, Status};
