@@ -5,8 +5,14 @@
 
 pub mod cqe;
 pub mod digest;
+pub mod dsm;
+pub mod fabrics;
+pub mod feature;
+pub mod identify;
+pub mod log_page;
 pub mod opcode;
 pub mod pdu;
+pub mod property;
 pub mod sgl;
 pub mod sqe;
 pub mod status;
