@@ -1,6 +1,7 @@
 //! Running other programs: where the workspace is, a time limit for each child, and a plain error for each failure.
 
 use anyhow::{Context, Result, bail};
+use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,6 +10,14 @@ use std::time::{Duration, Instant};
 /// The root of the workspace: the folder above this crate.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
+}
+
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => root().join(folder),
+        None => root().join("target"),
+    }
 }
 
 /// Whether this is a run without a person: nothing may be skipped then.
@@ -49,6 +58,16 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<()> {
         Some(status) => bail!("{what}: {status}"),
         None => bail!("{what}: not finished after {} s", limit.as_secs()),
     }
+}
+
+/// The same for a program that talks much: its output is shown only when it fails.
+pub fn run_quietly(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
+    let file = File::create(log).with_context(|| log.display().to_string())?;
+    let result = run(command.stdout(file.try_clone()?).stderr(file), limit);
+    if result.is_err() {
+        print!("{}", std::fs::read_to_string(log).unwrap_or_default());
+    }
+    result
 }
 
 /// `None` when the limit has passed; the child is gone then.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cmd;
+mod e2e;
 mod packages;
 mod steps;
 mod summary;
@@ -33,6 +34,11 @@ enum Task {
     },
     /// Check what the compiler does not: the import table, unsafe code, use of std, sizes, documents.
     Tidy,
+    /// The daemon as its users see it, through clients that are not ours.
+    E2e {
+        #[command(subcommand)]
+        test: e2e::Test,
+    },
 }
 
 fn main() -> ExitCode {
@@ -49,5 +55,6 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test { only, list } => steps::test(&only, list),
         Task::Tidy => tidy::run(),
+        Task::E2e { test } => e2e::run(&test).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -1,0 +1,127 @@
+# Runs in the guest: Debian's own kernel as an NVMe/TCP host of a Peristyle node on the machine outside.
+# Arguments: PHASE PORT NQN FIO-SIZE. PHASE is `first` (before the node was killed) or `second` (after).
+# `first` leaves /out/identifiers and /out/manifest; `second` finds them in /lab/job/before.
+. /lab/lib.sh
+phase=$1 port=$2 NQN=$3 fio_size=$4
+before=/lab/job/before
+
+# Prints the value of `name : value` in the output of nvme-cli.
+field() { awk -F: -v n="$2" '{k=$1; gsub(/[ \t]/, "", k)} k == n {v=$2; gsub(/^[ \t]+|[ \t]+$/, "", v); print v; exit}' "$1"; }
+
+connect() {
+  nvme connect -t tcp -a 10.0.2.2 -s "$port" -n "$NQN" -i 8 -g -G -k 30 || fail "connect"
+  wait_for 20 nvme_dev "$NQN" || fail "connected, and no block device appeared"
+  dev=$(nvme_dev "$NQN")
+  ctrl=$(basename "$(dirname "$(ls -d /sys/class/nvme/nvme*/subsysnqn | head -1)")")
+  queues=$(cat /sys/class/nvme/$ctrl/queue_count)
+  [ "$queues" = 9 ] || fail "$queues queues instead of 1 admin + 8 I/O"
+  echo "connected: $dev, $queues queues, header and data digests"
+}
+
+disconnect() {
+  nvme disconnect -n "$NQN" > /tmp/disconnect || fail disconnect
+  grep -q 'disconnected 1 ' /tmp/disconnect || fail "disconnect: $(cat /tmp/disconnect)"
+}
+
+# Everything that must stay the same for the life of a volume, for all namespaces of the subsystem.
+identifiers() {
+  for n in /sys/class/nvme-subsystem/nvme-subsys*/nvme*n*; do
+    case ${n##*/} in nvme*c*n*) continue ;; esac
+    [ "$(cat "$n/../subsysnqn")" = "$NQN" ] || continue
+    echo "nsid $(cat $n/nsid) uuid $(cat $n/uuid) nguid $(cat $n/nguid 2>/dev/null) bytes $(($(cat $n/size) * 512)) lba $(cat $n/queue/logical_block_size)"
+  done | sort
+}
+
+no_errors_in_dmesg() {
+  dmesg | grep -iE 'nvme|blk_|I/O error|Buffer I/O|EXT4-fs (error|warning)|XFS.*(error|corrupt)|BUG|WARNING|Oops|call trace|digest' |
+    grep -iE 'error|warn|fail|timeout|time out|reset|invalid|unsupported|illegal|mismatch|changed|BUG|Oops|call trace|corrupt|refus' > /tmp/bad
+  if [ -s /tmp/bad ]; then cat /tmp/bad; fail "errors in dmesg"; fi
+  echo "dmesg: no errors"
+}
+
+sane_identify() {
+  nvme id-ctrl /dev/$ctrl > /tmp/ctrl || fail id-ctrl
+  [ "$(field /tmp/ctrl subnqn)" != "" ] || fail "id-ctrl: no subnqn"
+  grep -q "$NQN" /tmp/ctrl || fail "id-ctrl: another NQN"
+  [ "$(field /tmp/ctrl nn)" -ge 1 ] || fail "id-ctrl: nn"
+  echo "id-ctrl: $(for f in sn mn fr mdts cntlid ver awun awupf vwc nn ioccsz; do printf '%s=%s ' $f "$(field /tmp/ctrl $f)"; done)"
+  nvme id-ns $dev > /tmp/ns || fail id-ns
+  nsze=$(($(field /tmp/ns nsze))) ncap=$(($(field /tmp/ns ncap)))
+  [ $nsze -gt 0 ] && [ $ncap -le $nsze ] || fail "id-ns: nsze $nsze ncap $ncap"
+  [ "$(grep -c 'in use' /tmp/ns)" = 1 ] || fail "id-ns: not exactly one LBA format in use"
+  echo "id-ns: nsze=$nsze $(grep 'in use' /tmp/ns)"
+  nvme smart-log /dev/$ctrl > /tmp/smart || fail smart-log
+  [ $(($(field /tmp/smart critical_warning))) = 0 ] || fail "smart-log: critical warning"
+  grep -q '^media_errors' /tmp/smart || fail "smart-log: $(cat /tmp/smart)"
+  nvme error-log /dev/$ctrl > /tmp/errors || fail error-log
+  nvme ns-descs $dev > /tmp/descs || fail ns-descs
+  grep -q "$(cat /sys/block/${dev##*/}/uuid)" /tmp/descs || fail "ns-descs: no UUID"
+  echo "smart-log, error-log, ns-descs: sane"
+}
+
+# What not every target says, but ours does.
+promises() {
+  grep -q 'traddr: *10.0.2.2$' /tmp/discover || fail "discover: not the advertised address"
+  grep -q "trsvcid: *$port\$" /tmp/discover || fail "discover: not the advertised port"
+  [ $(($(field /tmp/ctrl vwc) & 1)) = 0 ] || fail "id-ctrl: a volatile write cache; what is acknowledged must be durable"
+  [ "$(field /tmp/ctrl mdts)" = 7 ] || fail "id-ctrl: mdts $(field /tmp/ctrl mdts) instead of 7 (512 KiB)"
+  [ "$(field /tmp/ctrl awupf)" -ge 127 ] || fail "id-ctrl: awupf $(field /tmp/ctrl awupf) instead of 127 (128 blocks)"
+  [ -z "$(identifiers | grep -v 'nguid [0-9a-f-]\{36\}')" ] || fail "a namespace without NGUID"
+}
+
+dmesg -c > /dev/null                          # what booting said is not our affair
+modprobe nvme-tcp || fail nvme-tcp
+case $phase in
+first)
+  say discover
+  nvme discover -t tcp -a 10.0.2.2 -s "$port" > /tmp/discover || fail discover
+  grep -E 'subnqn|traddr|trsvcid' /tmp/discover
+  grep -q "subnqn: *$NQN\$" /tmp/discover || fail "discover: $NQN is not in the log"
+  say connect
+  connect
+  sane_identify
+  promises
+  mkdir -p /out
+  identifiers | tee /out/identifiers
+  grep -q 'uuid [0-9a-f-]\{36\}' /out/identifiers || fail "no UUID"
+  say "ext4: make, mount, copy a tree"
+  mkfs.ext4 -q -F $dev || fail mkfs
+  modprobe -q ext4; mount -t ext4 $dev /mnt || fail mount
+  mkdir /mnt/tree && cp -a /bin /etc /lib/modules /lab /mnt/tree/ || fail copy
+  ( cd /mnt/tree && find . -type f -print0 | sort -z | xargs -0 sha256sum ) > /out/manifest
+  [ "$(wc -l < /out/manifest)" -gt 40 ] || fail "the tree is smaller than thought"
+  umount /mnt || fail umount
+  disconnect
+  no_errors_in_dmesg
+  echo "copied $(wc -l < /out/manifest) files"
+  ;;
+second)
+  say "connect again"
+  connect
+  identifiers > /tmp/identifiers
+  cmp /tmp/identifiers $before/identifiers || { cat /tmp/identifiers $before/identifiers; fail "identifiers changed"; }
+  echo "identifiers: the same"
+  say "file system"
+  e2fsck -fn $dev || fail "fsck"
+  modprobe -q ext4; mount -t ext4 $dev /mnt || fail mount
+  ( cd /mnt/tree && sha256sum -c $before/manifest > /tmp/sums ) || { grep -v ': OK' /tmp/sums; fail "checksums differ"; }
+  echo "checksums: $(wc -l < $before/manifest) files equal"
+  umount /mnt || fail umount
+  say "fio: random writes, depth 32, verify=crc32c"
+  # Every namespace of the subsystem; direct I/O is done in whole logical blocks, so 512 bytes need a volume of 512.
+  identifiers | while read -r _ nsid line; do
+    lba=${line##* }
+    d=$(nvme_dev "$NQN" "$nsid")
+    fio --name=verify --filename=$d --rw=randwrite --bsrange=$lba-1m --size=$fio_size --io_size=$fio_size --direct=1 \
+      --ioengine=io_uring --iodepth=32 --verify=crc32c --verify_fatal=1 --do_verify=1 --group_reporting --minimal \
+      > /tmp/fio 2>&1 || { cat /tmp/fio; fail "fio on $d"; }
+    awk -F';' -v d="$d, $lba..1 MiB" '/^3;/ {printf "verify ok: %s: wrote %d KiB, read back %d KiB\n", d, $47, $6}' /tmp/fio
+  done || exit 1
+  sane_identify
+  nvme error-log /dev/$ctrl | grep -E 'error_count *: *[1-9]' && fail "the error log is not empty"
+  disconnect
+  no_errors_in_dmesg
+  ;;
+*) fail "phase $phase" ;;
+esac
+echo PASS

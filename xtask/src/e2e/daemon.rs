@@ -1,0 +1,171 @@
+//! `peristyle dev` as a child: started, asked for its ready line, killed without warning.
+
+use crate::cmd;
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Deserialize;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// What `peristyle dev --json` prints on one line once hosts can connect.
+#[derive(Deserialize, Debug)]
+pub struct Ready {
+    pub ready: bool,
+    pub nqn: String,
+    pub volumes: Vec<Volume>,
+}
+
+#[derive(Deserialize, Debug)]
+pub struct Volume {
+    pub name: String,
+    pub bytes: u64,
+    pub uuid: String,
+}
+
+/// How a test wants its daemon.
+pub struct Setup {
+    pub dir: PathBuf,
+    pub device_size: &'static str,
+    /// `NAME=SIZE`
+    pub volumes: &'static [&'static str],
+    pub port: u16,
+    pub nbd_port: u16,
+    /// How hosts reach the node, when that is not how it listens.
+    pub advertise: Option<String>,
+}
+
+pub struct Daemon {
+    child: Child,
+    pub ready: Ready,
+}
+
+/// The release binary; `PERISTYLE_BIN` names another one.
+fn binary() -> PathBuf {
+    match std::env::var_os("PERISTYLE_BIN") {
+        Some(path) => path.into(),
+        None => cmd::target().join("release/peristyle"),
+    }
+}
+
+pub fn build() -> Result<()> {
+    if std::env::var_os("PERISTYLE_BIN").is_some() {
+        return Ok(());
+    }
+    cmd::run(&mut cmd::cargo(&["build", "--release", "--package", "peristyle"]), Duration::from_secs(900))
+}
+
+/// A port that is free now. Nobody else on this machine is likely to take it before the daemon does.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+impl Daemon {
+    /// Starts `peristyle dev` and waits until it is ready.
+    pub fn start(setup: &Setup) -> Result<Self> {
+        let mut command = Command::new(binary());
+        command.arg("dev").arg("--dir").arg(&setup.dir).arg("--json");
+        command.args(["--devices", "6", "--device-size", setup.device_size, "--scheme", "4+2"]);
+        command.args(["--listen", &format!("127.0.0.1:{}", setup.port)]);
+        command.args(["--nbd", &format!("127.0.0.1:{}", setup.nbd_port)]);
+        for volume in setup.volumes {
+            command.args(["--volume", volume]);
+        }
+        if let Some(address) = &setup.advertise {
+            command.args(["--advertise", address]);
+        }
+        let log = setup.dir.with_extension("log");
+        let errors = File::options().create(true).append(true).open(&log)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.try_clone()?);
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", binary().display()))?;
+        let lines = follow(&mut child, errors);
+        match ready(&lines) {
+            Ok(ready) => Ok(Self { child, ready }),
+            Err(error) => {
+                child.kill().ok();
+                child.wait().ok();
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                Err(error.context(format!("the daemon did not become ready; it said:\n{said}")))
+            }
+        }
+    }
+
+    /// `kill -9`: no chance to write anything more.
+    pub fn kill(mut self) -> Result<()> {
+        self.alive()?;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// An error if the daemon has ended by itself.
+    pub fn alive(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("the daemon ended by itself: {status}"),
+        }
+    }
+
+    pub fn volume(&self, name: &str) -> Result<&Volume> {
+        self.ready
+            .volumes
+            .iter()
+            .find(|v| v.name == name)
+            .ok_or_else(|| anyhow!("no volume {name} in the ready line"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Reads the daemon's output to its end, so that it never waits for us; everything goes to the log.
+fn follow(child: &mut Child, mut log: File) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    let output = child.stdout.take().expect("its output is piped");
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            writeln!(log, "{line}").ok();
+            sender.send(line).ok();
+        }
+    });
+    receiver
+}
+
+fn ready(lines: &mpsc::Receiver<String>) -> Result<Ready> {
+    loop {
+        let line = lines.recv_timeout(Duration::from_secs(60)).context("no ready line")?;
+        if let Some(ready) = parse(&line) {
+            return Ok(ready);
+        }
+    }
+}
+
+fn parse(line: &str) -> Option<Ready> {
+    serde_json::from_str::<Ready>(line).ok().filter(|r| r.ready)
+}
+
+/// The folder of a test's device files, beside which its log lies.
+pub fn store(scratch: &Path) -> PathBuf {
+    scratch.join("store")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn the_ready_line_is_found_among_others() {
+        assert!(parse("Peristyle 0.1.0").is_none());
+        let line = r#"{"ready":true,"nqn":"nqn.2024-01.x:y","listen":"127.0.0.1:4420","nbd":null,"admin":"/run/a","pid":7,
+            "volumes":[{"name":"demo","nsid":1,"bytes":4294967296,"uuid":"5b3f6f2e-0000-4000-8000-000000000001"}]}"#;
+        let ready = parse(line).unwrap();
+        assert_eq!((ready.nqn.as_str(), ready.volumes[0].bytes), ("nqn.2024-01.x:y", 4 << 30));
+    }
+}

@@ -1,0 +1,37 @@
+//! `cargo xtask e2e`: the daemon as its users see it, through clients that are not ours.
+
+mod daemon;
+mod files;
+mod kernel_host;
+mod nbd_fs;
+mod nbd_raw;
+mod scratch;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+#[derive(Subcommand)]
+pub enum Test {
+    /// Debian's kernel under QEMU as NVMe/TCP host: ext4, fio, identifiers, a daemon killed between.
+    KernelHost(Size),
+    /// ext4 and xfs of this machine's kernel over NBD, the daemon killed in the middle. Needs root.
+    NbdFs(Size),
+    /// nbdcopy, qemu-img and fio's own NBD engine.
+    NbdRaw(Size),
+}
+
+#[derive(clap::Args, Clone, Copy)]
+pub struct Size {
+    /// The size that fits into CI.
+    #[arg(long)]
+    pub short: bool,
+}
+
+pub fn run(test: &Test) -> Result<()> {
+    daemon::build()?;
+    match test {
+        Test::KernelHost(size) => kernel_host::run(*size),
+        Test::NbdFs(size) => nbd_fs::run(*size),
+        Test::NbdRaw(size) => nbd_raw::run(*size),
+    }
+}
