@@ -113,7 +113,7 @@ second)
     lba=${line##* }
     d=$(nvme_dev "$NQN" "$nsid")
     fio --name=verify --filename=$d --rw=randwrite --bsrange=$lba-1m --size=$fio_size --io_size=$fio_size --direct=1 \
-      --ioengine=io_uring --iodepth=32 --verify=crc32c --verify_fatal=1 --do_verify=1 --group_reporting --minimal \
+      --ioengine=io_uring --iodepth=32 --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_state_save=0 --group_reporting --minimal \
       > /tmp/fio 2>&1 || { cat /tmp/fio; fail "fio on $d"; }
     awk -F';' -v d="$d, $lba..1 MiB" '/^3;/ {printf "verify ok: %s: wrote %d KiB, read back %d KiB\n", d, $47, $6}' /tmp/fio
   done || exit 1

@@ -115,7 +115,7 @@ fn fio(file: &Path, log: &Path, size: &str) -> Result<()> {
     let mut fio = Command::new("fio");
     fio.arg("--name=verify").arg(format!("--filename={}", file.display())).arg(format!("--size={size}"));
     fio.args(["--rw=randwrite", "--bsrange=4k-256k", "--ioengine=libaio", "--direct=1", "--iodepth=32"]);
-    fio.args(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1"]);
+    fio.args(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0"]);
     cmd::run_quietly(&mut fio, log, 5 * MINUTE)
 }
 

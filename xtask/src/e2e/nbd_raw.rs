@@ -56,7 +56,7 @@ pub fn run(size: Size) -> Result<()> {
     fio.args(["--name=verify", "--ioengine=nbd", &format!("--uri={uri}"), "--size=64m"]);
     fio.arg(if size.short { "--io_size=64m" } else { "--io_size=512m" });
     fio.args(["--rw=randwrite", "--bsrange=4k-512k", "--iodepth=32"]);
-    fio.args(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1"]);
+    fio.args(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0"]);
     cmd::run_quietly(&mut fio, &scratch.path().join("fio.log"), LIMIT)?;
     println!("fio: random writes through its own NBD engine verified");
     daemon.alive()?;
