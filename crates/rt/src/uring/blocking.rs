@@ -1,0 +1,88 @@
+//! A few threads for what blocks: an embedded database's commit, opening a device.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::task::{Poll, Waker};
+
+const THREADS: usize = 2;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+pub(super) struct Jobs {
+    queue: Mutex<VecDeque<Job>>,
+    added: Condvar,
+}
+
+static JOBS: OnceLock<&'static Jobs> = OnceLock::new();
+
+/// Starts the threads, unless they run already. Called before a thread is pinned: they inherit its cores.
+pub(super) fn start() -> &'static Jobs {
+    JOBS.get_or_init(|| {
+        let jobs: &'static Jobs = Box::leak(Box::default());
+        for i in 0..THREADS {
+            let name = format!("blocking-{i}");
+            std::thread::Builder::new().name(name).spawn(|| work(jobs)).expect("a thread can be started");
+        }
+        jobs
+    })
+}
+
+fn work(jobs: &Jobs) {
+    loop {
+        let job = {
+            let mut queue = jobs.queue.lock().expect("jobs run outside of the lock");
+            loop {
+                match queue.pop_front() {
+                    Some(job) => break job,
+                    None => queue = jobs.added.wait(queue).expect("jobs run outside of the lock"),
+                }
+            }
+        };
+        job();
+    }
+}
+
+enum Outcome<T> {
+    Running(Option<Waker>),
+    Done(Result<T, Box<dyn Any + Send>>),
+    Taken,
+}
+
+/// Runs `f` on one of the threads. A dropped future does not stop it; its result is dropped then. A panic
+/// inside goes on in the task that waits.
+pub(super) async fn run<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    let outcome = Arc::new(Mutex::new(Outcome::<T>::Running(None)));
+    let theirs = outcome.clone();
+    let job = Box::new(move || {
+        let result = catch_unwind(AssertUnwindSafe(f));
+        let before = {
+            let mut outcome = theirs.lock().expect("no panic while held");
+            std::mem::replace(&mut *outcome, Outcome::Done(result))
+        };
+        if let Outcome::Running(Some(waker)) = before {
+            waker.wake();
+        }
+    });
+    let jobs = start();
+    jobs.queue.lock().expect("jobs run outside of the lock").push_back(job);
+    jobs.added.notify_one();
+    let result = poll_fn(|cx| {
+        let mut outcome = outcome.lock().expect("no panic while held");
+        match &mut *outcome {
+            Outcome::Running(waker) => {
+                *waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            _ => match std::mem::replace(&mut *outcome, Outcome::Taken) {
+                Outcome::Done(result) => Poll::Ready(result),
+                _ => unreachable!("the result is taken once"),
+            },
+        }
+    })
+    .await;
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}

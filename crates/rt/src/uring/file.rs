@@ -1,0 +1,263 @@
+//! Files and block devices: O_DIRECT, through the ring.
+
+use super::driver::Driver;
+use super::ops::{SHORT, Task};
+use crate::buf::{Buf, IoVec};
+use crate::device::{DeviceInfo, DeviceKind, IoError, WriteCache};
+use crate::sync::Notify;
+use std::cell::Cell;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+fn io_error(errno: i32) -> IoError {
+    match errno {
+        SHORT => IoError::Short,
+        libc::ENOSPC | libc::EDQUOT => IoError::Full,
+        libc::ENODEV | libc::ENXIO | libc::ESHUTDOWN => IoError::Gone,
+        libc::ENOENT => IoError::NotFound,
+        libc::EBUSY | libc::EWOULDBLOCK => IoError::Busy,
+        libc::EOPNOTSUPP => IoError::Unsupported,
+        errno => IoError::Os(errno),
+    }
+}
+
+fn of_io(error: io::Error) -> IoError {
+    io_error(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// One open file or block device.
+pub(crate) struct File {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    driver: Rc<Driver>,
+    fd: Rc<OwnedFd>,
+    volatile: bool,
+    /// Durable writes in flight.
+    durable: Cell<usize>,
+    /// A flush failed. The system may have forgotten what it could not write, and a later flush that succeeds
+    /// would say nothing of it: so nothing succeeds any more, until the device is opened and recovered anew.
+    broken: Cell<bool>,
+    flush: Flush,
+}
+
+/// Flushes are numbered. A caller is served by the first one that starts after its call.
+#[derive(Default)]
+struct Flush {
+    started: Cell<u64>,
+    finished: Cell<u64>,
+    wanted: Cell<u64>,
+    running: Cell<bool>,
+    changed: Notify,
+}
+
+impl File {
+    pub(crate) async fn open(
+        driver: Rc<Driver>,
+        path: &Path,
+        create_bytes: Option<u64>,
+        cache: WriteCache,
+    ) -> Result<(File, DeviceInfo), IoError> {
+        let path: PathBuf = path.into();
+        let (fd, info) = super::blocking::run(move || open(&path, create_bytes, cache)).await?;
+        let inner = Inner {
+            driver,
+            fd: Rc::new(fd),
+            volatile: info.volatile_cache,
+            durable: Cell::new(0),
+            broken: Cell::new(false),
+            flush: Flush::default(),
+        };
+        Ok((File { inner: Rc::new(inner) }, info))
+    }
+
+    pub(crate) async fn read(&self, offset: u64, buf: Buf) -> (Result<(), IoError>, Buf) {
+        let (result, task) = self.inner.run(Task::Read { buf, offset }).await;
+        let Task::Read { buf, .. } = task else { unreachable!("the task comes back as it went") };
+        (result, buf)
+    }
+
+    /// A durable write that is alone is written through. Several at once are written plainly and share one
+    /// flush: that costs the device less than as many write-throughs.
+    pub(crate) async fn write(&self, offset: u64, iov: IoVec, durable: bool) -> Result<(), IoError> {
+        let inner = &self.inner;
+        if iov.is_empty() {
+            return Ok(());
+        }
+        if !durable || !inner.volatile {
+            return inner.run(Task::Write { iov, offset, flags: 0 }).await.0;
+        }
+        let _count = Count::enter(&inner.durable);
+        if inner.durable.get() == 1 {
+            let result = inner.run(Task::Write { iov, offset, flags: libc::RWF_DSYNC }).await.0;
+            if matches!(result, Err(error) if error != IoError::Full) {
+                inner.broken.set(true);
+            }
+            return result;
+        }
+        inner.run(Task::Write { iov, offset, flags: 0 }).await.0?;
+        self.flush().await
+    }
+
+    pub(crate) async fn flush(&self) -> Result<(), IoError> {
+        let inner = &self.inner;
+        if !inner.volatile {
+            return if inner.broken.get() { Err(IoError::Gone) } else { Ok(()) };
+        }
+        let flush = &inner.flush;
+        let mine = flush.started.get() + 1;
+        flush.wanted.set(mine);
+        if !flush.running.replace(true) {
+            // A task of its own: it goes on when the caller who started it is dropped.
+            crate::spawn(run_flushes(inner.clone()));
+        }
+        flush.changed.wait_until(|| flush.finished.get() >= mine).await;
+        if inner.broken.get() { Err(IoError::Gone) } else { Ok(()) }
+    }
+
+    pub(crate) async fn write_zeroes(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let keep = libc::FALLOC_FL_KEEP_SIZE;
+        let punch = Task::Fallocate { mode: libc::FALLOC_FL_PUNCH_HOLE | keep, offset, bytes };
+        match self.inner.run(punch).await.0 {
+            Err(IoError::Unsupported) => {
+                let zero = Task::Fallocate { mode: libc::FALLOC_FL_ZERO_RANGE | keep, offset, bytes };
+                self.inner.run(zero).await.0
+            }
+            other => other,
+        }
+    }
+}
+
+impl Inner {
+    async fn run(&self, task: Task) -> (Result<(), IoError>, Task) {
+        if self.broken.get() {
+            return (Err(IoError::Gone), task);
+        }
+        let (errno, task) = self.driver.run_file(self.fd.clone(), task).await;
+        (if errno == 0 { Ok(()) } else { Err(io_error(errno)) }, task)
+    }
+}
+
+/// Flushes for as long as somebody wants one that has not started yet.
+async fn run_flushes(inner: Rc<Inner>) {
+    let flush = &inner.flush;
+    while flush.wanted.get() > flush.started.get() {
+        flush.started.set(flush.started.get() + 1);
+        if inner.run(Task::Sync).await.0.is_err() {
+            inner.broken.set(true);
+        }
+        flush.finished.set(flush.started.get());
+        flush.changed.notify_all();
+    }
+    flush.running.set(false);
+}
+
+/// Counts for as long as it lives.
+struct Count<'a>(&'a Cell<usize>);
+
+impl<'a> Count<'a> {
+    fn enter(cell: &'a Cell<usize>) -> Count<'a> {
+        cell.set(cell.get() + 1);
+        Count(cell)
+    }
+}
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+// ---- opening: on a blocking thread --------------------------------------------------------------------------
+
+fn open(path: &Path, create_bytes: Option<u64>, cache: WriteCache) -> Result<(OwnedFd, DeviceInfo), IoError> {
+    let before = fs::metadata(path);
+    let block = before.as_ref().is_ok_and(|m| m.file_type().is_block_device());
+    if before.as_ref().is_ok_and(|m| !m.is_file() && !block) {
+        return Err(IoError::Unsupported);
+    }
+    let open = |direct: libc::c_int| {
+        // On a block device O_EXCL refuses one that is mounted or claimed.
+        let exclusive = if block { libc::O_EXCL } else { 0 };
+        fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create_bytes.is_some() && !block)
+            .custom_flags(direct | exclusive)
+            .open(path)
+    };
+    // Some file systems have no O_DIRECT; they will do for development.
+    let file = match open(libc::O_DIRECT) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(0),
+        other => other,
+    };
+    let file = file.map_err(of_io)?;
+    // SAFETY: no pointers.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } < 0 {
+        return Err(of_io(io::Error::last_os_error()));
+    }
+    let mut info = if block { block_info(path, &file)? } else { file_info(path, &file, create_bytes)? };
+    if cache == WriteCache::Protected {
+        info.volatile_cache = false;
+    }
+    Ok((file.into(), info))
+}
+
+fn file_info(path: &Path, file: &fs::File, create_bytes: Option<u64>) -> Result<DeviceInfo, IoError> {
+    let mut bytes = file.metadata().map_err(of_io)?.len();
+    // Empty: just created, or a creation that a crash cut short.
+    if let (0, Some(wanted)) = (bytes, create_bytes) {
+        file.set_len(wanted).map_err(of_io)?;
+        file.sync_all().map_err(of_io)?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::File::open(folder).and_then(|f| f.sync_all()).map_err(of_io)?;
+        bytes = wanted;
+    }
+    Ok(DeviceInfo {
+        kind: DeviceKind::File,
+        name: path.display().to_string(),
+        bytes: bytes / 4096 * 4096,
+        volatile_cache: true,
+        cheap_zeroes: true,
+    })
+}
+
+fn block_info(path: &Path, file: &fs::File) -> Result<DeviceInfo, IoError> {
+    const BLKGETSIZE64: libc::Ioctl = 0x8008_1272;
+    const BLKSSZGET: libc::Ioctl = 0x1268;
+    let (mut bytes, mut sector) = (0u64, 0 as libc::c_int);
+    // SAFETY: the first writes one u64, the second one c_int, each into a live local.
+    let failed = unsafe {
+        libc::ioctl(file.as_raw_fd(), BLKGETSIZE64, &raw mut bytes) < 0
+            || libc::ioctl(file.as_raw_fd(), BLKSSZGET, &raw mut sector) < 0
+    };
+    if failed {
+        return Err(of_io(io::Error::last_os_error()));
+    }
+    if !(512..=4096).contains(&sector) {
+        return Err(IoError::Unsupported);
+    }
+    let device = file.metadata().map_err(of_io)?.rdev();
+    let queue = |name: &str| {
+        let at = format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device));
+        // A partition has its queue one level up.
+        fs::read_to_string(format!("{at}/queue/{name}"))
+            .or_else(|_| fs::read_to_string(format!("{at}/../queue/{name}")))
+            .unwrap_or_default()
+    };
+    Ok(DeviceInfo {
+        kind: DeviceKind::Block,
+        name: path.display().to_string(),
+        bytes: bytes / 4096 * 4096,
+        // Unless the device says that its cache does not matter, it does.
+        volatile_cache: queue("write_cache").trim() != "write through",
+        cheap_zeroes: queue("write_zeroes_max_bytes").trim().parse::<u64>().is_ok_and(|n| n > 0),
+    })
+}

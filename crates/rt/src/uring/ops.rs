@@ -1,0 +1,250 @@
+//! The table of operations that the kernel works on. An operation owns what the kernel refers to (buffers,
+//! lists of pieces, the file) until its last completion, whether or not anybody still waits for it.
+
+use crate::buf::{Buf, IoVec};
+use crate::sync::Notify;
+use std::cell::{Cell, RefCell};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::task::Waker;
+
+/// What a socket can do now, as far as the kernel has told. Set by completions of its multishot poll, cleared
+/// by whoever finds the socket empty or full.
+pub(super) struct Readiness {
+    pub(super) fd: RawFd,
+    pub(super) readable: Cell<bool>,
+    pub(super) writable: Cell<bool>,
+    /// The end of the stream is queued behind the data: a short read does not mean that nothing is left.
+    pub(super) hangup: Cell<bool>,
+    /// The poll itself failed; the socket is of no use any more.
+    pub(super) failed: Cell<bool>,
+    pub(super) reader: Cell<Option<Waker>>,
+    pub(super) writer: Cell<Option<Waker>>,
+    /// For listeners, on which several tasks may wait.
+    pub(super) changed: Notify,
+}
+
+impl Readiness {
+    /// Ready until found otherwise: the first call tries.
+    pub(super) fn new(fd: RawFd) -> Rc<Readiness> {
+        Rc::new(Readiness {
+            fd,
+            readable: Cell::new(true),
+            writable: Cell::new(true),
+            hangup: Cell::new(false),
+            failed: Cell::new(false),
+            reader: Cell::new(None),
+            writer: Cell::new(None),
+            changed: Notify::default(),
+        })
+    }
+
+    pub(super) fn handle_events(&self, result: i32) {
+        let events = if result < 0 {
+            self.failed.set(true);
+            libc::POLLHUP as i32
+        } else {
+            result
+        };
+        let broken = events & (libc::POLLERR | libc::POLLHUP) as i32 != 0;
+        if broken || events & libc::POLLRDHUP as i32 != 0 {
+            self.hangup.set(true);
+        }
+        if broken || events & (libc::POLLIN | libc::POLLRDHUP) as i32 != 0 {
+            self.readable.set(true);
+            if let Some(waker) = self.reader.take() {
+                waker.wake();
+            }
+        }
+        if broken || events & libc::POLLOUT as i32 != 0 {
+            self.writable.set(true);
+            if let Some(waker) = self.writer.take() {
+                waker.wake();
+            }
+        }
+        self.changed.notify_all();
+    }
+}
+
+/// What the kernel is asked to do with a file.
+pub(super) enum Task {
+    Read { buf: Buf, offset: u64 },
+    Write { iov: IoVec, offset: u64, flags: i32 },
+    Sync,
+    Fallocate { mode: i32, offset: u64, bytes: u64 },
+}
+
+impl Task {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Task::Read { buf, .. } => buf.len(),
+            Task::Write { iov, .. } => iov.bytes(),
+            Task::Sync | Task::Fallocate { .. } => 0,
+        }
+    }
+}
+
+/// One operation on a file.
+pub(super) struct FileOp {
+    pub(super) file: Rc<OwnedFd>,
+    pub(super) task: Task,
+    /// Bytes that earlier, short completions transferred.
+    pub(super) done: usize,
+    pub(super) attempts: u32,
+    /// 0 or an errno, or [`SHORT`].
+    pub(super) result: Option<i32>,
+    pub(super) waker: Option<Waker>,
+    /// Nobody waits any more.
+    pub(super) orphan: bool,
+}
+
+/// The device transferred nothing although something was left to transfer.
+pub(super) const SHORT: i32 = i32::MAX;
+/// Times that the kernel may ask to try again before that counts as an error.
+const ATTEMPTS_MAX: u32 = 1000;
+
+/// What to do after a completion.
+pub(super) enum Next {
+    Resubmit,
+    Finish,
+}
+
+impl FileOp {
+    pub(super) fn new(file: Rc<OwnedFd>, task: Task) -> FileOp {
+        FileOp { file, task, done: 0, attempts: 0, result: None, waker: None, orphan: false }
+    }
+    pub(super) fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+    pub(super) fn handle_completion(&mut self, result: i32) -> Next {
+        if result == -libc::EINTR || result == -libc::EAGAIN {
+            self.attempts += 1;
+            if self.attempts < ATTEMPTS_MAX {
+                return Next::Resubmit;
+            }
+        }
+        let total = self.task.bytes();
+        self.result = Some(match result {
+            error if error < 0 => -error,
+            _ if total == 0 => 0,
+            0 => SHORT,
+            moved => {
+                self.done += moved as usize;
+                if self.done < total {
+                    return Next::Resubmit;
+                }
+                0
+            }
+        });
+        Next::Finish
+    }
+}
+
+pub(super) enum State {
+    Free {
+        next: u32,
+    },
+    /// A multishot poll; `None` after its socket was dropped, until the last completion.
+    Poll(Option<Rc<Readiness>>),
+    /// The poll of the reactor's own eventfd.
+    Wake,
+    File(FileOp),
+}
+
+pub(super) struct Slot {
+    pub(super) generation: u32,
+    pub(super) state: State,
+}
+
+/// Pieces that fit beside a slot; longer lists are taken from `Ops::lists`.
+pub(super) const PIECES_INLINE: usize = 8;
+
+/// The table. Its size is fixed: whoever finds it full waits.
+pub(super) struct Ops {
+    slots: RefCell<Box<[Slot]>>,
+    free: Cell<u32>,
+    used: Cell<usize>,
+    pub(super) files: Cell<usize>,
+    pub(super) freed: Notify,
+}
+
+const NONE: u32 = u32::MAX;
+
+impl Ops {
+    pub(super) fn new(count: usize) -> Ops {
+        let next = |i: usize| if i + 1 == count { NONE } else { i as u32 + 1 };
+        let slots =
+            (0..count).map(|i| Slot { generation: 0, state: State::Free { next: next(i) } }).collect();
+        Ops {
+            slots: RefCell::new(slots),
+            free: Cell::new(0),
+            used: Cell::new(0),
+            files: Cell::new(0),
+            freed: Notify::default(),
+        }
+    }
+
+    /// Hands the state back when the table is full.
+    pub(super) fn insert(&self, state: State) -> Result<u64, State> {
+        let index = self.free.get();
+        if index == NONE {
+            return Err(state);
+        }
+        if matches!(state, State::File(_)) {
+            self.files.set(self.files.get() + 1);
+        }
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[index as usize];
+        let State::Free { next } = slot.state else { unreachable!("the free list holds free slots") };
+        self.free.set(next);
+        self.used.set(self.used.get() + 1);
+        slot.state = state;
+        Ok(key_of(index, slot.generation))
+    }
+
+    /// `None` when the key is stale.
+    pub(super) fn with<R>(&self, key: u64, f: impl FnOnce(&mut State) -> R) -> Option<R> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.get_mut(index_of(key)).filter(|s| s.generation == (key >> 32) as u32)?;
+        if matches!(slot.state, State::Free { .. }) {
+            return None;
+        }
+        Some(f(&mut slot.state))
+    }
+
+    /// Frees the slot and returns what it held, to be dropped with no borrow held.
+    pub(super) fn remove(&self, key: u64) -> Option<State> {
+        let state = {
+            let mut slots = self.slots.borrow_mut();
+            let slot = slots.get_mut(index_of(key)).filter(|s| s.generation == (key >> 32) as u32)?;
+            if matches!(slot.state, State::Free { .. }) {
+                return None;
+            }
+            slot.generation = slot.generation.wrapping_add(1);
+            let state = std::mem::replace(&mut slot.state, State::Free { next: self.free.get() });
+            self.free.set(index_of(key) as u32);
+            state
+        };
+        self.used.set(self.used.get() - 1);
+        if matches!(state, State::File(_)) {
+            self.files.set(self.files.get() - 1);
+        }
+        self.freed.notify_all();
+        Some(state)
+    }
+
+    pub(super) fn used(&self) -> usize {
+        self.used.get()
+    }
+    pub(super) fn capacity(&self) -> usize {
+        self.slots.borrow().len()
+    }
+}
+
+pub(super) fn index_of(key: u64) -> usize {
+    key as u32 as usize
+}
+
+fn key_of(index: u32, generation: u32) -> u64 {
+    (generation as u64) << 32 | index as u64
+}

@@ -1,0 +1,344 @@
+//! Starting reactors and running their turns.
+
+use super::driver::{Driver, Shared, monotonic_now};
+use super::signals;
+use crate::buf::{BufConfig, Pool};
+use crate::reactor::{Backend, Inbox, Reactor, ReactorId, release_slot, reserve_slot};
+use peristyle_base::{Duration, Instant};
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Tasks polled in one turn before the ring is looked at again.
+const TURN_TASKS_MAX: usize = 256;
+
+/// What a reactor does when it finds nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PollMode {
+    /// Looks again at once, for ever: the lowest latency, one core each.
+    Busy,
+    /// Looks again for [`RuntimeConfig::spin`] after the last activity, then sleeps.
+    #[default]
+    Adaptive,
+    /// Sleeps at once.
+    Sleep,
+}
+
+#[derive(Clone, Debug)]
+pub struct RuntimeConfig {
+    pub reactors: usize,
+    /// The core of each reactor, in order; unpinned when `None`.
+    pub cores: Option<Vec<usize>>,
+    pub poll: PollMode,
+    /// How long [`PollMode::Adaptive`] looks before it sleeps.
+    pub spin: Duration,
+    /// Buffers of each reactor.
+    pub buffers: BufConfig,
+    /// SIGINT and SIGTERM complete [`shutdown_requested`](crate::shutdown_requested); a second one kills.
+    pub signals: bool,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        RuntimeConfig {
+            reactors: 1,
+            cores: None,
+            poll: PollMode::default(),
+            spin: Duration::from_micros(50),
+            buffers: BufConfig::default(),
+            signals: false,
+        }
+    }
+}
+
+impl RuntimeConfig {
+    /// One reactor with few buffers that leaves the core alone when it waits: for tests and tools.
+    pub fn small() -> RuntimeConfig {
+        RuntimeConfig { buffers: BufConfig::small(), ..RuntimeConfig::default() }
+    }
+}
+
+#[derive(Debug)]
+pub enum RuntimeError {
+    /// A reactor's ring or thread could not be made (errno).
+    Start { reactor: usize, error: io::Error },
+    /// A reactor could not be pinned to this core.
+    Pin { reactor: usize, core: usize },
+    /// A task of this reactor panicked.
+    Panicked { reactor: usize },
+}
+
+impl std::fmt::Display for RuntimeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RuntimeError::Start { reactor, error } => write!(f, "reactor {reactor} could not start: {error}"),
+            RuntimeError::Pin { reactor, core } => {
+                write!(f, "reactor {reactor} could not be pinned to core {core}")
+            }
+            RuntimeError::Panicked { reactor } => write!(f, "a task of reactor {reactor} panicked"),
+        }
+    }
+}
+impl std::error::Error for RuntimeError {}
+
+/// What the reactors of one runtime share.
+struct Runtime {
+    /// Main futures that have not ended, and which have.
+    running: AtomicUsize,
+    ended: Vec<AtomicBool>,
+    stop: AtomicBool,
+    inboxes: Vec<OnceLock<Arc<Shared>>>,
+    signals: bool,
+}
+
+impl Runtime {
+    fn new(reactors: usize, signals: bool) -> Arc<Runtime> {
+        Arc::new(Runtime {
+            running: AtomicUsize::new(reactors),
+            ended: (0..reactors).map(|_| AtomicBool::new(false)).collect(),
+            stop: AtomicBool::new(false),
+            inboxes: (0..reactors).map(|_| OnceLock::new()).collect(),
+            signals,
+        })
+    }
+    fn stop_asked(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || (self.signals && signals::asked())
+    }
+    fn ask_to_stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.poke_all();
+    }
+    /// Also called for a reactor that panicked or never started; counts once.
+    fn main_ended(&self, reactor: usize) {
+        if self.ended[reactor].swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.poke_all();
+        }
+    }
+    fn poke_all(&self) {
+        self.inboxes.iter().filter_map(OnceLock::get).for_each(|inbox| inbox.poke());
+    }
+    fn all_ended(&self) -> bool {
+        self.running.load(Ordering::Acquire) == 0
+    }
+}
+
+thread_local! {
+    static RUNTIME: std::cell::RefCell<Option<Arc<Runtime>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Asks all reactors of the current runtime to stop, as a signal does.
+pub fn request_shutdown() {
+    RUNTIME.with(|runtime| {
+        if let Some(runtime) = &*runtime.borrow() {
+            runtime.ask_to_stop();
+        }
+    });
+}
+
+/// Runs `config.reactors` reactors, each on its own thread, the i-th with `start(seeds[i])`. Returns when all
+/// of these futures have ended; other tasks are dropped then.
+/// # Panics — when there are not as many seeds as reactors, or fewer cores.
+pub fn run<S, F, Fut>(config: RuntimeConfig, seeds: Vec<S>, start: F) -> Result<(), RuntimeError>
+where
+    S: Send + 'static,
+    F: Fn(S) -> Fut + Send + Sync + Clone + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    assert_eq!(seeds.len(), config.reactors, "one seed for each reactor");
+    assert!(config.cores.as_ref().is_none_or(|c| c.len() >= config.reactors), "one core for each reactor");
+    super::blocking::start();
+    let _signals = config.signals.then(signals::Handling::start);
+    let reactors = config.reactors;
+    let runtime = Runtime::new(reactors, config.signals);
+    let mut threads = Vec::new();
+    let mut result = Ok(());
+    for (i, seed) in seeds.into_iter().enumerate() {
+        let (config, shared, start) = (config.clone(), runtime.clone(), start.clone());
+        let body = move || {
+            let result = run_thread(i, &config, &shared, move || start(seed));
+            if result.is_err() {
+                shared.main_ended(i);
+                shared.ask_to_stop();
+            }
+            result
+        };
+        match std::thread::Builder::new().name(format!("reactor-{i}")).spawn(body) {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                // Those that never start have ended.
+                (i..reactors).for_each(|i| runtime.main_ended(i));
+                runtime.ask_to_stop();
+                result = Err(RuntimeError::Start { reactor: i, error });
+                break;
+            }
+        }
+    }
+    for (reactor, thread) in threads.into_iter().enumerate() {
+        let ended = thread.join().unwrap_or(Err(RuntimeError::Panicked { reactor }));
+        result = result.and(ended);
+    }
+    result
+}
+
+fn run_thread<Fut: Future<Output = ()> + 'static>(
+    i: usize,
+    config: &RuntimeConfig,
+    runtime: &Arc<Runtime>,
+    start: impl FnOnce() -> Fut,
+) -> Result<(), RuntimeError> {
+    if let Some(cores) = &config.cores {
+        pin(cores[i]).ok_or(RuntimeError::Pin { reactor: i, core: cores[i] })?;
+    }
+    let thread =
+        Thread::start(i, config, runtime).map_err(|error| RuntimeError::Start { reactor: i, error })?;
+    let turns = catch_unwind(AssertUnwindSafe(|| {
+        thread.reactor.enter(|| {
+            let ended = runtime.clone();
+            let main = start();
+            crate::spawn(async move {
+                main.await;
+                ended.main_ended(i);
+            });
+            thread.run_until(|| runtime.all_ended());
+        })
+    }));
+    match turns {
+        Ok(()) => Ok(()),
+        Err(_) => Err(RuntimeError::Panicked { reactor: i }),
+    }
+}
+
+/// Runs one future on a reactor of its own on this thread, and returns its result.
+/// # Panics — when the system refuses a ring, or inside of another reactor.
+pub fn block_on<T: 'static>(config: RuntimeConfig, future: impl Future<Output = T> + 'static) -> T {
+    let _signals = config.signals.then(signals::Handling::start);
+    super::blocking::start();
+    let runtime = Runtime::new(1, config.signals);
+    let thread = Thread::start(0, &config, &runtime).expect("io_uring is available");
+    let result: Rc<Cell<Option<T>>> = Rc::default();
+    let (into, ended) = (result.clone(), runtime.clone());
+    thread.reactor.enter(|| {
+        crate::spawn(async move {
+            into.set(Some(future.await));
+            ended.main_ended(0);
+        });
+        thread.run_until(|| runtime.all_ended());
+    });
+    drop(thread);
+    result.take().expect("the future has ended")
+}
+
+fn pin(core: usize) -> Option<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    if core >= rustix::thread::CpuSet::MAX_CPU {
+        return None;
+    }
+    set.set(core);
+    rustix::thread::sched_setaffinity(None, &set).ok()
+}
+
+/// A reactor on its thread. Dropping it drops its tasks and waits for what the kernel still works on.
+struct Thread {
+    reactor: Rc<Reactor>,
+    driver: Rc<Driver>,
+    runtime: Arc<Runtime>,
+    poll: PollMode,
+    spin: Duration,
+    _bell: Option<signals::Bell>,
+}
+
+impl Thread {
+    fn start(i: usize, config: &RuntimeConfig, runtime: &Arc<Runtime>) -> io::Result<Thread> {
+        let shared = Shared::new()?;
+        let bell = config.signals.then(|| signals::Bell::hang(shared.event_fd())).flatten();
+        let pool = Pool::new(config.buffers);
+        let driver = Driver::new(shared.clone(), &pool)?;
+        let _ = runtime.inboxes[i].set(shared.clone());
+        let mut seed = [0; 8];
+        driver.fill_random(&mut seed);
+        let slot = reserve_slot(shared);
+        let backend = Backend::Uring(driver.clone());
+        let reactor = Reactor::new(slot, ReactorId(i as u16), pool, backend, u64::from_ne_bytes(seed));
+        reactor.register();
+        RUNTIME.set(Some(runtime.clone()));
+        Ok(Thread {
+            reactor,
+            driver,
+            runtime: runtime.clone(),
+            poll: config.poll,
+            spin: config.spin,
+            _bell: bell,
+        })
+    }
+
+    fn run_until(&self, ended: impl Fn() -> bool) {
+        let (reactor, driver) = (&*self.reactor, &*self.driver);
+        let mut active_at = Instant::ZERO;
+        while !ended() {
+            let mut active = driver.reap();
+            active |= driver.drain_inbox();
+            if self.runtime.stop_asked() && !reactor.shutdown.is_set() {
+                reactor.shutdown.set();
+            }
+            let now = monotonic_now();
+            active |= reactor.timers.fire(now);
+            for poller in reactor.pollers.borrow().iter() {
+                active |= poller();
+            }
+            if reactor.pool.is_starving() {
+                reactor.pool.collect_remote();
+            }
+            active |= reactor.tasks.has_ready();
+            let more = reactor.tasks.run(reactor.slot, TURN_TASKS_MAX);
+            driver.enter_if_needed();
+            if active || more {
+                active_at = now;
+                continue;
+            }
+            let spinning = match self.poll {
+                PollMode::Busy => true,
+                PollMode::Adaptive => now.since(active_at) < self.spin,
+                PollMode::Sleep => false,
+            };
+            if spinning {
+                std::hint::spin_loop();
+            } else {
+                self.sleep(now, &ended);
+            }
+        }
+    }
+
+    fn sleep(&self, now: Instant, ended: &dyn Fn() -> bool) {
+        let reactor = &*self.reactor;
+        let mut limit = reactor.timers.next().map(|at| at.since(now));
+        if reactor.pool.is_starving() {
+            // Buffers that other reactors give back ring no bell.
+            const STARVING: Duration = Duration::from_micros(100);
+            limit = Some(limit.map_or(STARVING, |l| l.min(STARVING)));
+        }
+        let stop = || ended() || (self.runtime.stop_asked() && !reactor.shutdown.is_set());
+        self.driver.sleep(reactor, limit, &stop);
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        // Futures that are dropped may close sockets and cancel timers: they need their reactor.
+        self.reactor.enter(|| {
+            self.reactor.tasks.clear();
+            self.driver.drain();
+        });
+        self.reactor.pollers.borrow_mut().clear();
+        self.reactor.timers.clear();
+        self.reactor.unregister();
+        release_slot(self.reactor.slot);
+        RUNTIME.set(None);
+    }
+}
