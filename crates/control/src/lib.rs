@@ -1,18 +1,22 @@
 //! What an operator asked for, kept durably: pools, devices, volumes, shards. Also the node's configuration
 //! and the protocol of its admin socket. No data path: when this crate's store is away, I/O goes on.
 //!
-//! Read first: [`MetaStore`], [`Control`] with [`Change`].
+//! Read first: [`MetaStore`], [`Control`] with [`Change`], [`config::Config`], [`api::Request`].
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod config;
 pub mod desired;
 mod embedded;
 mod memory;
 mod meta;
 mod records;
-mod text;
+mod serial;
+mod server;
 
 pub use desired::{Change, Control, ControlError, State, VolumeSpec};
 pub use embedded::{EmbeddedStore, OpenError};
 pub use memory::{MemoryStore, MetaFault};
 pub use meta::{Item, KEY_BYTES_MAX, MetaError, MetaStore, OPS_MAX, Op, Revision, Txn, VALUE_BYTES_MAX};
 pub use records::ShardRecords;
+pub use server::{AdminHandler, serve_admin};

@@ -47,8 +47,7 @@ fn everything_is_there_after_a_restart() {
     let before = {
         let control = complete(folder.store());
         create(&control, "demo", 1).unwrap();
-        let state = control.state().clone();
-        state
+        control.state().clone()
     };
     let control = ready(Control::open(folder.store())).unwrap().expect("it was created");
     assert_eq!(*control.state(), before);
@@ -162,7 +161,7 @@ fn sizes_at_the_limits_are_taken() {
 fn there_are_limits_to_everything_and_they_are_named() {
     let mut state = complete(MemoryStore::default()).state().clone();
     for n in 0..VOLUMES_MAX as u128 {
-        let id = |flip: u128| Uuid((n + 1 | flip).to_be_bytes());
+        let id = |flip: u128| Uuid(((n + 1) | flip).to_be_bytes());
         let spec = VolumeSpec { uuid: id(1 << 100), nguid: id(1 << 101), ..spec(&format!("v{n}"), 1) };
         state.apply(&Change::CreateVolume(spec)).unwrap();
     }

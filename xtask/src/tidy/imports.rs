@@ -41,7 +41,7 @@ const TABLE: &[Row] = &[
     row("crates/node",    "peristyle-node",
         &["base", "rt", "nvme", "nbd", "ec", "cluster", "column", "shard"], &[]),
     row("crates/control", "peristyle-control", &["base", "cluster", "rt"],
-        &["redb", "serde", "serde_json", "thiserror"]),
+        &["redb", "serde", "serde_json", "thiserror", "toml"]),
     row("crates/bench",   "peristyle-bench",   &["base", "nvme", "rt"], &[]),
     // proof and programs
     row("crates/sim",     "peristyle-sim",     ANY_BUT_SIM, &["clap"]),

@@ -12,7 +12,7 @@ pub use rules::{
 };
 pub use store::Control;
 
-use crate::text::{layer_id, pool_id, shard_id, text, volume_id};
+use crate::serial::{layer_id, pool_id, shard_id, text, volume_id};
 use peristyle_base::{DeviceId, LayerId, PoolId, Scheme, ShardId, Uuid, VolumeId};
 use peristyle_cluster::TooFewPolicy;
 use serde::{Deserialize, Serialize};
