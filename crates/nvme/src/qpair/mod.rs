@@ -33,7 +33,7 @@ use crate::wire::{Cid, Sqe, Status};
 use fuse::FuseRole;
 pub use slots::SLOTS_MAX;
 use slots::{SlotState, Slots};
-pub use transmit::{TRANSMIT_HEADER_BYTES, Transmit};
+pub use transmit::{Payload, TRANSMIT_HEADER_BYTES, Transmit};
 
 /// ICReq and an accepted Connect must have come by then. TCP 3.1 leaves the time to us.
 pub const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -400,6 +400,7 @@ impl Qpair {
         self.entries = accept.entries;
         self.flow_control = accept.flow_control;
         self.slots.grow(accept.entries as usize);
+        self.slots.index_cids();
         self.reserve();
         self.respond(index, Completion { status: Status::SUCCESS, dw0: accept.dw0, dw1: 0 });
         Ok(())

@@ -76,8 +76,11 @@ impl Slot {
     }
 }
 
-/// One bit per CID, 8 KiB: finding a duplicate costs one load however deep the queue is.
-struct CidSet(Box<[u64; 1024]>);
+/// One bit per CID, 8 KiB once connected: finding a duplicate costs one load however deep the queue is.
+/// Empty until Connect, when there are few slots to look through and perhaps thousands of idle connections.
+struct CidSet(Vec<u64>);
+
+const CID_WORDS: usize = (u16::MAX as usize + 1) / 64;
 
 impl CidSet {
     fn insert(&mut self, cid: Cid) -> bool {
@@ -87,7 +90,9 @@ impl CidSet {
         fresh
     }
     fn remove(&mut self, cid: Cid) {
-        self.0[usize::from(cid.0 >> 6)] &= !(1u64 << (cid.0 & 63));
+        if let Some(word) = self.0.get_mut(usize::from(cid.0 >> 6)) {
+            *word &= !(1u64 << (cid.0 & 63));
+        }
     }
 }
 
@@ -99,7 +104,7 @@ pub(super) struct Slots {
 
 impl Slots {
     pub fn new(count: usize) -> Slots {
-        let mut slots = Slots { slots: Vec::new(), free: Vec::new(), cids: CidSet(Box::new([0; 1024])) };
+        let mut slots = Slots { slots: Vec::new(), free: Vec::new(), cids: CidSet(Vec::new()) };
         slots.grow(count);
         slots
     }
@@ -117,6 +122,15 @@ impl Slots {
             self.free.extend(given);
         }
     }
+    /// The queue is in use from now on.
+    pub fn index_cids(&mut self) {
+        if self.cids.0.is_empty() {
+            self.cids.0.resize(CID_WORDS, 0);
+            for slot in self.slots.iter().filter(|slot| slot.state != SlotState::Free && slot.owns_cid) {
+                self.cids.insert(slot.sqe.cid());
+            }
+        }
+    }
     pub fn count(&self) -> usize {
         self.slots.len()
     }
@@ -126,7 +140,11 @@ impl Slots {
     /// `None` when all are in use. The second value says whether the CID was free.
     pub fn take(&mut self, sqe: &Sqe) -> Option<(u16, bool)> {
         let index = self.free.pop()?;
-        let fresh = self.cids.insert(sqe.cid());
+        let fresh = if self.cids.0.is_empty() {
+            self.find_cid(sqe.cid()).is_none()
+        } else {
+            self.cids.insert(sqe.cid())
+        };
         let slot = &mut self.slots[usize::from(index)];
         let generation = slot.generation.wrapping_add(1);
         *slot = Slot { generation, sqe: *sqe, owns_cid: fresh, ..Slot::empty() };
