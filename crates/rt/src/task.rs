@@ -337,7 +337,12 @@ fn make_waker(key: u64) -> Waker {
 pub(crate) fn wake_key(key: u64) {
     let (slot, index, generation) = unpack(key);
     reactor::with_slot(slot, |target| match target {
-        reactor::Target::Local(reactor) => reactor.tasks.wake(index, generation),
+        reactor::Target::Local(reactor) => {
+            reactor.tasks.wake(index, generation);
+            if let reactor::Backend::Sim(host) = &reactor.backend {
+                host.notice();
+            }
+        }
         reactor::Target::Remote(inbox) => inbox.wake(key),
         reactor::Target::Gone => {}
     });

@@ -1,88 +1,27 @@
 //! The simulated backend: many reactors of many nodes, one thread, one seed.
+//!
+//! A [`World`] holds nodes (an address, a clock, disks, at most one running process each) and a queue of
+//! events. Polling one task is an event, and so are a disk's completion, the arrival of a segment and a timer;
+//! events of the same instant happen in an order drawn from the seed. So a run is a function of its seed,
+//! [`WorldHandle::trace_hash`] proves it, and [`NodeHandle::stop_at_event`] crashes a node at each of them.
+//!
+//! Read first: [`run`] for tests of one process, [`World`] for more, [`CrashSpace`] for all that a crash may leave.
 
-use crate::buf::{Buf, IoVec, View};
-use crate::device::{DeviceInfo, IoError, WriteCache};
-use crate::net::{Addr, NetError};
-use crate::reactor::Inbox;
-use peristyle_base::Instant;
-use std::path::Path;
-use std::rc::Rc;
-use std::sync::Arc;
+mod cell;
+mod crash;
+mod disk;
+mod handle;
+mod image;
+mod net;
+mod rng;
+mod socket;
+mod world;
 
-pub struct Host;
-impl Host {
-    pub(crate) fn now(&self) -> Instant {
-        unimplemented!()
-    }
-    pub(crate) fn wall_nanos(&self) -> u64 {
-        unimplemented!()
-    }
-    pub(crate) async fn blocking<T: Send + 'static>(&self, _f: impl FnOnce() -> T + Send + 'static) -> T {
-        unimplemented!()
-    }
-    pub(crate) fn inbox(&self) -> Arc<dyn Inbox> {
-        unimplemented!()
-    }
-}
-pub struct Disk;
-impl Disk {
-    pub(crate) async fn open(
-        _d: Rc<Host>,
-        _path: &Path,
-        _create: Option<u64>,
-        _cache: WriteCache,
-    ) -> Result<(Disk, DeviceInfo), IoError> {
-        unimplemented!()
-    }
-    pub(crate) async fn read(&self, _offset: u64, _buf: Buf) -> (Result<(), IoError>, Buf) {
-        unimplemented!()
-    }
-    pub(crate) async fn write(&self, _offset: u64, _iov: IoVec, _durable: bool) -> Result<(), IoError> {
-        unimplemented!()
-    }
-    pub(crate) async fn flush(&self) -> Result<(), IoError> {
-        unimplemented!()
-    }
-    pub(crate) async fn write_zeroes(&self, _offset: u64, _bytes: u64) -> Result<(), IoError> {
-        unimplemented!()
-    }
-}
-pub struct Listener;
-impl Listener {
-    pub(crate) fn bind(_d: Rc<Host>, _addr: &Addr, _shared: bool) -> Result<Listener, NetError> {
-        unimplemented!()
-    }
-    pub(crate) async fn accept(&self) -> Result<Stream, NetError> {
-        unimplemented!()
-    }
-    pub(crate) fn local_addr(&self) -> Addr {
-        unimplemented!()
-    }
-}
-pub struct Stream;
-impl Stream {
-    pub(crate) async fn connect(_d: Rc<Host>, _addr: &Addr) -> Result<Stream, NetError> {
-        unimplemented!()
-    }
-    pub(crate) fn split(self) -> (Reader, Writer) {
-        unimplemented!()
-    }
-}
-pub struct Reader;
-impl Reader {
-    pub(crate) async fn recv(&mut self) -> Result<View, NetError> {
-        unimplemented!()
-    }
-    pub(crate) async fn recv_exact(&mut self, _buf: Buf) -> (Result<(), NetError>, Buf) {
-        unimplemented!()
-    }
-}
-pub struct Writer;
-impl Writer {
-    pub(crate) async fn send(&mut self, _iov: IoVec) -> Result<(), NetError> {
-        unimplemented!()
-    }
-    pub(crate) fn shutdown(&self) {
-        unimplemented!()
-    }
-}
+pub use crash::{CrashSpace, CrashState};
+pub use disk::{Disk, DiskConfig, DiskFaults, DiskStats};
+pub use handle::{DiskHandle, Env, NodeHandle, World, WorldHandle, run, run_with};
+pub use image::Image;
+pub use net::LinkConfig;
+pub use rng::Rng;
+pub use socket::{Listener, Reader, Stream, Writer};
+pub use world::{Host, Stop, WorldConfig};
