@@ -537,3 +537,62 @@ fn a_request_to_stop_reaches_every_reactor() {
     node.request_shutdown();
     assert!(world.run_until(|| !node.is_running(), Duration::from_millis(1)));
 }
+
+#[test]
+fn a_sweep_finds_the_crash_that_breaks_a_two_step_update() {
+    // Two blocks are to be equal. Written one after the other without a journal, a crash shows them different,
+    // and torn; with the first one flushed before the second it cannot be the second one alone.
+    let mut second_alone = [0, 0];
+    for (flushed, found) in [false, true].into_iter().zip(&mut second_alone) {
+        let acknowledged = Rc::new(Cell::new(false));
+        let done = acknowledged.clone();
+        let sweep = sim::Sweep { states_per_crash: 2000, ..sim::Sweep::new(1, vec![sim::Image::new(MIB)]) };
+        let (swept, last) = sweep.run(
+            |_, disks| async move {
+                let device = Device::open(&disks[0].spec()).await.expect("there");
+                device.write(0, filled(4096, 1).await, flushed).await.expect("sound");
+                device.write(4096, filled(4096, 1).await, false).await.expect("sound");
+                device.flush().await.expect("sound");
+                done.set(true);
+            },
+            |crash| {
+                let mut bytes = [0; 8192];
+                crash.disks[0].read(0, &mut bytes);
+                if acknowledged.get() {
+                    assert_eq!(bytes, [1; 8192]);
+                }
+                if bytes[..4096] == [0; 4096] && bytes[4096..] == [1; 4096] {
+                    *found += 1;
+                }
+            },
+        );
+        assert!(swept.states > 500, "{swept:?}");
+        assert_eq!(last[0].pages_used(), 2);
+    }
+    assert!(second_alone[0] > 0 && second_alone[1] == 0, "{second_alone:?}");
+}
+
+#[test]
+fn connections_leave_nothing_behind() {
+    let world = World::new(WorldConfig::new(9));
+    let (server, client) = (world.add_node(ip(1)), world.add_node(ip(2)));
+    server.start(vec![()], |()| async {
+        let listener = Listener::bind(&tcp(1, 7), false).await.expect("free");
+        for _ in 0..5 {
+            drop(listener.accept().await.expect("connected"));
+        }
+        peristyle_rt::sleep(Duration::from_millis(5)).await; // the others wait in vain
+    });
+    world.run_for(Duration::from_millis(1));
+    client.start(vec![()], |()| async {
+        for i in 0..10 {
+            match i % 2 {
+                0 => drop(Stream::connect(&tcp(1, 7)).await),
+                _ => drop(peristyle_rt::timeout(Duration::from_micros(1), Stream::connect(&tcp(1, 7))).await),
+            }
+        }
+    });
+    assert!(world.run_until(|| !server.is_running() && !client.is_running(), Duration::from_secs(20)));
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.connection_count(), 0);
+}

@@ -32,6 +32,11 @@ pub(crate) fn sector_of(page: &Page, sector: usize) -> &[u8] {
     &page_bytes(page)[sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES]
 }
 
+fn mix_page(sum: u64, number: u64, page: &[u8; PAGE_BYTES]) -> u64 {
+    let words = page.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+    words.fold(sum ^ number, |sum, word| (sum.rotate_left(5) ^ word).wrapping_mul(0x517C_C1B7_2722_0A95))
+}
+
 impl Image {
     /// An image of zeros.
     pub fn new(bytes: u64) -> Image {
@@ -132,6 +137,32 @@ impl Image {
             }
         }
         None
+    }
+
+    /// A hash over all pages that differ from those of `base`: equal for images with equal contents.
+    pub fn fingerprint_since(&self, base: &Image) -> u64 {
+        let mut sum = 0u64;
+        for (number, (mine, old)) in self.chunks.iter().zip(&base.chunks).enumerate() {
+            if let (Some(a), Some(b)) = (mine, old)
+                && Rc::ptr_eq(a, b)
+            {
+                continue;
+            }
+            let Some(mine) = mine else { continue };
+            for (index, page) in mine.pages.iter().enumerate() {
+                let before = old.as_ref().and_then(|c| c.pages[index].as_ref());
+                let same = match (page, before) {
+                    (Some(a), Some(b)) => Rc::ptr_eq(a, b) || a == b,
+                    (Some(a), None) => **a == ZEROS,
+                    (None, Some(b)) => **b == ZEROS,
+                    (None, None) => true,
+                };
+                if !same {
+                    sum = mix_page(sum, (number * CHUNK_PAGES + index) as u64, page_bytes(page));
+                }
+            }
+        }
+        sum
     }
 
     /// Pages that hold something (zeros that were written count).

@@ -5,7 +5,7 @@
 //! events of the same instant happen in an order drawn from the seed. So a run is a function of its seed,
 //! [`WorldHandle::trace_hash`] proves it, and [`NodeHandle::stop_at_event`] crashes a node at each of them.
 //!
-//! Read first: [`run`] for tests of one process, [`World`] for more, [`CrashSpace`] for all that a crash may leave.
+//! Read first: [`run`] for tests of one process, [`World`] for more, [`Sweep`] for every crash of an operation.
 
 mod cell;
 mod crash;
@@ -15,6 +15,7 @@ mod image;
 mod net;
 mod rng;
 mod socket;
+mod sweep;
 mod world;
 
 pub use crash::{CrashSpace, CrashState};
@@ -24,4 +25,5 @@ pub use image::Image;
 pub use net::LinkConfig;
 pub use rng::Rng;
 pub use socket::{Listener, Reader, Stream, Writer};
+pub use sweep::{Crash, Sweep, Swept};
 pub use world::{Host, Stop, WorldConfig};

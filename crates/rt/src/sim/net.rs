@@ -188,12 +188,13 @@ impl Core {
         if fits.is_empty() { None } else { Some(*self.rng.pick(&fits)) }
     }
 
-    pub(super) fn connect(&mut self, node: u32, to: &Addr) -> ConnectAnswer {
+    /// The connection's number, and the answer that will come.
+    pub(super) fn connect(&mut self, node: u32, to: &Addr) -> (u64, ConnectAnswer) {
         let answer = Answer::new();
         let Some(target) = self.route(node, to) else {
             let error = NetError::Os(libc::EHOSTUNREACH);
             self.push_in(CONNECT_TIMEOUT_NS, Event::Net(NetEvent::Refuse { answer: answer.clone(), error }));
-            return answer;
+            return (0, answer);
         };
         let id = self.net.next;
         self.net.next += 1;
@@ -202,7 +203,7 @@ impl Core {
         self.net.conns.insert(id, Conn { ends: [end(node), end(target)], pipes, to: to.clone() });
         let delay = self.link_latency(node, target);
         self.push_in(delay, Event::Net(NetEvent::Syn { conn: id, answer: answer.clone() }));
-        answer
+        (id, answer)
     }
 
     fn new_pipe(&mut self, from: u32, to: u32) -> Pipe {
@@ -377,6 +378,13 @@ impl Core {
         } else if !quiet {
             self.send_end(conn, end);
         }
+    }
+
+    /// A connection that waited to be accepted never will be.
+    pub(super) fn forsake(&mut self, conn: u64) {
+        self.drop_half(conn, 1);
+        self.drop_half(conn, 1);
+        self.reset(conn, 0);
     }
 
     pub(super) fn shut(&mut self, conn: u64, end: usize) {

@@ -84,7 +84,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         let mut core = self.host.shared.core.borrow_mut();
         if let Some((_, state)) = core.net.listeners.remove(&self.id) {
-            state.backlog.into_iter().for_each(|conn| core.reset(conn, 0));
+            state.backlog.into_iter().for_each(|conn| core.forsake(conn));
         }
     }
 }
@@ -102,9 +102,11 @@ impl Stream {
     }
 
     pub(crate) async fn connect(host: Rc<Host>, addr: &Addr) -> Result<Stream, NetError> {
-        let answer = host.shared.core.borrow_mut().connect(host.node, addr);
-        let conn = answer.wait().await?;
-        Ok(Stream::new(host, conn, 0))
+        let (conn, answer) = host.shared.core.borrow_mut().connect(host.node, addr);
+        // Dropped while it waits, or refused: both halves close.
+        let stream = Stream::new(host, conn, 0);
+        answer.wait().await?;
+        Ok(stream)
     }
 
     pub(crate) fn split(self) -> (Reader, Writer) {
