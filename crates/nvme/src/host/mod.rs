@@ -5,6 +5,7 @@
 //! It trusts the target with nothing: data and R2Ts must belong to a command in flight, stay within its
 //! buffer and come in order; a read that is short is never reported as success.
 
+pub mod fuzz;
 mod receive;
 pub mod setup;
 mod transmit;

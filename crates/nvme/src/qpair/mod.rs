@@ -17,6 +17,7 @@
 //! **Invariant:** after a fatal error nothing but one C2HTermReq leaves, and no command starts.
 
 mod fuse;
+pub mod fuzz;
 mod receive;
 mod slots;
 mod transmit;
