@@ -7,6 +7,7 @@
 
 pub mod controller;
 pub mod discovery;
+pub mod fuzz;
 pub mod host;
 pub mod io_command;
 pub mod qpair;

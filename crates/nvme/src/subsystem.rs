@@ -5,7 +5,7 @@ use crate::wire::log_page::AnaState;
 use peristyle_base::{MIB, Uuid};
 
 /// Largest transfer of one command: MDTS 7 of 4 KiB pages. DESIGN §3: also the atomic write unit.
-pub const TRANSFER_BYTES_MAX: u32 = 512 * 1024;
+pub const TRANSFER_BYTES_MAX: u32 = crate::qpair::TRANSFER_BYTES_MAX;
 /// Largest NSID and largest number of namespaces of a subsystem.
 pub const NAMESPACES_MAX: u32 = 1024;
 /// ANA groups of a subsystem: group g of 1..=ANA_GROUPS_MAX.

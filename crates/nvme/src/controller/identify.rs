@@ -178,6 +178,9 @@ fn namespace_or_zeroes(
 /// Bit 0 thin: a full pool answers Capacity Exceeded. 1: NAWUN. 3: identifiers never used twice. 4: OPTPERF.
 const NSFEAT: u8 = 1 | 1 << 1 | 1 << 3 | 1 << 4;
 
+/// NOWS: as much as a full frame of a usual wide extent likes at once.
+const OPTIMAL_WRITE_BYTES: u32 = 64 * 1024;
+
 fn namespace_page(ns: &Namespace) -> [u8; IDENTIFY_BYTES] {
     let mut id = IdentifyNamespace::new_zeroed();
     let atomic = U16::new((TRANSFER_BYTES_MAX >> ns.lba_size.shift()) as u16 - 1);
@@ -191,7 +194,7 @@ fn namespace_page(ns: &Namespace) -> [u8; IDENTIFY_BYTES] {
     (id.nawun, id.nawupf, id.nacwu) = (atomic, atomic, atomic);
     // Whole blocks of 4096 bytes avoid a read-modify-write.
     (id.npwg, id.npwa, id.npdg, id.npda) = (page, page, page, page);
-    id.nows = U16::new((64 * 1024 >> ns.lba_size.shift()) as u16 - 1);
+    id.nows = U16::new((OPTIMAL_WRITE_BYTES >> ns.lba_size.shift()) as u16 - 1);
     id.anagrpid = U32::new(ns.ana_group);
     id.nsattr = u8::from(ns.read_only);
     id.nguid = ns.nguid;

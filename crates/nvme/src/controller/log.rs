@@ -119,7 +119,8 @@ impl Controller {
         let invalid = Status::INVALID_FIELD.with_dnr();
         let command = GetLogPage::parse(sqe);
         let page_bytes = self.page_bytes(scope, &command).ok_or(invalid)?;
-        let misplaced = command.offset % 4 != 0 || command.offset > page_bytes || command.offset_is_index;
+        let misplaced =
+            !command.offset.is_multiple_of(4) || command.offset > page_bytes || command.offset_is_index;
         if misplaced || command.bytes > u64::from(TRANSFER_BYTES_MAX) {
             return Err(invalid);
         }

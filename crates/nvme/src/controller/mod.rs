@@ -60,7 +60,7 @@ impl Default for ControllerConfig {
         ControllerConfig {
             io_queues_max: 64,
             queue_entries_max: 128,
-            in_capsule_bytes: 8192,
+            in_capsule_bytes: crate::qpair::IO_IN_CAPSULE_BYTES,
             several_ports: true,
             model: "Peristyle",
             firmware: env!("CARGO_PKG_VERSION"),
