@@ -4,15 +4,15 @@
 //! be shared and sliced but not written. Both may be cut without copying, travel to other reactors, and give
 //! their memory back to the pool of the reactor that it came from, whoever drops the last of them.
 
-use crate::reactor::Reactor;
+use crate::reactor::{Inbox, Reactor};
 use crate::sync::Notify;
 use crossbeam_queue::ArrayQueue;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 
 /// Sizes of buffers, smallest first. A request gets the smallest that fits and has one free.
 pub const CLASS_BYTES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 128 << 10, 512 << 10, 2 << 20];
@@ -55,19 +55,23 @@ struct Chunk {
 pub(crate) struct Pool {
     memory: NonNull<u8>,
     layout: Layout,
+    config: BufConfig,
     huge: bool,
     chunks: UnsafeCell<Box<[Chunk]>>,
     /// Address of a thread-local of the owning thread: who may touch `local`.
-    owner: Cell<usize>,
+    owner: usize,
     local: [RefCell<Vec<u32>>; CLASSES],
     /// Chunks dropped by other threads.
     remote: ArrayQueue<u32>,
     freed: Notify,
-    starving: Cell<bool>,
+    /// Somebody waits for a buffer.
+    starving: AtomicBool,
+    /// Wakes the owner when it sleeps while it starves.
+    bell: OnceLock<Arc<dyn Inbox>>,
 }
 
-// SAFETY: `local`, `freed`, `starving` are touched only by the owning thread (checked by token in `release`);
-// everything else is immutable after creation or synchronised (`refs`, `remote`).
+// SAFETY: `local` and `freed` are touched only by the owning thread (checked by token in `release`);
+// everything else is immutable after creation or synchronised (`refs`, `remote`, `starving`, `bell`).
 unsafe impl Send for Pool {}
 // SAFETY: as above.
 unsafe impl Sync for Pool {}
@@ -81,7 +85,7 @@ fn thread_token() -> usize {
 }
 
 impl Pool {
-    /// Allocates and touches all memory. Owned by the calling thread until [`adopt`](Self::adopt).
+    /// Allocates all memory. Owned by the calling thread.
     pub(crate) fn new(config: BufConfig) -> Arc<Pool> {
         let total = config.total_bytes().max(4096);
         let (memory, layout, huge) = allocate(total, config.huge_pages);
@@ -107,13 +111,15 @@ impl Pool {
         let pool = Arc::new(Pool {
             memory,
             layout,
+            config,
             huge,
             chunks: UnsafeCell::new(chunks.into_boxed_slice()),
-            owner: Cell::new(thread_token()),
+            owner: thread_token(),
             local: std::array::from_fn(|class| RefCell::new(Vec::with_capacity(config.counts[class]))),
             remote: ArrayQueue::new(count.max(1)),
             freed: Notify::default(),
-            starving: Cell::new(false),
+            starving: AtomicBool::new(false),
+            bell: OnceLock::new(),
         });
         for chunk in pool.chunks() {
             chunk.pool.set(Arc::as_ptr(&pool));
@@ -127,21 +133,19 @@ impl Pool {
         unsafe { &*self.chunks.get() }
     }
 
-    /// Moves ownership to the calling thread. The former owner must not use it any more.
-    pub(crate) fn adopt(&self) {
-        self.owner.set(thread_token());
-    }
-
     /// The whole memory, for registration with the kernel.
     pub(crate) fn memory(&self) -> (NonNull<u8>, usize) {
         (self.memory, self.layout.size())
+    }
+    pub(crate) fn config(&self) -> BufConfig {
+        self.config
     }
     pub(crate) fn is_huge(&self) -> bool {
         self.huge
     }
 
     pub(crate) fn alloc(self: &Arc<Self>, bytes: usize) -> Option<Buf> {
-        debug_assert_eq!(self.owner.get(), thread_token(), "a pool is its reactor's alone");
+        debug_assert_eq!(self.owner, thread_token(), "a pool is its reactor's alone");
         let first = CLASS_BYTES.iter().position(|&size| size >= bytes)?;
         let index = self.pop(first).or_else(|| {
             self.collect_remote();
@@ -167,14 +171,27 @@ impl Pool {
     }
 
     fn notify(&self) {
-        if self.starving.get() {
-            self.starving.set(false);
+        if self.is_starving() {
+            self.starving.store(false, Ordering::Relaxed);
             self.freed.notify_all();
         }
     }
 
     pub(crate) fn is_starving(&self) -> bool {
-        self.starving.get()
+        self.starving.load(Ordering::Relaxed)
+    }
+
+    /// Announces that a buffer is missing. The fence pairs with the one in `release`: a thread that gives one
+    /// back sees that we starve and rings the bell, or we see what it gave back (the reactor looks again at
+    /// the end of the turn).
+    fn starve(&self) {
+        self.starving.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// How other threads wake the owner.
+    pub(crate) fn set_bell(&self, bell: Arc<dyn Inbox>) {
+        let _ = self.bell.set(bell);
     }
 
     pub(crate) fn free_counts(&self) -> [usize; CLASSES] {
@@ -240,11 +257,17 @@ fn release(chunk: NonNull<Chunk>) {
     let (pool, index, class) = (c.pool.get(), c.index, c.class as usize);
     // SAFETY: the chunk was out, so it holds one count of the pool (taken in `alloc`), which becomes ours.
     let pool = unsafe { Arc::from_raw(pool) };
-    if pool.owner.get() == thread_token() {
+    if pool.owner == thread_token() {
         pool.local[class].borrow_mut().push(index);
         pool.notify();
     } else {
         pool.remote.push(index).expect("as large as the number of chunks");
+        fence(Ordering::SeqCst);
+        if pool.is_starving()
+            && let Some(bell) = pool.bell.get()
+        {
+            bell.poke();
+        }
     }
 }
 
@@ -275,7 +298,7 @@ impl Buf {
                 Ok(buf) => return buf,
                 Err(pool) => pool,
             };
-            pool.starving.set(true);
+            pool.starve();
             pool.freed.notified().await;
         }
     }

@@ -180,7 +180,7 @@ impl Device {
 
     fn check(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
         let end = offset.checked_add(bytes).ok_or(IoError::OutOfRange)?;
-        if end > self.inner.info.bytes || offset % 4096 != 0 || bytes % 4096 != 0 {
+        if end > self.inner.info.bytes || !offset.is_multiple_of(4096) || !bytes.is_multiple_of(4096) {
             return Err(IoError::OutOfRange);
         }
         Ok(())

@@ -10,6 +10,7 @@
 //!
 //! Read first: [`spawn`] and `task.rs`, [`Buf`] and `buf.rs`, [`Device`], [`Stream`].
 
+mod budget;
 pub mod buf;
 pub mod device;
 mod join;
@@ -19,9 +20,12 @@ mod reactor;
 pub mod sim;
 pub mod sync;
 mod task;
+#[cfg(test)]
+mod tests;
 mod timer;
 pub mod uring;
 
+pub use budget::{MemoryBudget, memory_budget};
 pub use buf::{Buf, BufConfig, IoVec, View};
 pub use device::{Device, DeviceInfo, DeviceKind, DeviceSpec, Fault, IoError};
 pub use join::{Either, join_all, select, timeout};

@@ -79,8 +79,10 @@ impl<T: Send + 'static> PortSeed<T> {
 }
 
 impl<T> Inner<T> {
+    /// Wakes who waits when something has arrived. Without anybody who waits it is no reason to stay awake:
+    /// whoever comes to receive looks into the rings first.
     fn poll(&self) -> bool {
-        let some = self.inbound.iter().any(|ring| !ring.borrow().is_empty());
+        let some = self.arrived.has_waiters() && self.inbound.iter().any(|ring| !ring.borrow().is_empty());
         if some {
             self.arrived.notify_all();
         }

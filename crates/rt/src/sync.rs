@@ -2,39 +2,82 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
-/// Wakes all waiters each time it is notified. Waiters re-check their condition.
+/// Wakes all waiters each time it is notified, in the order in which they came. Waiters re-check their condition.
 #[derive(Default)]
 pub struct Notify {
     generation: Cell<u64>,
-    waiters: RefCell<Vec<Waker>>,
+    next: Cell<u64>,
+    /// By number, which grows: in order of arrival. A wait that is dropped takes its entry out, so that
+    /// waiting again and again for what never comes does not fill the memory.
+    waiters: RefCell<Vec<(u64, Waker)>>,
 }
 
 impl Notify {
     pub fn notify_all(&self) {
         self.generation.set(self.generation.get() + 1);
         // Woken tasks run later, so nobody pushes while we drain.
-        self.waiters.borrow_mut().drain(..).for_each(Waker::wake);
+        self.waiters.borrow_mut().drain(..).for_each(|(_, waker)| waker.wake());
+    }
+    pub fn has_waiters(&self) -> bool {
+        !self.waiters.borrow().is_empty()
     }
     /// Waits for the next notification after this call.
-    pub async fn notified(&self) {
-        let seen = self.generation.get();
-        poll_fn(|cx| {
-            if self.generation.get() != seen {
-                return Poll::Ready(());
-            }
-            self.waiters.borrow_mut().push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await
+    pub fn notified(&self) -> Notified<'_> {
+        Notified { notify: self, seen: self.generation.get(), entry: None }
     }
     /// Waits until `condition` holds; it is checked now and after each notification.
     pub async fn wait_until(&self, mut condition: impl FnMut() -> bool) {
         while !condition() {
             self.notified().await;
+        }
+    }
+}
+
+/// What [`Notify::notified`] returns.
+pub struct Notified<'a> {
+    notify: &'a Notify,
+    seen: u64,
+    entry: Option<u64>,
+}
+
+impl Notified<'_> {
+    fn place(&self, waiters: &[(u64, Waker)]) -> Option<usize> {
+        self.entry.and_then(|number| waiters.binary_search_by_key(&number, |w| w.0).ok())
+    }
+}
+
+impl Future for Notified<'_> {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.notify.generation.get() != self.seen {
+            return Poll::Ready(());
+        }
+        let mut waiters = self.notify.waiters.borrow_mut();
+        match self.place(&waiters) {
+            Some(place) => waiters[place].1.clone_from(cx.waker()),
+            None => {
+                let number = self.notify.next.get();
+                self.notify.next.set(number + 1);
+                waiters.push((number, cx.waker().clone()));
+                self.entry = Some(number);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Notified<'_> {
+    fn drop(&mut self) {
+        if self.entry.is_some() && self.notify.generation.get() == self.seen {
+            let mut waiters = self.notify.waiters.borrow_mut();
+            if let Some(place) = self.place(&waiters) {
+                waiters.remove(place);
+            }
         }
     }
 }
@@ -127,13 +170,18 @@ impl<T> Queue<T> {
     }
 }
 
-/// Counted permits; waiters are served in order of arrival.
+/// Counted permits; waiters are served in order of arrival, so that a large request is not overtaken for ever.
 pub struct Semaphore {
     permits: Cell<usize>,
     next: Cell<u64>,
-    /// Tickets of those who wait, in order; one that gives up takes its ticket out.
-    tickets: RefCell<VecDeque<u64>>,
-    changed: Notify,
+    /// By number, which grows. Only the first may take permits, and only it is woken.
+    waiters: RefCell<VecDeque<Waiter>>,
+}
+
+struct Waiter {
+    number: u64,
+    count: usize,
+    waker: Waker,
 }
 
 /// Gives its permits back when dropped.
@@ -147,15 +195,14 @@ impl Semaphore {
         Rc::new(Semaphore {
             permits: Cell::new(permits),
             next: Cell::new(0),
-            tickets: RefCell::new(VecDeque::with_capacity(64)),
-            changed: Notify::default(),
+            waiters: RefCell::new(VecDeque::with_capacity(64)),
         })
     }
     pub fn available(&self) -> usize {
         self.permits.get()
     }
     pub fn try_acquire(self: &Rc<Self>, count: usize) -> Option<Permit> {
-        if !self.tickets.borrow().is_empty() || self.permits.get() < count {
+        if !self.waiters.borrow().is_empty() || self.permits.get() < count {
             return None;
         }
         Some(self.take(count))
@@ -168,27 +215,64 @@ impl Semaphore {
         if let Some(permit) = self.try_acquire(count) {
             return permit;
         }
-        struct Ticket<'a>(&'a Semaphore, u64);
-        impl Drop for Ticket<'_> {
-            fn drop(&mut self) {
-                self.0.tickets.borrow_mut().retain(|&t| t != self.1);
-                self.0.changed.notify_all();
-            }
+        let mut place = Place { semaphore: self, number: None };
+        poll_fn(|cx| place.poll(count, cx)).await
+    }
+    fn wake_first(&self) {
+        if let Some(first) = self.waiters.borrow().front()
+            && first.count <= self.permits.get()
+        {
+            first.waker.wake_by_ref();
         }
-        let number = self.next.replace(self.next.get() + 1);
-        self.tickets.borrow_mut().push_back(number);
-        let ticket = Ticket(self, number);
-        let first = || self.tickets.borrow().front() == Some(&number);
-        self.changed.wait_until(|| first() && self.permits.get() >= count).await;
-        let permit = self.take(count);
-        drop(ticket);
-        permit
+    }
+}
+
+/// A place in the queue of a semaphore.
+struct Place<'a> {
+    semaphore: &'a Rc<Semaphore>,
+    number: Option<u64>,
+}
+
+impl Place<'_> {
+    fn poll(&mut self, count: usize, cx: &mut Context<'_>) -> Poll<Permit> {
+        let semaphore = self.semaphore;
+        let mut waiters = semaphore.waiters.borrow_mut();
+        let Some(number) = self.number else {
+            let number = semaphore.next.replace(semaphore.next.get() + 1);
+            self.number = Some(number);
+            waiters.push_back(Waiter { number, count, waker: cx.waker().clone() });
+            return Poll::Pending;
+        };
+        if waiters.front().is_some_and(|w| w.number == number) && semaphore.permits.get() >= count {
+            waiters.pop_front();
+            drop(waiters);
+            self.number = None;
+            let permit = semaphore.take(count);
+            semaphore.wake_first();
+            return Poll::Ready(permit);
+        }
+        let place = waiters.binary_search_by_key(&number, |w| w.number).expect("waiting since it was pushed");
+        waiters[place].waker.clone_from(cx.waker());
+        Poll::Pending
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let Some(number) = self.number else { return };
+        let mut waiters = self.semaphore.waiters.borrow_mut();
+        if let Ok(place) = waiters.binary_search_by_key(&number, |w| w.number) {
+            waiters.remove(place);
+        }
+        drop(waiters);
+        // Whoever comes after us may be first now.
+        self.semaphore.wake_first();
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.semaphore.permits.set(self.semaphore.permits.get() + self.count);
-        self.semaphore.changed.notify_all();
+        self.semaphore.wake_first();
     }
 }

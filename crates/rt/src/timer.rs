@@ -1,4 +1,5 @@
-//! Timers of one reactor: a binary heap of deadlines; a dropped [`Sleep`] leaves its entry, which fires at nobody.
+//! Timers of one reactor: a binary heap of deadlines. A dropped [`Sleep`] leaves its entry, which fires at nobody
+//! and is swept out when there are many.
 
 use crate::reactor::Reactor;
 use peristyle_base::{Duration, Instant};
@@ -16,6 +17,13 @@ pub(crate) struct Timers {
     order: Cell<u64>,
 }
 
+/// Entries of dropped sleeps that are not worth a sweep.
+const STALE_MIN: usize = 2048;
+
+fn is_current(slots: &[Option<(u64, Waker)>], slot: u32, order: u64) -> bool {
+    matches!(slots[slot as usize], Some((o, _)) if o == order)
+}
+
 impl Timers {
     pub(crate) fn new() -> Timers {
         Timers {
@@ -26,7 +34,7 @@ impl Timers {
         }
     }
 
-    fn insert(&self, at: Instant, waker: Waker) -> (u32, u64) {
+    pub(crate) fn insert(&self, at: Instant, waker: Waker) -> (u32, u64) {
         let order = self.order.get();
         self.order.set(order + 1);
         let mut slots = self.slots.borrow_mut();
@@ -35,7 +43,14 @@ impl Timers {
             slots.len() as u32 - 1
         });
         slots[slot as usize] = Some((order, waker));
-        self.heap.borrow_mut().push(Reverse((at, order, slot)));
+        let alive = slots.len() - self.free.borrow().len();
+        let mut heap = self.heap.borrow_mut();
+        heap.push(Reverse((at, order, slot)));
+        // Dropped sleeps (deadlines that were met) leave their entries behind. Sweep when most are such, so
+        // that the heap stays within a constant factor of the timers that are alive.
+        if heap.len() > STALE_MIN + 2 * alive {
+            heap.retain(|Reverse((_, order, slot))| is_current(&slots, *slot, *order));
+        }
         (slot, order)
     }
 
@@ -47,20 +62,20 @@ impl Timers {
         }
     }
 
-    fn cancel(&self, slot: u32, order: u64) {
+    pub(crate) fn cancel(&self, slot: u32, order: u64) {
         let mut slots = self.slots.borrow_mut();
-        if matches!(slots[slot as usize], Some((o, _)) if o == order) {
+        if is_current(&slots, slot, order) {
             slots[slot as usize] = None;
             self.free.borrow_mut().push(slot);
         }
     }
 
-    /// When the earliest timer is due. May be that of a dropped sleep: then the reactor wakes for nothing.
+    /// When the earliest timer is due.
     pub(crate) fn next(&self) -> Option<Instant> {
         let mut heap = self.heap.borrow_mut();
         let slots = self.slots.borrow();
         while let Some(Reverse((at, order, slot))) = heap.peek().copied() {
-            if matches!(slots[slot as usize], Some((o, _)) if o == order) {
+            if is_current(&slots, slot, order) {
                 return Some(at);
             }
             heap.pop();
@@ -80,7 +95,7 @@ impl Timers {
                 }
                 let Reverse((_, order, slot)) = heap.pop().expect("just seen");
                 let mut slots = self.slots.borrow_mut();
-                if !matches!(slots[slot as usize], Some((o, _)) if o == order) {
+                if !is_current(&slots, slot, order) {
                     continue;
                 }
                 self.free.borrow_mut().push(slot);
@@ -89,6 +104,11 @@ impl Timers {
             fired = true;
             waker.wake();
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> usize {
+        self.heap.borrow().len()
     }
 
     pub(crate) fn clear(&self) {

@@ -1,7 +1,11 @@
 //! Files through the ring.
 
+use peristyle_rt::buf::free_counts;
 use peristyle_rt::device::WriteCache;
-use peristyle_rt::{Buf, Device, DeviceSpec, IoError, IoVec, RuntimeConfig, block_on};
+use peristyle_rt::{
+    Buf, BufConfig, Device, DeviceSpec, Duration, Either, Fault, Instant, IoError, IoVec, RuntimeConfig,
+    block_on, end_of_turn, join_all, select, sleep, spawn, yield_now,
+};
 use std::path::PathBuf;
 
 /// A file's path in the build folder, removed at the end.
@@ -98,4 +102,157 @@ fn a_second_open_is_busy_and_a_missing_file_is_not_found() {
         };
         assert_eq!(Device::open(&missing).await.err(), Some(IoError::NotFound));
     });
+}
+
+#[test]
+fn an_injected_failure_fails_and_an_injected_stall_waits() {
+    let temp = Temp::new("faults");
+    let spec = temp.spec(1);
+    block_on(RuntimeConfig::small(), async move {
+        let device = Device::open(&spec).await.expect("created");
+        device.inject(Fault::FailUntil(Instant::FAR));
+        assert_eq!(device.write(0, filled(1, 4096), true).await, Err(IoError::Os(5)));
+        assert_eq!(device.read(0, Buf::alloc(4096).await).await.0, Err(IoError::Os(5)));
+        assert_eq!(device.flush().await, Err(IoError::Os(5)));
+        device.inject(Fault::StallUntil(Instant::FAR));
+        let wait = select(device.write(0, filled(2, 4096), false), yield_now()).await;
+        assert!(matches!(wait, Either::Right(())));
+        let stalled = device.clone();
+        spawn(async move {
+            stalled.write(0, filled(3, 4096), false).await.expect("goes on");
+            stalled.inject(Fault::FailUntil(Instant::FAR));
+        });
+        end_of_turn().await;
+        device.inject(Fault::None);
+        while device.write(0, filled(3, 4096), false).await.is_ok() {}
+        device.inject(Fault::None);
+        assert!(read(&device, 0, 4096).await.iter().all(|&b| b == 3));
+    });
+}
+
+#[test]
+fn operations_outside_of_the_device_or_not_aligned_are_refused() {
+    let temp = Temp::new("range");
+    let spec = temp.spec(1);
+    block_on(RuntimeConfig::small(), async move {
+        let device = Device::open(&spec).await.expect("created");
+        let end = device.bytes();
+        assert_eq!(device.write(end, filled(1, 4096), true).await, Err(IoError::OutOfRange));
+        assert_eq!(device.write(512, filled(1, 4096), true).await, Err(IoError::OutOfRange));
+        assert_eq!(device.write(u64::MAX - 4095, filled(1, 4096), true).await, Err(IoError::OutOfRange));
+        assert_eq!(device.read(end - 4096, Buf::alloc(8192).await).await.0, Err(IoError::OutOfRange));
+        assert_eq!(device.write_zeroes(0, end + 4096).await, Err(IoError::OutOfRange));
+    });
+}
+
+#[test]
+fn many_durable_writes_at_once_all_complete_and_share_flushes() {
+    let temp = Temp::new("durable");
+    let spec = temp.spec(16);
+    block_on(RuntimeConfig::small(), async move {
+        let device = Device::open(&spec).await.expect("created");
+        let writes = (0..200u64).map(|i| {
+            let device = device.clone();
+            async move { device.write(i * 4096, filled(i as u8, 4096), true).await }
+        });
+        assert!(join_all(writes).await.iter().all(Result::is_ok));
+        for i in 0..200u64 {
+            assert!(read(&device, i * 4096, 4096).await.iter().all(|&b| b == i as u8));
+        }
+    });
+}
+
+#[test]
+fn a_dropped_operation_keeps_its_buffer_until_the_device_has_answered() {
+    let temp = Temp::new("dropped");
+    let spec = temp.spec(16);
+    block_on(RuntimeConfig::small(), async move {
+        let device = Device::open(&spec).await.expect("created");
+        device.write(0, filled(5, 2 << 20), true).await.expect("written");
+        let before = free_counts();
+        for _ in 0..50 {
+            let buf = Buf::alloc(2 << 20).await;
+            // Polled once, so that the kernel has it; then dropped.
+            select(device.read(0, buf), yield_now()).await;
+            // A buffer that is handed out now must not be the one that the kernel writes to.
+            let mut mine = Buf::alloc(2 << 20).await;
+            mine.fill(9);
+            yield_now().await;
+            assert!(mine.iter().all(|&b| b == 9));
+        }
+        while free_counts() != before {
+            yield_now().await;
+            sleep(Duration::from_micros(100)).await;
+        }
+    });
+}
+
+#[test]
+fn operations_that_are_dropped_with_the_reactor_are_waited_for() {
+    let temp = Temp::new("ended");
+    let spec = temp.spec(16);
+    for _ in 0..20 {
+        let spec = spec.clone();
+        block_on(RuntimeConfig::small(), async move {
+            let device = Device::open(&spec).await.expect("the one before has closed it");
+            for i in 0..8 {
+                let device = device.clone();
+                spawn(async move {
+                    let _ = device.read(i << 20, Buf::alloc(1 << 20).await).await;
+                });
+            }
+            yield_now().await;
+        });
+    }
+}
+
+#[test]
+fn more_operations_than_the_table_holds_wait_their_turn() {
+    let temp = Temp::new("many");
+    let spec = temp.spec(4);
+    let config = RuntimeConfig {
+        buffers: BufConfig { counts: [10_000, 8, 8, 0, 0, 0], huge_pages: false },
+        ..RuntimeConfig::default()
+    };
+    block_on(config, async move {
+        let device = Device::open(&spec).await.expect("created");
+        let reads = (0..9000u64).map(|i| {
+            let device = device.clone();
+            async move { device.read(i % 1024 * 4096, Buf::alloc(4096).await).await.0 }
+        });
+        assert!(join_all(reads).await.iter().all(Result::is_ok));
+    });
+}
+
+#[test]
+fn without_registered_buffers_everything_works_as_well() {
+    // A buffer from another pool than the reactor's is not registered with its ring: as when it was refused.
+    let temp = Temp::new("foreign");
+    let spec = temp.spec(4);
+    let seeds = peristyle_rt::mesh::<Buf>(2, 8);
+    let config = RuntimeConfig { reactors: 2, ..RuntimeConfig::small() };
+    peristyle_rt::run(config, seeds, move |seed| {
+        let spec = spec.clone();
+        async move {
+            let port = seed.attach();
+            if port.me().0 == 0 {
+                for i in 0..20 {
+                    let mut buf = Buf::alloc(65536).await;
+                    buf.fill(i);
+                    port.send(peristyle_rt::ReactorId(1), buf).await;
+                }
+                return;
+            }
+            let device = Device::open(&spec).await.expect("created");
+            for i in 0..20 {
+                let mut buf = port.recv().await.1;
+                let front = buf.split_to(4096).freeze();
+                let mut iov = IoVec::from(buf.freeze());
+                iov.push(front);
+                device.write(0, iov, i % 2 == 0).await.expect("written");
+                assert!(read(&device, 0, 65536).await.iter().all(|&b| b == i));
+            }
+        }
+    })
+    .expect("both ended");
 }

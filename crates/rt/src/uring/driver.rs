@@ -168,6 +168,13 @@ impl Driver {
         super::blocking::run(f).await
     }
 
+    /// Bytes of the rings and of the table of operations, and whether the pool is registered.
+    pub(crate) fn memory(&self) -> (usize, usize, bool) {
+        let rings = SQ_ENTRIES as usize * (64 + 4) + CQ_ENTRIES as usize * 16;
+        let piece = size_of::<[libc::iovec; PIECES_INLINE]>() + size_of::<Option<Box<[libc::iovec]>>>();
+        (rings, OPS_MAX * (size_of::<super::ops::Slot>() + piece), self.fixed.is_some())
+    }
+
     // ---- operations -------------------------------------------------------------------------------------
 
     /// Asks for events of `fd` until the slot is freed.
@@ -466,6 +473,9 @@ impl Driver {
         let mut busy = stop() || !self.shared.is_empty();
         for poller in reactor.pollers.borrow().iter() {
             busy |= poller();
+        }
+        if reactor.pool.is_starving() {
+            reactor.pool.collect_remote();
         }
         let ring = self.ring.borrow();
         if !busy && !reactor.tasks.has_ready() && self.backlog.borrow().is_empty() {

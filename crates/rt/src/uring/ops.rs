@@ -163,7 +163,7 @@ pub(super) const PIECES_INLINE: usize = 8;
 pub(super) struct Ops {
     slots: RefCell<Box<[Slot]>>,
     free: Cell<u32>,
-    used: Cell<usize>,
+    /// Operations on files: they own buffers.
     pub(super) files: Cell<usize>,
     pub(super) freed: Notify,
 }
@@ -175,13 +175,7 @@ impl Ops {
         let next = |i: usize| if i + 1 == count { NONE } else { i as u32 + 1 };
         let slots =
             (0..count).map(|i| Slot { generation: 0, state: State::Free { next: next(i) } }).collect();
-        Ops {
-            slots: RefCell::new(slots),
-            free: Cell::new(0),
-            used: Cell::new(0),
-            files: Cell::new(0),
-            freed: Notify::default(),
-        }
+        Ops { slots: RefCell::new(slots), free: Cell::new(0), files: Cell::new(0), freed: Notify::default() }
     }
 
     /// Hands the state back when the table is full.
@@ -197,7 +191,6 @@ impl Ops {
         let slot = &mut slots[index as usize];
         let State::Free { next } = slot.state else { unreachable!("the free list holds free slots") };
         self.free.set(next);
-        self.used.set(self.used.get() + 1);
         slot.state = state;
         Ok(key_of(index, slot.generation))
     }
@@ -225,19 +218,11 @@ impl Ops {
             self.free.set(index_of(key) as u32);
             state
         };
-        self.used.set(self.used.get() - 1);
         if matches!(state, State::File(_)) {
             self.files.set(self.files.get() - 1);
         }
         self.freed.notify_all();
         Some(state)
-    }
-
-    pub(super) fn used(&self) -> usize {
-        self.used.get()
-    }
-    pub(super) fn capacity(&self) -> usize {
-        self.slots.borrow().len()
     }
 }
 

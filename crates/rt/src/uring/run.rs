@@ -219,6 +219,7 @@ fn run_thread<Fut: Future<Output = ()> + 'static>(
 /// # Panics — when the system refuses a ring, or inside of another reactor.
 pub fn block_on<T: 'static>(config: RuntimeConfig, future: impl Future<Output = T> + 'static) -> T {
     let _signals = config.signals.then(signals::Handling::start);
+    assert!(Reactor::try_current(|_| ()).is_none(), "block_on inside of a reactor");
     super::blocking::start();
     let runtime = Runtime::new(1, config.signals);
     let thread = Thread::start(0, &config, &runtime).expect("io_uring is available");
@@ -259,6 +260,7 @@ impl Thread {
         let shared = Shared::new()?;
         let bell = config.signals.then(|| signals::Bell::hang(shared.event_fd())).flatten();
         let pool = Pool::new(config.buffers);
+        pool.set_bell(shared.clone());
         let driver = Driver::new(shared.clone(), &pool)?;
         let _ = runtime.inboxes[i].set(shared.clone());
         let mut seed = [0; 8];
@@ -317,12 +319,7 @@ impl Thread {
 
     fn sleep(&self, now: Instant, ended: &dyn Fn() -> bool) {
         let reactor = &*self.reactor;
-        let mut limit = reactor.timers.next().map(|at| at.since(now));
-        if reactor.pool.is_starving() {
-            // Buffers that other reactors give back ring no bell.
-            const STARVING: Duration = Duration::from_micros(100);
-            limit = Some(limit.map_or(STARVING, |l| l.min(STARVING)));
-        }
+        let limit = reactor.timers.next().map(|at| at.since(now));
         let stop = || ended() || (self.runtime.stop_asked() && !reactor.shutdown.is_set());
         self.driver.sleep(reactor, limit, &stop);
     }
