@@ -1,1 +1,28 @@
-//! Placeholder.
+//! One log: frames, the map, checkpoints, recovery. See README.md for the way through it.
+#![forbid(unsafe_code)]
+
+mod append;
+pub mod builder;
+pub mod checkpoint;
+pub mod columns;
+mod commit;
+mod error;
+pub mod extent;
+pub mod frame;
+pub mod map;
+mod ops;
+mod read;
+mod recover;
+pub mod replay;
+mod settle;
+mod shard;
+pub mod stats;
+mod supply;
+mod volume;
+
+pub use columns::{ColumnFault, Columns, ListedSlot, SlotState, WriteClass};
+pub use error::{ShardError, StopReason};
+pub use read::READ_BLOCKS_MAX;
+pub use recover::{RecoverError, RecoveryReport};
+pub use shard::{Shard, ShardConfig};
+pub use stats::ShardSnapshot;

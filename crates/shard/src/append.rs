@@ -1,0 +1,518 @@
+//! The appender: builds frames of what is pending, encodes them, and sends their columns.
+
+use crate::columns::{ColumnFault, Columns, WriteClass};
+use crate::error::ShardError;
+use crate::extent::{ExtentPhase, Width};
+use crate::frame::{FrameKind, Header, Layout, goes_narrow};
+use crate::shard::{Shard, State};
+use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ExtentId, RowIndex, Scheme, Seq, crc32c};
+use peristyle_cluster::ShardStore;
+use peristyle_rt::{Buf, Duration, IoVec, View};
+use std::rc::Rc;
+
+/// Memory for one attempt of one frame, taken before anything is decided.
+struct FrameMemory {
+    header: Buf,
+    /// One CRC32C per row and column.
+    crcs: Buf,
+    parity: [Option<Buf>; Scheme::M_MAX as usize],
+}
+
+enum Step {
+    /// Append this frame (again).
+    Append(u16),
+    /// Build a new one.
+    Build,
+    /// Wait for work; for a while at most when a frame in flight decides.
+    Wait(Option<Duration>),
+    Stop,
+}
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    pub(crate) async fn run_appender(self: Rc<Self>) {
+        loop {
+            let step = self.next_step();
+            match step {
+                Step::Stop => return,
+                Step::Append(frame) => self.append(frame).await,
+                Step::Build => {
+                    // Natural batching: everything that has arrived by the end of this turn shares the frame.
+                    peristyle_rt::end_of_turn().await;
+                    if let Some(frame) = self.build_frame() {
+                        self.append(frame).await;
+                    }
+                }
+                Step::Wait(None) => self.work.notified().await,
+                Step::Wait(Some(limit)) => {
+                    peristyle_rt::timeout(limit, self.work.notified()).await;
+                }
+            }
+        }
+    }
+
+    fn next_step(&self) -> Step {
+        let state = &mut *self.state.borrow_mut();
+        if state.stopped.is_some() {
+            return Step::Stop;
+        }
+        if let Some(frame) = state.to_append.pop_front() {
+            return Step::Append(frame);
+        }
+        if state.queue.is_empty() {
+            return Step::Wait(None);
+        }
+        let now = peristyle_rt::now();
+        let in_flight = state.order.iter().map(|&i| &state.frames[i as usize]).filter(|f| !f.durable);
+        let (mut count, mut largest, mut oldest) = (0, 0, now);
+        for frame in in_flight {
+            count += 1;
+            largest = largest.max(frame.contents.data.len());
+            oldest = oldest.min(frame.started);
+        }
+        if count == 0 {
+            return Step::Build;
+        }
+        if state.order.len() >= self.config.frames_in_flight_max {
+            return Step::Wait(None);
+        }
+        // A second frame starts while one is in flight only when as much is pending as the largest in flight
+        // has, or when the first takes longer than usual (DESIGN §11): this keeps frames large.
+        let usual = state.frame_latency_ns;
+        let running = now.nanos_since(oldest);
+        if state.queue.blocks() >= largest.max(1) || running > usual {
+            return Step::Build;
+        }
+        Step::Wait(Some(Duration::from_nanos(usual - running + 1)))
+    }
+
+    /// Makes a frame of what is pending. `None` when nothing is (any more), or no frame slot is free.
+    fn build_frame(&self) -> Option<u16> {
+        let state = &mut *self.state.borrow_mut();
+        if state.queue.is_empty() || state.stopped.is_some() {
+            return None;
+        }
+        let index = free_frame(state)?;
+        let seq = state.next_seq;
+        state.next_seq = seq.next();
+        let frame = &mut state.frames[index as usize];
+        state.queue.take(&mut state.scratch, &mut frame.contents);
+        (frame.busy, frame.kind, frame.seq) = (true, FrameKind::User, seq);
+        (frame.durable, frame.reappended) = (false, false);
+        frame.started = peristyle_rt::now();
+        let now = frame.started;
+        for &(_, since) in &frame.contents.ops {
+            state.stats.batch_wait.leave(since, now);
+        }
+        state.stats.frames += 1;
+        state.stats.frame_blocks += frame.contents.data.len() as u64;
+        state.stats.user_blocks += frame.contents.data.len() as u64;
+        state.order.push_back(index);
+        Some(index)
+    }
+
+    /// Takes a slot for a frame that is not built from the queue (recovery, checkpoints).
+    pub(crate) fn frame_slot(state: &mut State, kind: FrameKind, seq: Seq) -> Option<u16> {
+        let index = free_frame(state)?;
+        let frame = &mut state.frames[index as usize];
+        (frame.busy, frame.kind, frame.seq) = (true, kind, seq);
+        (frame.durable, frame.reappended) = (false, false);
+        frame.started = peristyle_rt::now();
+        frame.contents.clear();
+        Some(index)
+    }
+
+    /// Gives a frame its rows in an extent and sends its columns. Returns once they are on their way, or when
+    /// the frame has been put back because an older one has to go first.
+    async fn append(self: &Rc<Self>, index: u16) {
+        let Some((extent, scheme, attempt)) = self.find_extent(index).await else { return };
+        let n = self.state.borrow().frames[index as usize].contents.data.len();
+        let memory = frame_memory(scheme, n).await;
+        // Awaits are places where the world changes: the extent may have been abandoned, an older frame may
+        // have come back. Look again; the memory serves the next attempt of nobody.
+        let ready = {
+            let state = &mut *self.state.borrow_mut();
+            let frame = &state.frames[index as usize];
+            if state.stopped.is_some() || frame.attempt != attempt {
+                return;
+            }
+            is_usable(state, index, extent)
+        };
+        if !ready {
+            self.put_back(index);
+            return;
+        }
+        self.send(index, extent, memory);
+    }
+
+    /// Queues a frame for another try, in order.
+    pub(crate) fn put_back(&self, index: u16) {
+        let state = &mut *self.state.borrow_mut();
+        let key = |state: &State, i: u16| {
+            let f = &state.frames[i as usize];
+            (f.kind != FrameKind::User, f.seq)
+        };
+        let mine = key(state, index);
+        let at = state.to_append.iter().position(|&i| key(state, i) > mine).unwrap_or(state.to_append.len());
+        state.to_append.insert(at, index);
+        self.work.notify_all();
+    }
+
+    /// The extent that takes the frame next; waits for one when none is ready.
+    async fn find_extent(self: &Rc<Self>, index: u16) -> Option<(ExtentId, Scheme, u32)> {
+        enum Found {
+            Extent((ExtentId, Scheme, u32)),
+            OlderFirst,
+            Nothing,
+            Wait,
+        }
+        loop {
+            let found = {
+                let state = &mut *self.state.borrow_mut();
+                let (seq, user) =
+                    (state.frames[index as usize].seq, state.frames[index as usize].kind == FrameKind::User);
+                // An older frame that has to be appended anew goes first, or it could never commit before us.
+                let older = |&i: &u16| {
+                    let f = &state.frames[i as usize];
+                    f.kind == FrameKind::User && f.seq < seq
+                };
+                if state.stopped.is_some() {
+                    Found::Nothing
+                } else if user && state.to_append.iter().any(older) {
+                    Found::OlderFirst
+                } else if let Some(found) = self.pick_extent(state, index) {
+                    Found::Extent(found)
+                } else if state.full && !state.frames[index as usize].reappended {
+                    self.refuse_full(state, index);
+                    Found::Nothing
+                } else {
+                    Found::Wait
+                }
+            };
+            match found {
+                Found::Extent(found) => return Some(found),
+                Found::Nothing => return None,
+                Found::OlderFirst => {
+                    self.put_back(index);
+                    return None;
+                }
+                Found::Wait => {
+                    self.urgent.set(true);
+                    self.supply_wanted.notify_all();
+                    self.supplied.notified().await;
+                }
+            }
+        }
+    }
+
+    fn pick_extent(&self, state: &mut State, index: u16) -> Option<(ExtentId, Scheme, u32)> {
+        let wide = self.current_scheme(state);
+        let frame = &state.frames[index as usize];
+        let n = frame.contents.data.len();
+        let attempt = frame.attempt;
+        let preferred =
+            if frame.kind == FrameKind::User && goes_narrow(n, wide) { Width::Narrow } else { Width::Wide };
+        let width = if wide.is_narrow() { Width::Wide } else { preferred };
+        if let Some(id) = state.extents.current[width as usize] {
+            if is_usable(state, index, id) {
+                return Some((id, state.extents.at(id).scheme, attempt));
+            }
+            self.close(state, id);
+        }
+        let id = state.extents.ready[width as usize].pop_front()?;
+        let extent = state.extents.at(id);
+        assert!(
+            extent.in_record,
+            "invariant 1, One writer: only extents of the recorded open set take frames"
+        );
+        extent.phase = ExtentPhase::Open;
+        let scheme = extent.scheme;
+        state.extents.current[width as usize] = Some(id);
+        if state.extents.ready[width as usize].len() <= self.config.ready_extents / 2 {
+            self.supply_wanted.notify_all();
+        }
+        Some((id, scheme, attempt))
+    }
+
+    /// Scheme of the wide extents in use now: the pool's, or what too few healthy devices leave of it.
+    fn current_scheme(&self, state: &mut State) -> Scheme {
+        let current = state.extents.current[Width::Wide as usize];
+        let next = state.extents.ready[Width::Wide as usize].front().copied();
+        match current.or(next) {
+            Some(id) => state.extents.at(id).scheme,
+            None => self.config.scheme,
+        }
+    }
+
+    /// Takes no more frames for an extent; it is sealed when what is in flight has been decided.
+    pub(crate) fn close(&self, state: &mut State, id: ExtentId) {
+        for current in &mut state.extents.current {
+            if *current == Some(id) {
+                *current = None;
+            }
+        }
+        let extent = state.extents.at(id);
+        if matches!(extent.phase, ExtentPhase::Open | ExtentPhase::Ready) {
+            extent.phase = ExtentPhase::Closed;
+        }
+        self.supply_wanted.notify_all();
+    }
+
+    fn refuse_full(&self, state: &mut State, index: u16) {
+        if state.frames[index as usize].kind != FrameKind::User {
+            let frame = &mut state.frames[index as usize];
+            frame.busy = false;
+            frame.attempt += 1;
+            frame.contents.data.clear();
+            frame.contents.ops.drain(..).for_each(|(op, _)| self.ops.complete(op, Err(ShardError::NoSpace)));
+            return;
+        }
+        // The frame never reached an extent, so its number can be given again only if none came after it.
+        let frame = &mut state.frames[index as usize];
+        if frame.seq.next() != state.next_seq {
+            return;
+        }
+        state.next_seq = frame.seq;
+        frame.busy = false;
+        frame.attempt += 1;
+        frame.contents.data.clear();
+        let mut ops = std::mem::take(&mut frame.contents.ops);
+        state.order.retain(|&i| i != index);
+        ops.drain(..).for_each(|(op, _)| self.ops.complete(op, Err(ShardError::NoSpace)));
+        state.frames[index as usize].contents.ops = ops;
+        self.progress.notify_all();
+        self.work.notify_all();
+    }
+
+    /// Assigns rows, writes header and parity, and starts one append per column. No await.
+    fn send(self: &Rc<Self>, index: u16, id: ExtentId, memory: FrameMemory) {
+        let state = &mut *self.state.borrow_mut();
+        let now = peristyle_rt::now();
+        state.stats.encode.enter(now);
+        let code = Self::code(state, state.extents.get(id).expect("checked").scheme);
+        let (epoch, committed, cut) = (state.record.epoch, state.committed, state.cut);
+        let frame = &mut state.frames[index as usize];
+        let extent = state.extents.at(id);
+        assert_eq!(extent.epoch, epoch, "extents of a lower epoch are never appended to");
+        let n = frame.contents.data.len();
+        let layout = Layout { scheme: extent.scheme, first_row: RowIndex(extent.next_row), blocks: n as u16 };
+        extent.next_row = layout.end_row();
+        extent.frames.push((layout.first_row.0, n as u16));
+        extent.in_flight.push_back(index);
+        let header = Header {
+            kind: frame.kind,
+            nonce: extent.nonce,
+            shard: self.id,
+            epoch,
+            extent: id,
+            seq: frame.seq,
+            committed,
+            cut,
+            first_row: layout.first_row,
+            scheme: layout.scheme,
+            blocks: n as u16,
+            entries: frame.contents.entries.len() as u16,
+        };
+        let FrameMemory { header: mut header_buf, mut crcs, mut parity } = memory;
+        header.encode(frame.contents.entries.iter(), &mut header_buf);
+        encode_parity(&code, &layout, &frame.contents.data, &mut parity);
+        fill_crcs(&layout, &header_buf, &frame.contents, &parity, &mut crcs);
+        let header_view = header_buf.freeze();
+        let crcs = crcs.freeze();
+        let parity = parity.map(|p| p.map(Buf::freeze));
+        frame.extent = id;
+        frame.layout = layout;
+        frame.header = Some(header_view.clone());
+        frame.durable = false;
+        frame.waiting = 0;
+        let done = peristyle_rt::now();
+        frame.started = done;
+        let class = match (frame.kind, frame.reappended) {
+            (FrameKind::Meta, _) => WriteClass::Meta,
+            (_, true) => WriteClass::Reappend,
+            (_, false) => WriteClass::User,
+        };
+        if layout.scheme.is_narrow() && frame.kind == FrameKind::User {
+            state.stats.narrow_frames += 1;
+        }
+        state.stats.encode.leave(now, done);
+        state.log_bytes_since_checkpoint += (layout.device_blocks() * BLOCK_BYTES) as u64;
+        let attempt = frame.attempt;
+        for column in 0..layout.scheme.width() {
+            let Some((row, rows)) = layout.written(column) else { continue };
+            frame.waiting |= 1 << column;
+            let mut iov = IoVec::new();
+            if layout.has_header(column) {
+                iov.push(header_view.clone());
+            }
+            match column.checked_sub(layout.scheme.k()) {
+                None => {
+                    frame.contents.data[layout.blocks_of(column)].iter().for_each(|v| iov.push(v.clone()))
+                }
+                Some(_) if layout.scheme.is_narrow() => {
+                    frame.contents.data.iter().for_each(|v| iov.push(v.clone()))
+                }
+                Some(p) => {
+                    if let Some(view) = &parity[p] {
+                        iov.push(view.clone());
+                    }
+                }
+            }
+            let at = crc_offset(&layout, column) + (row - layout.first_row.0) as usize * 4;
+            let crcs = crcs.slice(at..at + rows as usize * 4);
+            let (place, name) = (extent.place(column), extent.name(self.id, column));
+            let me = self.clone();
+            state.stats.append.enter(done);
+            peristyle_rt::spawn(async move {
+                let result = me.columns.append(place, name, epoch, RowIndex(row), iov, crcs, class).await;
+                me.column_done(index, attempt, column, done, result);
+            });
+        }
+    }
+
+    /// One column of one frame has answered.
+    fn column_done(
+        self: &Rc<Self>,
+        index: u16,
+        attempt: u32,
+        column: usize,
+        started: peristyle_base::Instant,
+        result: Result<(), ColumnFault>,
+    ) {
+        let now = peristyle_rt::now();
+        let mut failed = None;
+        {
+            let state = &mut *self.state.borrow_mut();
+            match result {
+                Ok(()) => state.stats.append.leave(started, now),
+                Err(_) => state.stats.append.leave_failed(started, now),
+            }
+            let frame = &mut state.frames[index as usize];
+            if state.stopped.is_some() || !frame.busy || frame.attempt != attempt {
+                return; // a late answer of an attempt that was given up
+            }
+            match result {
+                Ok(()) => {
+                    frame.waiting &= !(1 << column);
+                    if frame.waiting == 0 {
+                        frame.durable = true;
+                        frame.durable_at = now;
+                        state.stats.commit_wait.enter(now);
+                        let took = now.nanos_since(frame.started);
+                        // A moving median: one step towards each sample.
+                        let step = (state.frame_latency_ns / 16).max(1000);
+                        match took > state.frame_latency_ns {
+                            true => state.frame_latency_ns += step.min(took - state.frame_latency_ns),
+                            false => state.frame_latency_ns -= step.min(state.frame_latency_ns - took),
+                        }
+                    }
+                }
+                Err(fault) => failed = Some((frame.extent, fault)),
+            }
+        }
+        match failed {
+            None => self.advance(),
+            Some((_, ColumnFault::Fenced)) => self.stop(crate::error::StopReason::Fenced),
+            Some((extent, fault)) => self.abandon(extent, column, Some(fault)),
+        }
+    }
+}
+
+fn free_frame(state: &State) -> Option<u16> {
+    state.frames.iter().position(|f| !f.busy).map(|i| i as u16)
+}
+
+/// Whether the extent takes the frame: open, long enough, and holding no younger user frame in flight (rows of
+/// an extent commit in order).
+fn is_usable(state: &State, index: u16, id: ExtentId) -> bool {
+    let frame = &state.frames[index as usize];
+    let Some(extent) = state.extents.get(id) else { return false };
+    let layout = Layout {
+        scheme: extent.scheme,
+        first_row: RowIndex(extent.next_row),
+        blocks: frame.contents.data.len() as u16,
+    };
+    let younger = extent.in_flight.iter().any(|&i| {
+        let other = &state.frames[i as usize];
+        other.kind == FrameKind::User && frame.kind == FrameKind::User && other.seq > frame.seq
+    });
+    extent.phase == ExtentPhase::Open
+        && !younger
+        && extent.next_row as usize + layout.rows() <= COLUMN_ROWS as usize
+}
+
+async fn frame_memory(scheme: Scheme, n: usize) -> FrameMemory {
+    let layout = Layout { scheme, first_row: RowIndex(0), blocks: n as u16 };
+    let header = Buf::alloc(BLOCK_BYTES).await;
+    let crcs = Buf::alloc(scheme.width() * layout.rows() * 4).await;
+    let mut parity = [const { None }; Scheme::M_MAX as usize];
+    if !scheme.is_narrow() && n > 0 {
+        for p in parity.iter_mut().take(scheme.m()) {
+            *p = Some(Buf::alloc(layout.data_rows() * BLOCK_BYTES).await);
+        }
+    }
+    FrameMemory { header, crcs, parity }
+}
+
+/// Parity of a wide frame, row by row, so that each row's blocks are still in the cache.
+fn encode_parity(
+    code: &peristyle_ec::Code,
+    layout: &Layout,
+    data: &[View],
+    parity: &mut [Option<Buf>; Scheme::M_MAX as usize],
+) {
+    let (k, m) = (layout.scheme.k(), layout.scheme.m());
+    if k == 1 || m == 0 || data.is_empty() {
+        return;
+    }
+    for r in 0..layout.data_rows() {
+        let mut row: [Option<&[u8]>; Scheme::K_MAX as usize] = [None; Scheme::K_MAX as usize];
+        for (c, slot) in row.iter_mut().enumerate().take(k) {
+            *slot = layout.block_at(c, layout.first_row.0 + 1 + r as u16).map(|i| &data[i][..]);
+        }
+        let mut out: [&mut [u8]; Scheme::M_MAX as usize] = [&mut [], &mut [], &mut [], &mut []];
+        for (slot, p) in out.iter_mut().zip(parity.iter_mut()).take(m) {
+            *slot = &mut p.as_mut().expect("allocated")[r * BLOCK_BYTES..(r + 1) * BLOCK_BYTES];
+        }
+        code.encode_sparse(&row[..k], &mut out[..m]);
+    }
+}
+
+/// Byte offset of a column's checksums: `rows` of them per column, counted from the frame's first row.
+fn crc_offset(layout: &Layout, column: usize) -> usize {
+    column * layout.rows() * 4
+}
+
+fn fill_crcs(
+    layout: &Layout,
+    header: &[u8],
+    contents: &crate::builder::Contents,
+    parity: &[Option<Buf>; Scheme::M_MAX as usize],
+    out: &mut [u8],
+) {
+    let header_crc = crc32c(header);
+    let data_entries = contents.entries.len() - contents.data.len();
+    let data_crc = |i: usize| contents.entries[data_entries + i].data_crc().expect("data entries come last");
+    for column in 0..layout.scheme.width() {
+        let base = crc_offset(layout, column);
+        let mut put = |row: usize, crc: u32| {
+            out[base + row * 4..base + row * 4 + 4].copy_from_slice(&crc.to_le_bytes())
+        };
+        if layout.has_header(column) {
+            put(0, header_crc);
+        }
+        match column.checked_sub(layout.scheme.k()) {
+            None => layout.blocks_of(column).enumerate().for_each(|(r, i)| put(1 + r, data_crc(i))),
+            Some(_) if layout.scheme.is_narrow() => {
+                (0..contents.data.len()).for_each(|i| put(1 + i, data_crc(i)))
+            }
+            Some(p) => {
+                if let Some(bytes) = &parity[p] {
+                    bytes
+                        .chunks_exact(BLOCK_BYTES)
+                        .enumerate()
+                        .for_each(|(r, block)| put(1 + r, crc32c(block)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What is pending, and how a frame is made of it. Pure but for the views that it carries.
+
+use crate::frame::{ENTRIES_MAX, Entry, FRAME_BLOCKS_MAX};
+use crate::ops::OpId;
+use peristyle_base::{BLOCK_BYTES, Instant, LayerId, crc32c};
+use peristyle_rt::View;
+use std::collections::VecDeque;
+
+/// Room that a frame keeps for events and ranges beside its data.
+const OTHER_ENTRIES_MAX: usize = ENTRIES_MAX - FRAME_BLOCKS_MAX;
+
+/// One accepted effect that waits for its frame.
+pub enum Effect {
+    /// Consecutive whole blocks.
+    Write { layer: LayerId, block: u64, data: View },
+    /// `count` blocks read as zeros.
+    Zero { layer: LayerId, block: u64, count: u32 },
+    /// LayerCreated, LayerDropped, LayerResized.
+    Event(Entry),
+}
+
+pub struct Pending {
+    pub effect: Effect,
+    pub op: OpId,
+    pub since: Instant,
+}
+
+impl Pending {
+    /// Data blocks that it brings.
+    pub fn blocks(&self) -> usize {
+        match &self.effect {
+            Effect::Write { data, .. } => data.len() / BLOCK_BYTES,
+            _ => 0,
+        }
+    }
+}
+
+/// Commands that have been accepted, in order of arrival.
+#[derive(Default)]
+pub struct Queue {
+    items: VecDeque<Pending>,
+    blocks: usize,
+}
+
+struct Candidate {
+    layer: LayerId,
+    block: u64,
+    /// Position among the commands taken.
+    order: u32,
+    view: View,
+}
+
+/// Reused between frames.
+#[derive(Default)]
+pub struct Scratch {
+    candidates: Vec<Candidate>,
+    /// Zeroed ranges with their place in the order of arrival.
+    ranges: Vec<(LayerId, u64, u32, u32)>,
+}
+
+/// What a frame is made of, in memory that is used again.
+#[derive(Default)]
+pub struct Contents {
+    pub entries: Vec<Entry>,
+    pub data: Vec<View>,
+    pub ops: Vec<(OpId, Instant)>,
+}
+
+impl Contents {
+    pub fn with_room() -> Contents {
+        Contents {
+            entries: Vec::with_capacity(ENTRIES_MAX),
+            data: Vec::with_capacity(FRAME_BLOCKS_MAX),
+            ops: Vec::with_capacity(FRAME_BLOCKS_MAX),
+        }
+    }
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.data.clear();
+        self.ops.clear();
+    }
+}
+
+impl Queue {
+    pub fn push(&mut self, pending: Pending) {
+        self.blocks += pending.blocks();
+        self.items.push_back(pending);
+    }
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+    /// Data blocks that wait.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+    pub fn drain(&mut self) -> impl Iterator<Item = Pending> + '_ {
+        self.blocks = 0;
+        self.items.drain(..)
+    }
+    /// Whether a command that waits touches a block of the range.
+    pub fn touches(&self, layer: LayerId, block: u64, count: u64) -> bool {
+        self.items.iter().any(|p| match &p.effect {
+            Effect::Write { layer: l, block: b, .. } => {
+                *l == layer && overlap(*b, p.blocks() as u64, block, count)
+            }
+            Effect::Zero { layer: l, block: b, count: n } => {
+                *l == layer && overlap(*b, *n as u64, block, count)
+            }
+            Effect::Event(_) => false,
+        })
+    }
+
+    /// Takes whole commands from the front while they fit, and makes a frame's contents of them.
+    ///
+    /// A frame has at most one effect per (layer, block), the last in arrival order; ranges come first, then
+    /// data sorted by (layer, block), so that a contiguous run lies in one column (DESIGN §3, §11). An event
+    /// stands alone: what follows it belongs to the next frame, so that order within a frame never matters.
+    pub fn take(&mut self, scratch: &mut Scratch, out: &mut Contents) {
+        out.clear();
+        scratch.candidates.clear();
+        scratch.ranges.clear();
+        let (mut blocks, mut others) = (0, 0);
+        while let Some(next) = self.items.front() {
+            let is_event = matches!(next.effect, Effect::Event(_));
+            let fits = match next.effect {
+                Effect::Write { .. } => blocks + next.blocks() <= FRAME_BLOCKS_MAX,
+                Effect::Zero { .. } => others < OTHER_ENTRIES_MAX,
+                Effect::Event(_) => out.ops.is_empty(),
+            };
+            if !fits || out.ops.len() == out.ops.capacity() {
+                break;
+            }
+            let next = self.items.pop_front().expect("just seen");
+            let order = out.ops.len() as u32;
+            self.blocks -= next.blocks();
+            out.ops.push((next.op, next.since));
+            match next.effect {
+                Effect::Write { layer, block, data } => {
+                    for (i, at) in (0..data.len()).step_by(BLOCK_BYTES).enumerate() {
+                        let view = data.slice(at..at + BLOCK_BYTES);
+                        scratch.candidates.push(Candidate { layer, block: block + i as u64, order, view });
+                        blocks += 1;
+                    }
+                }
+                Effect::Zero { layer, block, count } => {
+                    others += 1;
+                    scratch.ranges.push((layer, block, count, order));
+                }
+                Effect::Event(entry) => out.entries.push(entry),
+            }
+            if is_event {
+                break;
+            }
+        }
+        scratch.finish(out);
+    }
+}
+
+impl Scratch {
+    fn finish(&mut self, out: &mut Contents) {
+        // The order makes the key unique, so an unstable sort (which needs no memory) is stable enough.
+        self.candidates.sort_unstable_by_key(|c| (c.layer, c.block, c.order));
+        for &(layer, block, count, _) in &self.ranges {
+            out.entries.push(Entry::Zero { layer, block, count });
+        }
+        for i in 0..self.candidates.len() {
+            let c = &self.candidates[i];
+            let superseded =
+                self.candidates.get(i + 1).is_some_and(|n| (n.layer, n.block) == (c.layer, c.block))
+                    || self.ranges.iter().any(|&(layer, block, count, order)| {
+                        layer == c.layer && order > c.order && overlap(block, count as u64, c.block, 1)
+                    });
+            if !superseded {
+                out.entries.push(Entry::Data { layer: c.layer, block: c.block, crc: crc32c(&c.view) });
+                out.data.push(c.view.clone());
+            }
+        }
+        self.candidates.clear();
+    }
+}
+
+pub(crate) fn overlap(a: u64, a_count: u64, b: u64, b_count: u64) -> bool {
+    a < b.saturating_add(b_count) && b < a.saturating_add(a_count)
+}

@@ -1,0 +1,418 @@
+//! Checkpoints: the map as it was at one sequence number, written to the log like data, so that replay need not
+//! start at the beginning. Commits go on meanwhile; nothing is copied unless they touch a captured leaf.
+//!
+//! Leaves first, then the pages that point at them, then the root stream (the layer table and every layer's
+//! page pointers); last the control store's record points at the root.
+
+use crate::columns::Columns;
+use crate::error::ShardError;
+use crate::extent::ExtentPhase;
+use crate::frame::{Entry, FrameKind, Layout};
+use crate::map::{
+    Block256, Captured, CapturedState, FANOUT, Lookup, PTR_BYTES, Ptr, decode_block, encode_block,
+};
+use crate::shard::{Shard, State};
+use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId, Seq, crc32c};
+use peristyle_cluster::{BlockPlace, CheckpointPtr, ShardStore};
+use peristyle_rt::{Buf, View};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Map blocks of one checkpoint frame: small frames, so that users' frames do not wait behind long ones.
+const FRAME_MAP_BLOCKS: usize = 48;
+const ROOT_MAGIC: u64 = u64::from_le_bytes(*b"PERIROOT");
+const ROOT_VERSION: u32 = 1;
+const ROOT_HEADER_BYTES: usize = 32;
+const LAYER_HEADER_BYTES: usize = 16;
+
+/// The tree as the last checkpoint has it: where each leaf and page was written.
+#[derive(Default)]
+pub(crate) struct Homes {
+    layers: BTreeMap<LayerId, Vec<HomePage>>,
+}
+
+#[derive(Default, Clone)]
+struct HomePage {
+    /// Pointers to the page's leaves; `None` while the page is absent or zero as a whole.
+    leaves: Option<Box<Block256>>,
+    /// Where the page block is, or [`Ptr::ZERO`], or [`Ptr::ABSENT`].
+    home: Ptr,
+}
+
+/// Why a checkpoint root is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadRoot;
+
+/// A parsed root stream: layers with their size and page pointers.
+pub type Root = (Seq, Vec<(LayerId, u64, Vec<Ptr>)>);
+
+fn encode_root(seq: Seq, layers: &[(LayerId, u64)], homes: &Homes) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend(ROOT_MAGIC.to_le_bytes());
+    out.extend(ROOT_VERSION.to_le_bytes());
+    out.extend((layers.len() as u32).to_le_bytes());
+    out.extend(seq.0.to_le_bytes());
+    out.extend([0; 8]);
+    for &(id, blocks) in layers {
+        let pages = blocks.div_ceil((FANOUT * FANOUT) as u64) as usize;
+        out.extend(id.0.to_le_bytes());
+        out.extend((pages as u32).to_le_bytes());
+        out.extend(blocks.to_le_bytes());
+        let known = homes.layers.get(&id);
+        for page in 0..pages {
+            let home = known.and_then(|k| k.get(page)).map_or(Ptr::ABSENT, |p| p.home);
+            out.extend(home.encode());
+        }
+    }
+    out.resize(out.len().next_multiple_of(BLOCK_BYTES), 0);
+    out
+}
+
+/// Parses a root stream. The bytes were verified by their checksums; counts are validated all the same.
+pub fn decode_root(bytes: &[u8]) -> Result<Root, BadRoot> {
+    let u32_at = |at: usize| {
+        bytes.get(at..at + 4).map(|b| u32::from_le_bytes(b.try_into().expect("4"))).ok_or(BadRoot)
+    };
+    let u64_at = |at: usize| {
+        bytes.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().expect("8"))).ok_or(BadRoot)
+    };
+    if u64_at(0)? != ROOT_MAGIC || u32_at(8)? != ROOT_VERSION {
+        return Err(BadRoot);
+    }
+    let (count, seq) = (u32_at(12)? as usize, Seq(u64_at(16)?));
+    let mut layers = Vec::new();
+    let mut at = ROOT_HEADER_BYTES;
+    for _ in 0..count {
+        let (id, pages, blocks) = (LayerId(u32_at(at)?), u32_at(at + 4)? as usize, u64_at(at + 8)?);
+        at += LAYER_HEADER_BYTES;
+        if blocks.div_ceil((FANOUT * FANOUT) as u64) != pages as u64 || bytes.len() < at + pages * PTR_BYTES {
+            return Err(BadRoot);
+        }
+        let ptrs = bytes[at..at + pages * PTR_BYTES].chunks_exact(PTR_BYTES).map(Ptr::decode).collect();
+        at += pages * PTR_BYTES;
+        layers.push((id, blocks, ptrs));
+    }
+    Ok((seq, layers))
+}
+
+/// For the fuzzer.
+pub fn fuzz_root(input: &[u8]) {
+    if let Ok((_, layers)) = decode_root(input) {
+        assert!(layers.iter().all(|(_, blocks, pages)| pages.len() as u64 == blocks.div_ceil(65_536)));
+    }
+}
+
+/// One map block to write.
+struct MapBlock {
+    layer: LayerId,
+    level: u8,
+    first: u64,
+    data: View,
+}
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    pub(crate) async fn run_checkpoints(self: Rc<Self>) {
+        loop {
+            let due = || {
+                let state = self.state.borrow();
+                state.stopped.is_some()
+                    || state.log_bytes_since_checkpoint >= self.config.checkpoint_log_bytes
+            };
+            self.progress.wait_until(due).await;
+            if self.stopped().is_some() {
+                return;
+            }
+            if self.checkpoint().await.is_err() {
+                // The pool is full or the shard stops: replay covers what the checkpoint would have.
+                peristyle_rt::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    /// Takes a checkpoint now. Replay starts behind it once this returns.
+    pub async fn checkpoint(self: &Rc<Self>) -> Result<(), ShardError> {
+        let _turn = self.checkpoint_turn.acquire(1).await;
+        let mut captured = Vec::new();
+        let (seq, mark, layers) = {
+            let state = &mut *self.state.borrow_mut();
+            if state.stopped.is_some() {
+                return Err(ShardError::Stopped);
+            }
+            state.log_bytes_since_checkpoint = 0;
+            state.map.capture(&mut captured);
+            let layers: Vec<(LayerId, u64)> = state.map.layers().collect();
+            (state.committed, replay_mark(state), layers)
+        };
+        let result = self.write_checkpoint(seq, mark, &layers, &captured).await;
+        let state = &mut *self.state.borrow_mut();
+        for c in &captured {
+            if let CapturedState::Leaf(handle) = c.state {
+                state.map.release(handle);
+            }
+        }
+        match result {
+            Ok(()) => state.stats.checkpoints += 1,
+            Err(_) => state.map.recapture(&captured),
+        }
+        result
+    }
+
+    async fn write_checkpoint(
+        self: &Rc<Self>,
+        seq: Seq,
+        mark: ExtentId,
+        layers: &[(LayerId, u64)],
+        captured: &[Captured],
+    ) -> Result<(), ShardError> {
+        let mut blocks = 0;
+        for chunk in captured.chunks(FRAME_MAP_BLOCKS) {
+            blocks += self.write_leaves(chunk).await?;
+        }
+        let mut pages: Vec<(LayerId, u32)> = captured.iter().map(|c| (c.layer, c.page)).collect();
+        pages.dedup();
+        for chunk in pages.chunks(FRAME_MAP_BLOCKS) {
+            blocks += self.write_pages(chunk).await?;
+        }
+        let root = {
+            let state = &mut *self.state.borrow_mut();
+            state.homes.layers.retain(|id, _| layers.iter().any(|(l, _)| l == id));
+            encode_root(seq, layers, &state.homes)
+        };
+        let mut places = Vec::new();
+        for (chunk, bytes) in root.chunks(FRAME_MAP_BLOCKS * BLOCK_BYTES).enumerate() {
+            let mut out = Vec::new();
+            for (i, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+                let mut buf = Buf::alloc(BLOCK_BYTES).await;
+                buf.copy_from_slice(block);
+                let first = (chunk * FRAME_MAP_BLOCKS + i) as u64;
+                out.push(MapBlock { layer: LayerId(0), level: 2, first, data: buf.freeze() });
+            }
+            for ptr in self.write_map_blocks(out).await? {
+                places.push(BlockPlace::new(ptr.extent(), ptr.column(), ptr.row(), ptr.crc()));
+            }
+        }
+        if places.len() > peristyle_cluster::ROOT_BLOCKS_MAX {
+            return Err(ShardError::MapFull);
+        }
+        blocks += places.len();
+        let checkpoint = CheckpointPtr { seq, mark, blocks: blocks as u32, root: places };
+        self.write_record(|record| record.checkpoint = Some(checkpoint))
+            .await
+            .map_err(|_| ShardError::Stopped)
+    }
+
+    async fn write_leaves(self: &Rc<Self>, captured: &[Captured]) -> Result<usize, ShardError> {
+        let mut out = Vec::new();
+        for c in captured {
+            if let (Some(child), CapturedState::Leaf(handle)) = (c.child, c.state) {
+                let mut buf = Buf::alloc(BLOCK_BYTES).await;
+                encode_block(self.state.borrow().map.leaf(handle), &mut buf);
+                let first = (c.page as u64 * FANOUT as u64 + child as u64) * FANOUT as u64;
+                out.push(MapBlock { layer: c.layer, level: 0, first, data: buf.freeze() });
+            }
+        }
+        let count = out.len();
+        let mut ptrs = self.write_map_blocks(out).await?.into_iter();
+        let state = &mut *self.state.borrow_mut();
+        for c in captured {
+            let page = state.homes.page(c.layer, c.page);
+            match (c.child, c.state) {
+                (None, CapturedState::Zero) => *page = HomePage { leaves: None, home: Ptr::ZERO },
+                (None, _) => *page = HomePage::default(),
+                (Some(child), state) => {
+                    page.leaves.get_or_insert_with(|| Box::new([Ptr::ABSENT; FANOUT]))[child as usize] =
+                        match state {
+                            CapturedState::Absent => Ptr::ABSENT,
+                            CapturedState::Zero => Ptr::ZERO,
+                            CapturedState::Leaf(_) => ptrs.next().expect("one for each leaf"),
+                        };
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    async fn write_pages(self: &Rc<Self>, pages: &[(LayerId, u32)]) -> Result<usize, ShardError> {
+        let mut out = Vec::new();
+        let mut written = Vec::new();
+        for &(layer, page) in pages {
+            let mut buf = Buf::alloc(BLOCK_BYTES).await;
+            match &self.state.borrow_mut().homes.page(layer, page).leaves {
+                Some(leaves) => encode_block(leaves, &mut buf),
+                None => continue,
+            }
+            written.push((layer, page));
+            let first = page as u64 * (FANOUT * FANOUT) as u64;
+            out.push(MapBlock { layer, level: 1, first, data: buf.freeze() });
+        }
+        let ptrs = self.write_map_blocks(out).await?;
+        let state = &mut *self.state.borrow_mut();
+        for ((layer, page), ptr) in written.iter().zip(ptrs) {
+            state.homes.page(*layer, *page).home = ptr;
+        }
+        Ok(written.len())
+    }
+
+    /// Appends map blocks as one checkpoint frame and tells where each of them lies.
+    async fn write_map_blocks(self: &Rc<Self>, blocks: Vec<MapBlock>) -> Result<Vec<Ptr>, ShardError> {
+        if blocks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let op = loop {
+            let started = {
+                let state = &mut *self.state.borrow_mut();
+                if state.stopped.is_some() {
+                    return Err(ShardError::Stopped);
+                }
+                let now = peristyle_rt::now();
+                Self::frame_slot(state, FrameKind::Meta, Seq(0)).map(|index| {
+                    let op = self.ops.start();
+                    let contents = &mut state.frames[index as usize].contents;
+                    for b in &blocks {
+                        let crc = crc32c(&b.data);
+                        contents.entries.push(Entry::Map {
+                            layer: b.layer,
+                            level: b.level,
+                            first: b.first,
+                            crc,
+                        });
+                        contents.data.push(b.data.clone());
+                    }
+                    contents.ops.push((op, now));
+                    state.to_append.push_back(index);
+                    op
+                })
+            };
+            match started {
+                Some(op) => break op,
+                None => self.progress.notified().await,
+            }
+        };
+        self.work.notify_all();
+        self.ops.wait(op).await?;
+        let state = &mut *self.state.borrow_mut();
+        let at = state
+            .meta_done
+            .iter()
+            .position(|d| d.0 == op)
+            .expect("a finished checkpoint frame left its place");
+        let (_, extent, layout): (_, ExtentId, Layout) = state.meta_done.swap_remove(at);
+        Ok(blocks
+            .iter()
+            .enumerate()
+            .map(|(i, b)| {
+                let (column, row) = layout.place(i);
+                Ptr::new(extent, column, row, crc32c(&b.data))
+            })
+            .collect())
+    }
+
+    /// Loads the checkpoint that the record names: layers, pages and leaves, each block verified.
+    pub(crate) async fn load_checkpoint(
+        self: &Rc<Self>,
+        checkpoint: &CheckpointPtr,
+    ) -> Result<(), ShardError> {
+        let mut root = Vec::new();
+        for place in &checkpoint.root {
+            let ptr = Ptr::new(place.extent, place.column(), place.row(), place.crc);
+            root.extend_from_slice(&self.read_map_block(ptr).await?);
+        }
+        let (seq, layers) = decode_root(&root).map_err(|_| ShardError::Unreadable)?;
+        if seq != checkpoint.seq {
+            return Err(ShardError::Unreadable);
+        }
+        for (layer, blocks, pages) in layers {
+            self.state.borrow_mut().map.create_layer(layer, blocks).map_err(|_| ShardError::MapFull)?;
+            for (page, ptr) in pages.into_iter().enumerate() {
+                self.load_page(layer, page as u32, ptr).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn load_page(self: &Rc<Self>, layer: LayerId, page: u32, ptr: Ptr) -> Result<(), ShardError> {
+        match ptr.lookup() {
+            Lookup::Absent => return Ok(()),
+            Lookup::Zero => {
+                let state = &mut *self.state.borrow_mut();
+                *state.homes.page(layer, page) = HomePage { leaves: None, home: Ptr::ZERO };
+                state.map.load_zero_page(layer, page);
+                return Ok(());
+            }
+            Lookup::Data(_) => {}
+        }
+        let leaves = decode_block(&self.read_map_block(ptr).await?);
+        *self.state.borrow_mut().homes.page(layer, page) =
+            HomePage { leaves: Some(leaves.clone()), home: ptr };
+        for (child, leaf) in leaves.iter().enumerate() {
+            let content = match leaf.lookup() {
+                Lookup::Absent => continue,
+                Lookup::Zero => None,
+                Lookup::Data(ptr) => Some(decode_block(&self.read_map_block(ptr).await?)),
+            };
+            self.state.borrow_mut().map.load_child(layer, page, child as u8, content);
+        }
+        Ok(())
+    }
+
+    async fn read_map_block(self: &Rc<Self>, ptr: Ptr) -> Result<Buf, ShardError> {
+        let column = ptr.column().0 as usize;
+        let (place, name) = {
+            let state = self.state.borrow();
+            let extent = state.extents.get(ptr.extent()).ok_or(ShardError::Unreadable)?;
+            if column >= extent.scheme.k() {
+                return Err(ShardError::Unreadable);
+            }
+            (extent.place(column), extent.name(self.id, column))
+        };
+        let (result, buf) = self.columns.read(place, name, ptr.row(), Buf::alloc(BLOCK_BYTES).await).await;
+        if result.is_ok() && crc32c(&buf) == ptr.crc() {
+            return Ok(buf);
+        }
+        self.reconstruct(ptr.extent(), ptr.column(), ptr.row(), ptr.crc()).await
+    }
+}
+
+impl Homes {
+    fn page(&mut self, layer: LayerId, page: u32) -> &mut HomePage {
+        let pages = self.layers.entry(layer).or_default();
+        if pages.len() <= page as usize {
+            pages.resize(page as usize + 1, HomePage::default());
+        }
+        &mut pages[page as usize]
+    }
+}
+
+/// Lowest extent that replay from now on must look at: every extent that is not sealed.
+fn replay_mark(state: &State) -> ExtentId {
+    let unsealed = state.extents.iter().filter(|e| e.phase != ExtentPhase::Sealed).map(|e| e.id);
+    unsealed.min().unwrap_or(state.next_extent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_root_survives_its_bytes() {
+        let mut homes = Homes::default();
+        homes.page(LayerId(2), 1).home = Ptr::ZERO;
+        let bytes = encode_root(Seq(77), &[(LayerId(1), 5), (LayerId(2), 65_537)], &homes);
+        assert_eq!(bytes.len(), BLOCK_BYTES);
+        let (seq, layers) = decode_root(&bytes).unwrap();
+        assert_eq!(seq, Seq(77));
+        assert_eq!(
+            layers,
+            [(LayerId(1), 5, vec![Ptr::ABSENT]), (LayerId(2), 65_537, vec![Ptr::ABSENT, Ptr::ZERO])]
+        );
+        assert_eq!(decode_root(&bytes[..40]), Err(BadRoot));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..9000)) {
+            fuzz_root(&bytes);
+        }
+    }
+}

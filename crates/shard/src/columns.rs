@@ -1,0 +1,144 @@
+//! How the shard reaches columns. The node implements this for its own devices, for devices of other reactors,
+//! and later for other nodes; the shard cannot tell which.
+
+use peristyle_base::{ColumnName, ColumnPlace, DeviceId, Epoch, RowIndex, Scheme, ShardId, SlotIndex};
+use peristyle_cluster::DeviceView;
+use peristyle_rt::{Buf, IoVec, View};
+
+/// Why a column did not do what was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ColumnFault {
+    /// A higher epoch has fenced the column: this owner has been replaced and must stop.
+    Fenced,
+    /// The slot holds something else, or nothing: a leftover request, or a device that came back changed.
+    Missing,
+    /// The column is sealed, or the rows are outside of it.
+    Refused,
+    /// No slot of this allocation class is free.
+    Full,
+    /// The device failed the request or is not there.
+    Device,
+}
+
+impl core::fmt::Display for ColumnFault {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            ColumnFault::Fenced => "fenced by a higher epoch",
+            ColumnFault::Missing => "the slot does not hold this column",
+            ColumnFault::Refused => "refused in the column's state",
+            ColumnFault::Full => "no free slot",
+            ColumnFault::Device => "the device failed",
+        })
+    }
+}
+
+/// What an append is for: device writes are counted by it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum WriteClass {
+    /// Frames of user writes.
+    User,
+    /// Checkpoints.
+    Meta,
+    /// Frames that were appended before: after a failed column, and the tail at takeover.
+    Reappend,
+}
+
+/// State of a listed slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SlotState {
+    Open,
+    Sealed,
+    /// Target of a rebuild: never read.
+    Filling,
+}
+
+/// One slot of this shard, as a device lists it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListedSlot {
+    pub place: ColumnPlace,
+    pub name: ColumnName,
+    pub scheme: Scheme,
+    pub state: SlotState,
+    pub epoch: Epoch,
+    /// Rows of a sealed column; of an open one nothing is promised.
+    pub rows: u16,
+}
+
+/// Rows that a column does not have although it is longer: `(first, count)`, ascending.
+pub type Holes<'a> = &'a [(u16, u16)];
+
+/// Access to the columns of one pool. Every request names what it expects to find (DESIGN §6).
+pub trait Columns: 'static {
+    /// Devices of the pool with their use and health, for placement.
+    fn devices(&self, out: &mut Vec<DeviceView>);
+
+    /// Takes a free slot; durable when it returns. Idempotent by name.
+    fn allocate(
+        &self,
+        device: DeviceId,
+        name: ColumnName,
+        scheme: Scheme,
+        epoch: Epoch,
+    ) -> impl Future<Output = Result<SlotIndex, ColumnFault>>;
+
+    /// Writes whole rows from `row` on; durable when it returns. `crcs` holds one little-endian CRC32C per row.
+    fn append(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        epoch: Epoch,
+        row: RowIndex,
+        data: IoVec,
+        crcs: View,
+        class: WriteClass,
+    ) -> impl Future<Output = Result<(), ColumnFault>>;
+
+    /// Refuses lower epochs from now on, restarts included; no append is in flight when it returns.
+    fn fence(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        epoch: Epoch,
+    ) -> impl Future<Output = Result<(), ColumnFault>>;
+
+    /// Fills `buf` with whole rows from `row` on. Nothing is verified: the shard has the checksums.
+    fn read(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        row: RowIndex,
+        buf: Buf,
+    ) -> impl Future<Output = (Result<(), ColumnFault>, Buf)>;
+
+    /// Makes the column immutable at `rows`, its holes zero. `crcs`: one per row, little-endian; empty means
+    /// those that the column server remembers from the appends of this epoch.
+    fn seal(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        epoch: Epoch,
+        rows: u16,
+        holes: Vec<(u16, u16)>,
+        crcs: Vec<u32>,
+    ) -> impl Future<Output = Result<(), ColumnFault>>;
+
+    /// Gives the slot back. Idempotent.
+    fn free(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        epoch: Epoch,
+    ) -> impl Future<Output = Result<(), ColumnFault>>;
+
+    /// Slots of the shard, device by device; a device that cannot be asked is listed with its error.
+    fn list(
+        &self,
+        shard: ShardId,
+    ) -> impl Future<Output = Vec<(DeviceId, Result<Vec<ListedSlot>, ColumnFault>)>>;
+
+    /// Placement should avoid the device for a while: it failed or stalled.
+    fn report_bad(&self, device: DeviceId, fault: Option<ColumnFault>);
+
+    /// p99 of recent append latency on the device, in nanoseconds; 0 when unknown.
+    fn append_p99_ns(&self, device: DeviceId) -> u64;
+}

@@ -1,0 +1,244 @@
+//! Commits in log order, and what happens when a column fails or stalls: abandon the extent, append anew.
+
+use crate::columns::{ColumnFault, Columns};
+use crate::error::ShardError;
+use crate::extent::{Extent, ExtentPhase};
+use crate::frame::{Entry, FrameKind, Layout};
+use crate::map::{Map, Ptr};
+use crate::shard::{Shard, State};
+use peristyle_base::{ExtentId, Instant};
+use peristyle_cluster::ShardStore;
+use peristyle_rt::Duration;
+use std::rc::Rc;
+
+/// How often columns in flight are looked at for stalls.
+const WATCH_PERIOD: Duration = Duration::from_millis(4);
+/// At most one abandonment per device in this time (DESIGN §11, "Slowness").
+const ABANDON_PERIOD: Duration = Duration::from_secs(1);
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    /// Commits whatever can be: user frames in sequence order (invariant 3, In order), each the first in its
+    /// extent, so that what is committed is a prefix of the log and of every extent.
+    pub(crate) fn advance(self: &Rc<Self>) {
+        let mut any = false;
+        loop {
+            let state = &mut *self.state.borrow_mut();
+            let Some(index) = next_finished(state) else { break };
+            any = true;
+            self.finish(state, index);
+        }
+        if any {
+            self.progress.notify_all();
+            self.work.notify_all();
+        }
+    }
+
+    fn finish(&self, state: &mut State, index: u16) {
+        let now = peristyle_rt::now();
+        let State { frames, extents, map, stats, .. } = state;
+        let frame = &mut frames[index as usize];
+        assert!(frame.durable && frame.waiting == 0, "invariant 2, All or nothing");
+        let extent = extents.at(frame.extent);
+        assert_eq!(extent.in_flight.pop_front(), Some(index));
+        extent.committed_rows = frame.layout.end_row();
+        if extent.phase == ExtentPhase::Closed && extent.in_flight.is_empty() {
+            self.supply_wanted.notify_all();
+        }
+        if frame.kind == FrameKind::User {
+            assert_eq!(frame.seq, state.committed.next(), "invariant 3, In order");
+            state.committed = frame.seq;
+            apply(map, extent.id, &frame.layout, &frame.contents.entries);
+            assert_eq!(state.order.pop_front(), Some(index));
+        }
+        if frame.kind == FrameKind::Meta
+            && let Some(&(op, _)) = frame.contents.ops.first()
+        {
+            state.meta_done.push((op, frame.extent, frame.layout));
+        }
+        stats.commit_wait.leave(frame.durable_at, now);
+        frame.busy = false;
+        frame.header = None;
+        frame.contents.data.clear();
+        frame.contents.ops.drain(..).for_each(|(op, _)| self.ops.complete(op, Ok(())));
+    }
+
+    /// A column of an extent failed or stalled: gives up that extent, and every other unsealed one that appends
+    /// to the same device, so that one slow disk costs one bounded time and not one per extent.
+    pub(crate) fn abandon(self: &Rc<Self>, id: ExtentId, column: usize, fault: Option<ColumnFault>) {
+        let device = {
+            let state = &mut *self.state.borrow_mut();
+            let Some(extent) = state.extents.get(id) else { return };
+            if !matches!(extent.phase, ExtentPhase::Open | ExtentPhase::Closed) {
+                return;
+            }
+            let device = extent.place(column).device;
+            let of_device = |e: &&Extent| e.places.iter().any(|p| p.device == device);
+            let appending = |e: &&Extent| e.phase == ExtentPhase::Open || !e.in_flight.is_empty();
+            let ids: Vec<ExtentId> =
+                state.extents.iter().filter(of_device).filter(appending).map(|e| e.id).collect();
+            for id in ids {
+                let column = state.extents.at(id).places.iter().position(|p| p.device == device);
+                self.give_up(state, id, column.expect("just filtered"));
+            }
+            state.abandoned_at.insert(device, peristyle_rt::now());
+            discard_ready(state, device);
+            device
+        };
+        self.columns.report_bad(device, fault);
+        self.urgent.set(true);
+        self.supply_wanted.notify_all();
+        self.work.notify_all();
+        self.supplied.notify_all();
+    }
+
+    /// Gives an extent up at its committed rows: nothing more is appended to it, and every frame of it that is
+    /// not committed goes to a new extent, with the same sequence number and entries (DESIGN §11).
+    fn give_up(&self, state: &mut State, id: ExtentId, column: usize) {
+        self.close(state, id);
+        let extent = state.extents.at(id);
+        extent.missing |= 1 << column;
+        extent.frames.retain(|f| f.0 < extent.committed_rows);
+        extent.next_row = extent.committed_rows;
+        let again: Vec<u16> = extent.in_flight.drain(..).collect();
+        let now = peristyle_rt::now();
+        for &index in &again {
+            let frame = &mut state.frames[index as usize];
+            if frame.durable {
+                state.stats.commit_wait.leave_failed(frame.durable_at, now);
+            }
+            frame.attempt += 1;
+            (frame.durable, frame.waiting, frame.reappended) = (false, 0, true);
+            frame.started = now;
+        }
+        state.stats.abandoned += 1;
+        state.stats.reappended += again.len() as u64;
+        state.to_append.extend(again);
+        let frames = &state.frames;
+        let key = |i: &u16| (frames[*i as usize].kind != FrameKind::User, frames[*i as usize].seq);
+        state.to_append.make_contiguous().sort_by_key(key);
+    }
+
+    /// Gives up columns that take too long.
+    pub(crate) async fn run_watchdog(self: Rc<Self>) {
+        loop {
+            self.work
+                .wait_until(|| {
+                    let state = self.state.borrow();
+                    state.stopped.is_some() || state.frames.iter().any(|f| f.busy)
+                })
+                .await;
+            if self.stopped().is_some() {
+                return;
+            }
+            peristyle_rt::sleep(WATCH_PERIOD).await;
+            while let Some((extent, column)) = self.stalled_column() {
+                self.abandon(extent, column, None);
+            }
+        }
+    }
+
+    fn stalled_column(&self) -> Option<(ExtentId, usize)> {
+        let state = self.state.borrow();
+        let now = peristyle_rt::now();
+        for frame in state.frames.iter().filter(|f| f.busy && f.waiting != 0) {
+            if now.since(frame.started) < self.config.append_limit_min {
+                continue;
+            }
+            let extent = state.extents.get(frame.extent)?;
+            for column in (0..frame.layout.scheme.width()).filter(|c| frame.waiting >> c & 1 == 1) {
+                let device = extent.place(column).device;
+                let p99 = Duration::from_nanos(self.columns.append_p99_ns(device));
+                let limit = self.config.append_limit_min.max(p99 * self.config.append_limit_p99s);
+                let recently = |at: &Instant| now.since(*at) < ABANDON_PERIOD;
+                if now.since(frame.started) >= limit && !state.abandoned_at.get(&device).is_some_and(recently)
+                {
+                    return Some((frame.extent, column));
+                }
+            }
+        }
+        None
+    }
+
+    /// Waits until no accepted effect touches the range: then the map has the newest accepted version.
+    pub(crate) async fn settled(
+        &self,
+        layer: peristyle_base::LayerId,
+        block: u64,
+        count: u64,
+    ) -> Result<(), ShardError> {
+        loop {
+            {
+                let state = self.state.borrow();
+                if state.stopped.is_some() {
+                    return Err(ShardError::Stopped);
+                }
+                let in_flight = state.order.iter().any(|&i| {
+                    state.frames[i as usize].contents.entries.iter().any(|entry| match *entry {
+                        Entry::Data { layer: l, block: b, .. } => {
+                            l == layer && b >= block && b < block + count
+                        }
+                        Entry::Zero { layer: l, block: b, count: n } => {
+                            l == layer && crate::builder::overlap(b, n as u64, block, count)
+                        }
+                        _ => false,
+                    })
+                });
+                if !in_flight && !state.queue.touches(layer, block, count) {
+                    return Ok(());
+                }
+            }
+            self.progress.notified().await;
+        }
+    }
+}
+
+/// A frame that is durable and whose turn it is.
+fn next_finished(state: &State) -> Option<u16> {
+    let first = |index: u16| {
+        let frame = &state.frames[index as usize];
+        frame.durable && state.extents.get(frame.extent).and_then(|e| e.in_flight.front()) == Some(&index)
+    };
+    if let Some(&index) = state.order.front()
+        && first(index)
+    {
+        return Some(index);
+    }
+    let meta = |f: &crate::shard::Frame| f.busy && f.kind != FrameKind::User;
+    (0..state.frames.len() as u16).find(|&i| meta(&state.frames[i as usize]) && first(i))
+}
+
+/// Takes a committed frame into the map. Replay uses the same.
+pub(crate) fn apply(map: &mut Map, extent: ExtentId, layout: &Layout, entries: &[Entry]) {
+    let mut data = 0;
+    for entry in entries {
+        match *entry {
+            Entry::Data { layer, block, crc } => {
+                let (column, row) = layout.place(data);
+                data += 1;
+                map.set(layer, block, Ptr::new(extent, column, row, crc));
+            }
+            Entry::Zero { layer, block, count } => map.zero(layer, block, count as u64, |_| {}),
+            // The size was checked against the map's memory before the event was accepted.
+            Entry::LayerCreated { layer, blocks } => {
+                let _ = map.create_layer(layer, blocks);
+            }
+            Entry::LayerDropped { layer } => map.drop_layer(layer, |_| {}),
+            Entry::LayerResized { .. } => {}
+            Entry::Map { .. } => data += 1,
+        }
+    }
+}
+
+/// Ready extents with a column on a device that is avoided now are taken out of the stock.
+fn discard_ready(state: &mut State, device: peristyle_base::DeviceId) {
+    for width in 0..2 {
+        let ready = std::mem::take(&mut state.extents.ready[width]);
+        for id in ready {
+            let extent = state.extents.at(id);
+            match extent.places.iter().any(|p| p.device == device) {
+                true => extent.phase = ExtentPhase::Closed,
+                false => state.extents.ready[width].push_back(id),
+            }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Why a request to a shard failed. Closed and copyable: the target maps each to one NVMe status.
+
+/// What a command is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ShardError {
+    /// The pool has no free slots for user writes (invariant "Full is an error, not a loss").
+    NoSpace,
+    /// More columns are damaged or away than the scheme covers: the block cannot be read now.
+    Unreadable,
+    /// Compare found a difference.
+    Different,
+    /// Beyond the end of the volume, or the volume is gone.
+    OutOfRange,
+    /// The shard does not serve (any more): it stopped, or another owner took it.
+    Stopped,
+    /// The map's memory (`map_cache_bytes`) does not cover another volume of that size.
+    MapFull,
+}
+
+impl core::fmt::Display for ShardError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            ShardError::NoSpace => "the pool is full",
+            ShardError::Unreadable => "more columns are lost than the scheme covers",
+            ShardError::Different => "the compared data differs",
+            ShardError::OutOfRange => "beyond the end of the volume",
+            ShardError::Stopped => "the shard does not serve",
+            ShardError::MapFull => "map_cache_bytes does not cover a volume of that size",
+        })
+    }
+}
+impl core::error::Error for ShardError {}
+
+/// Why a shard stopped serving.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopReason {
+    /// A higher epoch owns the shard.
+    Fenced,
+    /// The program asked for it.
+    Shutdown,
+}

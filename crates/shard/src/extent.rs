@@ -1,0 +1,202 @@
+//! The shard's extents: which are open, ready, sealed, and what the unsealed ones hold. Pure.
+
+use crate::frame::Layout;
+use peristyle_base::{
+    ColumnIndex, ColumnName, ColumnPlace, Epoch, ExtentId, Nonce, RowIndex, Scheme, ShardId,
+};
+use peristyle_cluster::ColumnPlaces;
+use std::collections::{HashMap, VecDeque};
+
+/// Life of an extent as its owner sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ExtentPhase {
+    /// In the open set, nothing appended.
+    Ready,
+    /// Frames are being appended.
+    Open,
+    /// No more frames are appended: it is full, or one of its columns failed. Waits to be sealed.
+    Closed,
+    /// Its columns are being sealed.
+    Sealing,
+    /// Opened under an earlier epoch; what it holds is decided, sealing is due.
+    Old,
+    /// Immutable.
+    Sealed,
+}
+
+/// One extent.
+pub struct Extent {
+    pub id: ExtentId,
+    pub scheme: Scheme,
+    pub nonce: Nonce,
+    pub epoch: Epoch,
+    pub phase: ExtentPhase,
+    pub places: ColumnPlaces,
+    /// Row of the next frame.
+    pub next_row: u16,
+    /// Rows whose frames are committed (or finished, for checkpoint frames): where the extent is cut.
+    pub committed_rows: u16,
+    /// Frames of an unsealed extent, by row: holes are known from here, never from the device.
+    pub frames: Vec<(u16, u16)>,
+    /// In-flight frames in row order (indices of the frame slab).
+    pub in_flight: VecDeque<u16>,
+    /// Listed in the control store's record.
+    pub in_record: bool,
+    /// Columns that failed, could not be sealed, or that no device lists (their place is nil): bit per column.
+    pub missing: u32,
+}
+
+impl Extent {
+    pub fn new(
+        id: ExtentId,
+        scheme: Scheme,
+        nonce: Nonce,
+        epoch: Epoch,
+        places: ColumnPlaces,
+        phase: ExtentPhase,
+    ) -> Extent {
+        Extent {
+            id,
+            scheme,
+            nonce,
+            epoch,
+            phase,
+            places,
+            next_row: 0,
+            committed_rows: 0,
+            frames: Vec::new(),
+            in_flight: VecDeque::new(),
+            in_record: false,
+            missing: 0,
+        }
+    }
+
+    pub fn name(&self, shard: ShardId, column: usize) -> ColumnName {
+        ColumnName { shard, extent: self.id, column: ColumnIndex(column as u8), nonce: self.nonce }
+    }
+    pub fn place(&self, column: usize) -> ColumnPlace {
+        self.places[column]
+    }
+    pub fn layout_of(&self, frame: (u16, u16)) -> Layout {
+        Layout { scheme: self.scheme, first_row: RowIndex(frame.0), blocks: frame.1 }
+    }
+    /// The frame of an unsealed extent that covers a row.
+    pub fn frame_at(&self, row: u16) -> Option<Layout> {
+        let i = self.frames.partition_point(|f| f.0 <= row).checked_sub(1)?;
+        let layout = self.layout_of(self.frames[i]);
+        (row < layout.end_row()).then_some(layout)
+    }
+    /// Whether a data column holds something at a row. `None`: the extent is sealed, so holes are zeros on the
+    /// device.
+    pub fn is_hole(&self, column: usize, row: u16) -> Option<bool> {
+        if self.phase == ExtentPhase::Sealed {
+            return None;
+        }
+        let Some(layout) = self.frame_at(row) else { return Some(true) };
+        let written = layout.written(column).is_some_and(|(first, n)| (first..first + n).contains(&row));
+        Some(!written)
+    }
+    /// Rows below the cut that a column was not given: `(first, count)`, ascending.
+    pub fn holes(&self, column: usize) -> Vec<(u16, u16)> {
+        let mut holes: Vec<(u16, u16)> = Vec::new();
+        let mut expect = 0;
+        let mut add = |first: u16, end: u16| {
+            if first < end {
+                match holes.last_mut() {
+                    Some(last) if last.0 + last.1 == first => last.1 += end - first,
+                    _ => holes.push((first, end - first)),
+                }
+            }
+        };
+        for &frame in self.frames.iter().take_while(|f| f.0 < self.committed_rows) {
+            let layout = self.layout_of(frame);
+            let (first, count) = layout.written(column).unwrap_or((layout.end_row(), 0));
+            add(expect, first);
+            expect = first + count;
+            add(expect, layout.end_row());
+            expect = layout.end_row();
+        }
+        add(expect, self.committed_rows);
+        holes
+    }
+}
+
+/// Wide extents hold frames of the pool's scheme, narrow ones those that would leave too many holes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Width {
+    Wide = 0,
+    Narrow = 1,
+}
+
+/// All extents of the shard, by number.
+#[derive(Default)]
+pub struct Extents {
+    items: HashMap<ExtentId, Extent>,
+    /// What frames are appended to now, by [`Width`].
+    pub current: [Option<ExtentId>; 2],
+    pub ready: [VecDeque<ExtentId>; 2],
+}
+
+impl Extents {
+    pub fn insert(&mut self, extent: Extent) {
+        self.items.insert(extent.id, extent);
+    }
+    pub fn remove(&mut self, id: ExtentId) -> Option<Extent> {
+        self.items.remove(&id)
+    }
+    pub fn get(&self, id: ExtentId) -> Option<&Extent> {
+        self.items.get(&id)
+    }
+    /// # Panics — when the extent is not there: the caller holds its number from a live structure.
+    pub fn at(&mut self, id: ExtentId) -> &mut Extent {
+        self.items.get_mut(&id).expect("an extent that is referred to exists")
+    }
+    pub fn iter(&self) -> impl Iterator<Item = &Extent> {
+        self.items.values()
+    }
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Extent> {
+        self.items.values_mut()
+    }
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+    pub fn reserve(&mut self, more: usize) {
+        self.items.reserve(more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_are_what_frames_did_not_write() {
+        let scheme = Scheme::new(4, 2).unwrap();
+        let mut e = Extent::new(
+            ExtentId(1),
+            scheme,
+            Nonce([0; 16]),
+            Epoch(1),
+            ColumnPlaces::default(),
+            ExtentPhase::Open,
+        );
+        // 5 blocks: 2 data rows, columns 2,2,1,0. 4 blocks: 1 data row, all columns.
+        e.frames = vec![(0, 5), (3, 4)];
+        e.committed_rows = 5;
+        assert_eq!(e.holes(0), []);
+        assert_eq!(e.holes(1), [(0, 1), (3, 1)]);
+        assert_eq!(e.holes(2), [(0, 1), (2, 2)]);
+        assert_eq!(e.holes(3), [(0, 4)]);
+        assert_eq!(e.holes(4), []);
+        assert_eq!(
+            (e.is_hole(2, 1), e.is_hole(2, 2), e.is_hole(3, 4)),
+            (Some(false), Some(true), Some(false))
+        );
+        // Cut after the first frame: the second is no part of the extent.
+        e.committed_rows = 3;
+        assert_eq!(e.holes(3), [(0, 3)]);
+    }
+}

@@ -1,0 +1,96 @@
+//! Commands that wait for their commit: a slab of results and wakers, used again without allocation.
+
+use crate::error::ShardError;
+use std::cell::RefCell;
+use std::task::{Poll, Waker};
+
+/// Names one waiting command; the generation makes a late completion harmless.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpId {
+    index: u32,
+    generation: u32,
+}
+
+struct Op {
+    generation: u32,
+    result: Option<Result<(), ShardError>>,
+    waker: Option<Waker>,
+    next_free: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+#[derive(Default)]
+pub(crate) struct Ops {
+    inner: RefCell<(Vec<Op>, Option<u32>)>,
+}
+
+impl Ops {
+    pub(crate) fn start(&self) -> OpId {
+        let (ops, free) = &mut *self.inner.borrow_mut();
+        match *free {
+            Some(index) => {
+                let op = &mut ops[index as usize];
+                *free = (op.next_free != NONE).then_some(op.next_free);
+                OpId { index, generation: op.generation }
+            }
+            None => {
+                ops.push(Op { generation: 0, result: None, waker: None, next_free: NONE });
+                OpId { index: ops.len() as u32 - 1, generation: 0 }
+            }
+        }
+    }
+
+    pub(crate) fn complete(&self, id: OpId, result: Result<(), ShardError>) {
+        let waker = {
+            let (ops, _) = &mut *self.inner.borrow_mut();
+            let op = &mut ops[id.index as usize];
+            if op.generation != id.generation {
+                return; // its command was dropped (the connection is gone)
+            }
+            assert!(op.result.is_none(), "a command completes exactly once");
+            op.result = Some(result);
+            op.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn release(&self, id: OpId) {
+        let (ops, free) = &mut *self.inner.borrow_mut();
+        let op = &mut ops[id.index as usize];
+        if op.generation == id.generation {
+            *op = Op {
+                generation: op.generation.wrapping_add(1),
+                result: None,
+                waker: None,
+                next_free: free.unwrap_or(NONE),
+            };
+            *free = Some(id.index);
+        }
+    }
+
+    /// Waits for the result.
+    pub(crate) async fn wait(&self, id: OpId) -> Result<(), ShardError> {
+        struct Release<'a>(&'a Ops, OpId);
+        impl Drop for Release<'_> {
+            fn drop(&mut self) {
+                self.0.release(self.1);
+            }
+        }
+        let _release = Release(self, id);
+        std::future::poll_fn(|cx| {
+            let (ops, _) = &mut *self.inner.borrow_mut();
+            let op = &mut ops[id.index as usize];
+            match op.result {
+                Some(result) => Poll::Ready(result),
+                None => {
+                    op.waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,138 @@
+//! What is left of earlier epochs: unsealed extents are sealed at their decided rows, unused ones given back.
+
+use crate::columns::Columns;
+use crate::extent::{Extent, ExtentPhase};
+use crate::frame::{Header, Layout};
+use crate::shard::Shard;
+use peristyle_base::{BLOCK_BYTES, ColumnIndex, ExtentId, RowIndex, crc32c};
+use peristyle_cluster::ShardStore;
+use peristyle_rt::Buf;
+use std::rc::Rc;
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    pub(crate) async fn settle_old_extents(self: Rc<Self>) {
+        let old: Vec<(ExtentId, bool)> = {
+            let state = self.state.borrow();
+            let old = state.extents.iter().filter(|e| e.phase == ExtentPhase::Old);
+            old.map(|e| (e.id, e.committed_rows > 0)).collect()
+        };
+        for (id, used) in old {
+            if self.stopped().is_some() {
+                return;
+            }
+            match used {
+                true => self.seal_old(id).await,
+                false => self.free_unused(id).await,
+            }
+        }
+    }
+
+    /// Seals with checksums that come from the headers and from encoding verified data, never from what a
+    /// parity column happens to hold: a lost or misdirected write is not blessed by reading it back.
+    async fn seal_old(self: &Rc<Self>, id: ExtentId) {
+        let Some(crcs) = self.row_crcs(id).await else { return };
+        self.seal_columns(id, |column| crcs[column].clone()).await;
+    }
+
+    /// An extent that was allocated and holds nothing: it left the open set with the last record.
+    async fn free_unused(&self, id: ExtentId) {
+        let (extent, epoch) = {
+            let state = &mut *self.state.borrow_mut();
+            let known: Option<&Extent> = state.extents.get(id);
+            // With a header column out of reach nobody knows whether it is unused: it stays for the next start.
+            let header_columns = |e: &Extent| 1 | ((1 << e.scheme.width()) - 1) & !((1 << e.scheme.k()) - 1);
+            if known.is_none_or(|e| e.missing & header_columns(e) == header_columns(e)) {
+                return;
+            }
+            let epoch = state.record.epoch;
+            (state.extents.remove(id).expect("just seen"), epoch)
+        };
+        for column in (0..extent.scheme.width()).filter(|c| !extent.place(*c).device.is_nil()) {
+            let _ = self.columns.free(extent.place(column), extent.name(self.id, column), epoch).await;
+        }
+    }
+
+    /// CRC32C of every row of every column. `None` when something of the extent cannot be read or rebuilt now:
+    /// it stays unsealed, and its blocks are verified one by one.
+    async fn row_crcs(self: &Rc<Self>, id: ExtentId) -> Option<Vec<Vec<u32>>> {
+        let (code, scheme, rows, frames, nonce) = {
+            let state = &mut *self.state.borrow_mut();
+            let e = state.extents.at(id);
+            let found = (e.scheme, e.committed_rows, e.frames.clone(), e.nonce);
+            (Self::code(state, found.0), found.0, found.1, found.2, found.3)
+        };
+        let zero = crc32c(&[0; BLOCK_BYTES]);
+        let mut crcs = vec![vec![zero; rows as usize]; scheme.width()];
+        for (first, blocks) in frames.into_iter().filter(|f| f.0 < rows) {
+            let layout = Layout { scheme, first_row: RowIndex(first), blocks };
+            let (header_crc, data_crcs) = self.verified_header(id, &layout, &nonce).await?;
+            for column in (0..scheme.width()).filter(|&c| layout.has_header(c)) {
+                crcs[column][first as usize] = header_crc;
+            }
+            for r in 0..layout.data_rows() as u16 {
+                let row = first + 1 + r;
+                let mut data: Vec<Option<Buf>> = Vec::with_capacity(scheme.k());
+                for column in 0..scheme.k() {
+                    let Some(i) = layout.block_at(column, row) else {
+                        data.push(None);
+                        continue;
+                    };
+                    crcs[column][row as usize] = data_crcs[i];
+                    data.push(Some(self.verified_block(id, column, row, data_crcs[i]).await?));
+                }
+                let sources: Vec<Option<&[u8]>> = data.iter().map(|b| b.as_deref()).collect();
+                let mut parity = vec![[0u8; BLOCK_BYTES]; scheme.m()];
+                let mut out: Vec<&mut [u8]> = parity.iter_mut().map(|p| &mut p[..]).collect();
+                code.encode_sparse(&sources, &mut out);
+                for (p, bytes) in parity.iter().enumerate() {
+                    crcs[scheme.k() + p][row as usize] = crc32c(bytes);
+                }
+            }
+        }
+        Some(crcs)
+    }
+
+    /// Checksum of a frame's header block and of its data blocks, from any valid copy.
+    async fn verified_header(
+        &self,
+        id: ExtentId,
+        layout: &Layout,
+        nonce: &peristyle_base::Nonce,
+    ) -> Option<(u32, Vec<u32>)> {
+        for column in (0..layout.scheme.width()).filter(|&c| layout.has_header(c)) {
+            let (place, name) = {
+                let state = &mut *self.state.borrow_mut();
+                let e = state.extents.at(id);
+                (e.place(column), e.name(self.id, column))
+            };
+            if place.device.is_nil() {
+                continue;
+            }
+            let (result, buf) =
+                self.columns.read(place, name, layout.first_row, Buf::alloc(BLOCK_BYTES).await).await;
+            let mut entries = Vec::new();
+            if result.is_ok()
+                && Header::decode(&buf, nonce, &mut entries).is_ok_and(|h| h.layout() == *layout)
+            {
+                return Some((crc32c(&buf), entries.iter().filter_map(|e| e.data_crc()).collect()));
+            }
+        }
+        None
+    }
+
+    async fn verified_block(self: &Rc<Self>, id: ExtentId, column: usize, row: u16, crc: u32) -> Option<Buf> {
+        let (place, name) = {
+            let state = &mut *self.state.borrow_mut();
+            let e = state.extents.at(id);
+            (e.place(column), e.name(self.id, column))
+        };
+        if !place.device.is_nil() {
+            let (result, buf) =
+                self.columns.read(place, name, RowIndex(row), Buf::alloc(BLOCK_BYTES).await).await;
+            if result.is_ok() && crc32c(&buf) == crc {
+                return Some(buf);
+            }
+        }
+        self.reconstruct(id, ColumnIndex(column as u8), RowIndex(row), crc).await.ok()
+    }
+}

@@ -1,0 +1,293 @@
+//! The shard: one owner's state of one log, and the tasks that work on it.
+//!
+//! Everything runs on one reactor; state is borrowed for straight-line code only, never over an await.
+
+use crate::builder::{Contents, Effect, Pending, Queue, Scratch};
+use crate::checkpoint::Homes;
+use crate::columns::Columns;
+use crate::error::{ShardError, StopReason};
+use crate::extent::Extents;
+use crate::frame::{FrameKind, Layout};
+use crate::map::Map;
+use crate::ops::{OpId, Ops};
+use crate::stats::Stats;
+use crate::volume::Locks;
+use peristyle_base::{Epoch, ExtentId, Instant, NodeId, RowIndex, Scheme, Seq, ShardId};
+use peristyle_cluster::{Placer, ShardRecord, ShardStore, TooFewPolicy, Version};
+use peristyle_ec::Code;
+use peristyle_rt::sync::{Notify, Semaphore};
+use peristyle_rt::{Duration, View};
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+/// Limits and settings of a shard.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    pub scheme: Scheme,
+    pub too_few: TooFewPolicy,
+    /// Frames in flight at most.
+    pub frames_in_flight_max: usize,
+    /// Blocks that may wait for a frame before commands are held back.
+    pub pending_blocks_max: usize,
+    /// Commands that may wait for a frame.
+    pub pending_commands_max: usize,
+    /// Ready extents of each width that are kept in stock; refilled at half.
+    pub ready_extents: usize,
+    /// Leaves of the map in memory at most.
+    pub map_leaves_max: usize,
+    /// Bytes of log after which a checkpoint is taken.
+    pub checkpoint_log_bytes: u64,
+    /// A column append is given up after this long at least (DESIGN §11, "Slowness").
+    pub append_limit_min: Duration,
+    /// … or after this many times the device's p99.
+    pub append_limit_p99s: u32,
+}
+
+impl ShardConfig {
+    pub fn new(scheme: Scheme) -> ShardConfig {
+        ShardConfig {
+            scheme,
+            too_few: TooFewPolicy::Refuse,
+            frames_in_flight_max: 8,
+            pending_blocks_max: 16 * 1024,
+            pending_commands_max: 4096,
+            ready_extents: 4,
+            map_leaves_max: 65_536,
+            checkpoint_log_bytes: 1 << 30,
+            append_limit_min: Duration::from_millis(20),
+            append_limit_p99s: 10,
+        }
+    }
+}
+
+/// One frame on its way.
+pub(crate) struct Frame {
+    pub busy: bool,
+    /// Raised whenever the frame is appended anew: completions of an earlier attempt are late and ignored.
+    pub attempt: u32,
+    pub kind: FrameKind,
+    pub seq: Seq,
+    pub contents: Contents,
+    pub extent: ExtentId,
+    pub layout: Layout,
+    pub header: Option<View>,
+    /// Columns that have not answered: bit per column.
+    pub waiting: u32,
+    pub durable: bool,
+    pub reappended: bool,
+    /// When its columns were sent.
+    pub started: Instant,
+    pub durable_at: Instant,
+}
+
+impl Frame {
+    fn new() -> Frame {
+        Frame {
+            busy: false,
+            attempt: 0,
+            kind: FrameKind::User,
+            seq: Seq(0),
+            contents: Contents::with_room(),
+            extent: ExtentId(0),
+            layout: Layout { scheme: Scheme::new(1, 0).expect("valid"), first_row: RowIndex(0), blocks: 0 },
+            header: None,
+            waiting: 0,
+            durable: false,
+            reappended: false,
+            started: Instant::ZERO,
+            durable_at: Instant::ZERO,
+        }
+    }
+}
+
+pub(crate) struct State {
+    pub record: ShardRecord,
+    pub version: Version,
+    /// What this epoch's takeover kept; goes into every header.
+    pub cut: Seq,
+    pub map: Map,
+    pub extents: Extents,
+    pub queue: Queue,
+    pub scratch: Scratch,
+    pub frames: Vec<Frame>,
+    /// User frames in flight or waiting to be appended anew, by sequence number.
+    pub order: VecDeque<u16>,
+    /// Frames to append: anew after a failure, the kept tail at takeover, and checkpoint frames.
+    pub to_append: VecDeque<u16>,
+    pub next_seq: Seq,
+    /// Number of the next extent; below the record's, which reserves some ahead.
+    pub next_extent: ExtentId,
+    /// The tail of the former owner is not decided and re-appended yet.
+    pub recovering: bool,
+    /// What the last checkpoint holds.
+    pub homes: Homes,
+    /// Checkpoint frames that are done: where they went.
+    pub meta_done: Vec<(OpId, ExtentId, Layout)>,
+    pub committed: Seq,
+    pub stopped: Option<StopReason>,
+    /// The pool has no room for user extents: new writes are refused until something is freed.
+    pub full: bool,
+    pub log_bytes_since_checkpoint: u64,
+    /// Latency of recent frames, for the second-frame rule.
+    pub frame_latency_ns: u64,
+    pub codes: HashMap<Scheme, Rc<Code>>,
+    pub placer: Placer,
+    pub abandoned_at: HashMap<peristyle_base::DeviceId, Instant>,
+    pub locks: Locks,
+    pub stats: Stats,
+}
+
+/// One shard of this process. Clones of the `Rc` are the same shard.
+pub struct Shard<C: Columns, S: ShardStore> {
+    pub(crate) id: ShardId,
+    pub(crate) node: NodeId,
+    pub(crate) config: ShardConfig,
+    pub(crate) columns: Rc<C>,
+    pub(crate) store: Rc<S>,
+    pub(crate) state: RefCell<State>,
+    pub(crate) ops: Ops,
+    /// There is something to append.
+    pub(crate) work: Notify,
+    /// A frame was committed, or the shard stopped.
+    pub(crate) progress: Notify,
+    /// Ready extents were added, or the pool was found full.
+    pub(crate) supplied: Notify,
+    /// Stock is low, something waits to be sealed.
+    pub(crate) supply_wanted: Notify,
+    pub(crate) urgent: Cell<bool>,
+    /// One writer of the control store's record at a time.
+    pub(crate) record_turn: Rc<Semaphore>,
+    pub(crate) checkpoint_turn: Rc<Semaphore>,
+}
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    pub(crate) fn new(
+        id: ShardId,
+        node: NodeId,
+        config: ShardConfig,
+        columns: Rc<C>,
+        store: Rc<S>,
+    ) -> Rc<Self> {
+        let frames = (0..config.frames_in_flight_max + 4).map(|_| Frame::new()).collect();
+        let state = State {
+            record: ShardRecord::default(),
+            version: Version(0),
+            cut: Seq(0),
+            map: Map::new(config.map_leaves_max),
+            extents: Extents::default(),
+            queue: Queue::default(),
+            scratch: Scratch::default(),
+            frames,
+            order: VecDeque::with_capacity(64),
+            to_append: VecDeque::with_capacity(64),
+            next_seq: Seq(1),
+            next_extent: ExtentId(1),
+            recovering: true,
+            homes: Homes::default(),
+            meta_done: Vec::new(),
+            committed: Seq(0),
+            stopped: None,
+            full: false,
+            log_bytes_since_checkpoint: 0,
+            frame_latency_ns: 0,
+            codes: HashMap::new(),
+            placer: Placer::default(),
+            abandoned_at: HashMap::new(),
+            locks: Locks::default(),
+            stats: Stats::default(),
+        };
+        Rc::new(Shard {
+            id,
+            node,
+            config,
+            columns,
+            store,
+            state: RefCell::new(state),
+            ops: Ops::default(),
+            work: Notify::default(),
+            progress: Notify::default(),
+            supplied: Notify::default(),
+            supply_wanted: Notify::default(),
+            urgent: Cell::new(false),
+            record_turn: Semaphore::new(1),
+            checkpoint_turn: Semaphore::new(1),
+        })
+    }
+
+    /// Starts the tasks that append, supply and watch. Called once, by recovery.
+    pub(crate) fn start_tasks(self: &Rc<Self>) {
+        peristyle_rt::spawn(self.clone().run_appender());
+        peristyle_rt::spawn(self.clone().run_supply());
+        peristyle_rt::spawn(self.clone().run_watchdog());
+        peristyle_rt::spawn(self.clone().run_checkpoints());
+    }
+
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+    pub fn epoch(&self) -> Epoch {
+        self.state.borrow().record.epoch
+    }
+    pub fn committed(&self) -> Seq {
+        self.state.borrow().committed
+    }
+    pub fn stopped(&self) -> Option<StopReason> {
+        self.state.borrow().stopped
+    }
+
+    /// Stops serving: commands that wait fail with [`ShardError::Stopped`]. What was acknowledged is durable.
+    pub fn stop(&self, reason: StopReason) {
+        let mut failed: Vec<OpId> = Vec::new();
+        {
+            let state = &mut *self.state.borrow_mut();
+            if state.stopped.is_some() {
+                return;
+            }
+            state.stopped = Some(reason);
+            failed.extend(state.queue.drain().map(|p| p.op));
+            for frame in state.frames.iter_mut().filter(|f| f.busy) {
+                failed.extend(frame.contents.ops.drain(..).map(|(op, _)| op));
+                frame.attempt += 1;
+            }
+        }
+        failed.into_iter().for_each(|op| self.ops.complete(op, Err(ShardError::Stopped)));
+        self.work.notify_all();
+        self.progress.notify_all();
+        self.supplied.notify_all();
+        self.supply_wanted.notify_all();
+    }
+
+    /// Accepts an effect and waits for its commit.
+    pub(crate) async fn commit(&self, effect: Effect) -> Result<(), ShardError> {
+        let op = self.accept(effect).await?;
+        self.ops.wait(op).await
+    }
+
+    /// Accepts an effect: from here on it has its place in the order. Waits while too much is pending.
+    pub(crate) async fn accept(&self, effect: Effect) -> Result<OpId, ShardError> {
+        loop {
+            {
+                let state = &mut *self.state.borrow_mut();
+                if state.stopped.is_some() {
+                    return Err(ShardError::Stopped);
+                }
+                let room = state.queue.blocks() < self.config.pending_blocks_max
+                    && state.queue.len() < self.config.pending_commands_max;
+                if room {
+                    let now = peristyle_rt::now();
+                    let op = self.ops.start();
+                    state.stats.batch_wait.enter(now);
+                    state.queue.push(Pending { effect, op, since: now });
+                    self.work.notify_all();
+                    return Ok(op);
+                }
+            }
+            self.progress.notified().await;
+        }
+    }
+
+    pub(crate) fn code(state: &mut State, scheme: Scheme) -> Rc<Code> {
+        state.codes.entry(scheme).or_insert_with(|| Rc::new(Code::new(scheme))).clone()
+    }
+}

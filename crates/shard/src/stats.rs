@@ -1,0 +1,77 @@
+//! Statistics of one shard's stages (DESIGN §9). Owned by its reactor; a snapshot is a copy.
+
+use peristyle_base::Instant;
+use peristyle_base::stage::{Stage, StageSnapshot};
+
+/// Stages of writes and reads, and counters of frames.
+#[derive(Clone, Default)]
+pub struct Stats {
+    pub batch_wait: Stage,
+    pub encode: Stage,
+    pub append: Stage,
+    pub commit_wait: Stage,
+    pub lookup: Stage,
+    pub column_read: Stage,
+    pub verify: Stage,
+    pub reconstruct: Stage,
+    pub frames: u64,
+    pub frame_blocks: u64,
+    pub narrow_frames: u64,
+    pub user_blocks: u64,
+    pub reappended: u64,
+    pub abandoned: u64,
+    pub checkpoints: u64,
+    pub damaged_blocks: u64,
+    pub degraded_reads: u64,
+}
+
+/// A copy of the figures at one moment.
+#[derive(Clone, Default)]
+pub struct ShardSnapshot {
+    pub stages: Vec<(&'static str, StageSnapshot)>,
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+impl Stats {
+    pub fn snapshot(&self, now: Instant) -> ShardSnapshot {
+        let stages: [(&'static str, &Stage); 8] = [
+            ("write.batch_wait", &self.batch_wait),
+            ("write.encode", &self.encode),
+            ("write.append", &self.append),
+            ("write.commit_wait", &self.commit_wait),
+            ("read.lookup", &self.lookup),
+            ("read.column_read", &self.column_read),
+            ("read.verify", &self.verify),
+            ("read.reconstruct", &self.reconstruct),
+        ];
+        ShardSnapshot {
+            stages: stages.into_iter().map(|(name, stage)| (name, stage.snapshot(now))).collect(),
+            counters: vec![
+                ("frames", self.frames),
+                ("frame_blocks", self.frame_blocks),
+                ("narrow_frames", self.narrow_frames),
+                ("user_blocks", self.user_blocks),
+                ("reappended_frames", self.reappended),
+                ("abandoned_extents", self.abandoned),
+                ("checkpoints", self.checkpoints),
+                ("damaged_blocks", self.damaged_blocks),
+                ("degraded_reads", self.degraded_reads),
+            ],
+        }
+    }
+}
+
+impl ShardSnapshot {
+    pub fn merge(&mut self, other: ShardSnapshot) {
+        if self.stages.is_empty() {
+            *self = other;
+            return;
+        }
+        for ((_, mine), (_, theirs)) in self.stages.iter_mut().zip(&other.stages) {
+            mine.merge(theirs);
+        }
+        for ((_, mine), (_, theirs)) in self.counters.iter_mut().zip(&other.counters) {
+            *mine += theirs;
+        }
+    }
+}

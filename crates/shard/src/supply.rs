@@ -1,0 +1,403 @@
+//! The stock of ready extents, the control store's record, and the sealing of full extents: off the I/O path.
+
+use crate::columns::{ColumnFault, Columns};
+use crate::error::StopReason;
+use crate::extent::{Extent, ExtentPhase, Width};
+use crate::shard::{Shard, State};
+use peristyle_base::{ColumnName, ColumnPlace, ExtentId, Nonce, Scheme};
+use peristyle_cluster::{
+    ColumnPlaces, ExtentState, OPEN_EXTENTS_MAX, OpenExtent, PlacementError, PoolView, ShardRecord,
+    ShardStore, StoreError,
+};
+use peristyle_rt::{Duration, join_all};
+use std::rc::Rc;
+
+/// An allocation that takes longer counts as the device's failure: a stalled device must not hold up the rest.
+const ALLOCATE_LIMIT: Duration = Duration::from_millis(60);
+/// Tries to place one extent before the shard waits for something to change.
+const PLACE_TRIES: usize = 4;
+/// Pause between attempts while the pool is full or the control store is out of reach.
+const RETRY_PERIOD: Duration = Duration::from_millis(100);
+/// Pause before a seal that failed is tried again, and how often.
+const SEAL_RETRY: Duration = Duration::from_millis(500);
+const SEAL_TRIES: usize = 3;
+
+/// Extent numbers that one write of the record reserves.
+const EXTENTS_RESERVED: u64 = 64;
+
+enum CreateError {
+    /// No room in the pool, or too few healthy devices.
+    Full,
+    Stopped,
+}
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    pub(crate) async fn run_supply(self: Rc<Self>) {
+        peristyle_rt::spawn(self.clone().run_sealer());
+        loop {
+            if self.stopped().is_some() {
+                return;
+            }
+            let urgent = self.urgent.take();
+            let mut short = false;
+            for width in [Width::Wide, Width::Narrow] {
+                let missing = self.missing(width, urgent);
+                if missing > 0 {
+                    match self.refill(width, missing).await {
+                        Ok(()) => {}
+                        Err(CreateError::Full) => short = true,
+                        Err(CreateError::Stopped) => return,
+                    }
+                }
+            }
+            self.state.borrow_mut().full = short;
+            self.supplied.notify_all();
+            if short {
+                peristyle_rt::timeout(RETRY_PERIOD, self.supply_wanted.notified()).await;
+                continue;
+            }
+            let wanted = || {
+                self.urgent.get()
+                    || self.stopped().is_some()
+                    || [Width::Wide, Width::Narrow].into_iter().any(|w| self.missing(w, false) > 0)
+            };
+            self.supply_wanted.wait_until(wanted).await;
+        }
+    }
+
+    /// How many ready extents to add: none above half of the stock.
+    fn missing(&self, width: Width, urgent: bool) -> usize {
+        let state = self.state.borrow();
+        let narrow_is_wide = self.config.scheme.is_narrow();
+        if narrow_is_wide && width == Width::Narrow {
+            return 0;
+        }
+        let (have, want) = (state.extents.ready[width as usize].len(), self.config.ready_extents);
+        match have * 2 <= want {
+            // In need, one extent is enough to go on with; the rest follows in the next round.
+            true if urgent && have == 0 => 1,
+            true => want - have,
+            false => 0,
+        }
+    }
+
+    /// Allocates extents and lists them in the open set; only then are they ready (invariant 1, One writer).
+    pub(crate) async fn refill_now(&self) -> bool {
+        let mut ok = true;
+        for width in [Width::Wide, Width::Narrow] {
+            let missing = self.missing(width, true);
+            if missing > 0 {
+                ok &= self.refill(width, missing).await.is_ok();
+            }
+        }
+        ok
+    }
+
+    async fn refill(&self, width: Width, count: usize) -> Result<(), CreateError> {
+        let mut made = Vec::new();
+        let mut result = Ok(());
+        for _ in 0..count {
+            match self.create_extent(width).await {
+                Ok(extent) => made.push(extent),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        if made.is_empty() {
+            return result;
+        }
+        let ids: Vec<ExtentId> = made.iter().map(|e| e.id).collect();
+        {
+            let state = &mut *self.state.borrow_mut();
+            made.into_iter().for_each(|e| state.extents.insert(e));
+        }
+        self.write_record(|_| {}).await.map_err(|_| CreateError::Stopped)?;
+        let state = &mut *self.state.borrow_mut();
+        for id in ids {
+            // A device may have failed meanwhile: such an extent never takes a frame.
+            if state.extents.at(id).phase == ExtentPhase::Ready {
+                state.extents.ready[width as usize].push_back(id);
+            }
+        }
+        match state.extents.ready[width as usize].is_empty() {
+            true => result,
+            false => Ok(()),
+        }
+    }
+
+    async fn create_extent(&self, width: Width) -> Result<Extent, CreateError> {
+        for _ in 0..PLACE_TRIES {
+            // Numbers are reserved in the record before they are used, so that none is used twice even when the
+            // device that knows of it is away at the next start.
+            let reserved = {
+                let state = self.state.borrow();
+                state.next_extent < state.record.next_extent
+            };
+            if !reserved && self.write_record(|_| {}).await.is_err() {
+                return Err(CreateError::Stopped);
+            }
+            let (id, scheme, places) = {
+                let state = &mut *self.state.borrow_mut();
+                if state.stopped.is_some() {
+                    return Err(CreateError::Stopped);
+                }
+                let id = state.next_extent;
+                let Ok((scheme, devices)) = self.plan(state, width, id) else {
+                    return Err(CreateError::Full);
+                };
+                // The number is used up whether or not the allocation succeeds (never twice).
+                state.next_extent = id.next();
+                (id, scheme, devices)
+            };
+            let mut nonce = Nonce::default();
+            peristyle_rt::fill_random(&mut nonce.0);
+            let epoch = self.epoch();
+            let name = |column: usize| ColumnName {
+                shard: self.id,
+                extent: id,
+                column: peristyle_base::ColumnIndex(column as u8),
+                nonce,
+            };
+            let allocations = places.iter().enumerate().map(|(column, &device)| {
+                let request = self.columns.allocate(device, name(column), scheme, epoch);
+                async move {
+                    peristyle_rt::timeout(ALLOCATE_LIMIT, request).await.unwrap_or(Err(ColumnFault::Device))
+                }
+            });
+            let slots = join_all(allocations).await;
+            let mut failed = false;
+            let mut columns = Vec::with_capacity(slots.len());
+            for (&device, slot) in places.iter().zip(&slots) {
+                match slot {
+                    Ok(slot) => columns.push(ColumnPlace { device, slot: *slot }),
+                    Err(ColumnFault::Fenced) => {
+                        self.stop(StopReason::Fenced);
+                        return Err(CreateError::Stopped);
+                    }
+                    Err(fault) => {
+                        failed = true;
+                        if *fault != ColumnFault::Full {
+                            self.columns.report_bad(device, Some(*fault));
+                        }
+                    }
+                }
+            }
+            if !failed && self.stopped().is_none() {
+                let places = ColumnPlaces::new(&columns);
+                return Ok(Extent::new(id, scheme, nonce, epoch, places, ExtentPhase::Ready));
+            }
+            for (column, slot) in slots.iter().enumerate() {
+                if let Ok(slot) = slot {
+                    let place = ColumnPlace { device: places[column], slot: *slot };
+                    let freed = self.columns.free(place, name(column), epoch);
+                    let _ = peristyle_rt::timeout(ALLOCATE_LIMIT, freed).await;
+                }
+            }
+        }
+        Err(CreateError::Full)
+    }
+
+    fn plan(
+        &self,
+        state: &mut State,
+        width: Width,
+        id: ExtentId,
+    ) -> Result<(Scheme, Vec<peristyle_base::DeviceId>), PlacementError> {
+        let mut devices = Vec::new();
+        self.columns.devices(&mut devices);
+        let pool = PoolView {
+            id: peristyle_base::PoolId(0),
+            scheme: self.config.scheme,
+            too_few: self.config.too_few,
+            devices: &devices,
+        };
+        let mut chosen = [0; Scheme::WIDTH_MAX];
+        let narrow = width == Width::Narrow;
+        let effective = pool.plan(&mut state.placer, narrow, id.0, &mut chosen)?;
+        let ids = chosen[..effective.scheme.width()].iter().map(|&i| devices[i].id).collect();
+        Ok((effective.scheme, ids))
+    }
+
+    /// Writes the shard's record: the open set as it stands, what `change` adds, and the committed number.
+    /// One writer at a time; a conflict means that somebody else owns the shard.
+    pub(crate) async fn write_record(&self, change: impl FnOnce(&mut ShardRecord)) -> Result<(), StopReason> {
+        let _turn = self.record_turn.acquire(1).await;
+        let (record, version) = {
+            let state = &mut *self.state.borrow_mut();
+            if let Some(reason) = state.stopped {
+                return Err(reason);
+            }
+            let mut record = state.record.clone();
+            record.committed = state.committed;
+            record.open_set = open_set(state);
+            record.next_extent = ExtentId(state.next_extent.0 + EXTENTS_RESERVED);
+            change(&mut record);
+            (record, state.version)
+        };
+        let listed: Vec<ExtentId> = record.open_set.iter().map(|e| e.extent).collect();
+        loop {
+            match self.store.put(self.id, version, &record).await {
+                Ok(version) => {
+                    self.record_written(record, version, &listed);
+                    return Ok(());
+                }
+                Err(StoreError::Unknown) => match self.store.load(self.id).await {
+                    // It did happen: what is stored is what we wrote.
+                    Ok(Some((stored, now))) if stored == record => {
+                        self.record_written(stored, now, &listed);
+                        return Ok(());
+                    }
+                    Ok(Some((_, now))) if now == version => {}
+                    Ok(_) => break,
+                    Err(_) => peristyle_rt::sleep(RETRY_PERIOD).await,
+                },
+                Err(StoreError::Unavailable) => peristyle_rt::sleep(RETRY_PERIOD).await,
+                Err(StoreError::Conflict | StoreError::TooLarge | StoreError::Damaged) => break,
+            }
+            if let Some(reason) = self.stopped() {
+                return Err(reason);
+            }
+        }
+        self.stop(StopReason::Fenced);
+        Err(StopReason::Fenced)
+    }
+
+    fn record_written(&self, record: ShardRecord, version: peristyle_cluster::Version, listed: &[ExtentId]) {
+        let state = &mut *self.state.borrow_mut();
+        state.record = record;
+        state.version = version;
+        for extent in state.extents.iter_mut() {
+            extent.in_record = listed.contains(&extent.id);
+        }
+    }
+
+    async fn run_sealer(self: Rc<Self>) {
+        loop {
+            if self.stopped().is_some() {
+                return;
+            }
+            let Some(id) = self.next_to_seal() else {
+                let ready = || self.stopped().is_some() || self.next_to_seal().is_some();
+                self.supply_wanted.wait_until(ready).await;
+                continue;
+            };
+            let used = self.state.borrow_mut().extents.at(id).committed_rows > 0;
+            match used {
+                true => self.seal(id).await,
+                false => self.discard(id).await,
+            }
+        }
+    }
+
+    fn next_to_seal(&self) -> Option<ExtentId> {
+        let state = self.state.borrow();
+        state.extents.iter().find(|e| e.phase == ExtentPhase::Closed && e.in_flight.is_empty()).map(|e| e.id)
+    }
+
+    /// Seals all columns of a closed extent at its committed rows.
+    async fn seal(self: &Rc<Self>, id: ExtentId) {
+        {
+            let state = &mut *self.state.borrow_mut();
+            // Decided now: no frame is in flight and none will come.
+            state.extents.at(id).phase = ExtentPhase::Sealing;
+        }
+        self.seal_columns(id, |_| Vec::new()).await;
+    }
+
+    /// Seals every column at the extent's committed rows. `crcs` gives a column's row checksums, or nothing when
+    /// the column server has them from the appends.
+    pub(crate) async fn seal_columns(self: &Rc<Self>, id: ExtentId, crcs: impl Fn(usize) -> Vec<u32>) {
+        let (name, places, rows, epoch, width, missing) = {
+            let state = &mut *self.state.borrow_mut();
+            let epoch = state.record.epoch;
+            let e = state.extents.at(id);
+            (e.name(self.id, 0), e.places, e.committed_rows, epoch, e.scheme.width(), e.missing)
+        };
+        // At takeover, a column that no device lists has no place.
+        let placed = |c: &usize| missing >> c & 1 == 0 || !places[*c].device.is_nil();
+        let mut unsealed: Vec<usize> = (0..width).filter(placed).collect();
+        let unplaced: Vec<usize> = (0..width).filter(|c| !placed(c)).collect();
+        for attempt in 0..SEAL_TRIES {
+            if attempt > 0 {
+                peristyle_rt::sleep(SEAL_RETRY).await;
+            }
+            let seals = unsealed.iter().map(|&column| {
+                let name = ColumnName { column: peristyle_base::ColumnIndex(column as u8), ..name };
+                let holes = self.state.borrow_mut().extents.at(id).holes(column);
+                let request = self.columns.seal(places[column], name, epoch, rows, holes, crcs(column));
+                async move {
+                    peristyle_rt::timeout(SEAL_RETRY * 4, request).await.unwrap_or(Err(ColumnFault::Device))
+                }
+            });
+            let results = join_all(seals).await;
+            if results.contains(&Err(ColumnFault::Fenced)) {
+                self.stop(StopReason::Fenced);
+                return;
+            }
+            let mut failed = results.iter().map(|r| r.is_err());
+            unsealed.retain(|_| failed.next().expect("one each"));
+            if unsealed.is_empty() || self.stopped().is_some() {
+                break;
+            }
+        }
+        unsealed.extend(unplaced);
+        self.sealed(id, &unsealed);
+    }
+
+    /// Takes note of a seal. Columns that could not be sealed are missing from now on: a rebuild's work.
+    pub(crate) fn sealed(&self, id: ExtentId, unsealed: &[usize]) {
+        let state = &mut *self.state.borrow_mut();
+        let extent = state.extents.at(id);
+        extent.missing = unsealed.iter().fold(0, |set, c| set | 1 << c);
+        if extent.scheme.width() - unsealed.len() >= extent.scheme.k() {
+            extent.phase = ExtentPhase::Sealed;
+            extent.frames = Vec::new();
+        }
+    }
+
+    /// Gives back an extent that never took a committed frame. It leaves the open set first.
+    async fn discard(self: &Rc<Self>, id: ExtentId) {
+        let Some(extent) = self.state.borrow_mut().extents.remove(id) else { return };
+        if extent.in_record && self.write_record(|_| {}).await.is_err() {
+            return;
+        }
+        let epoch = self.epoch();
+        for column in 0..extent.scheme.width() {
+            let request = self.columns.free(extent.place(column), extent.name(self.id, column), epoch);
+            // A device that cannot answer keeps a leftover, which the next start of the shard recognises.
+            let _ = peristyle_rt::timeout(SEAL_RETRY * 4, request).await;
+        }
+    }
+}
+
+/// The open and ready extents of this epoch, by number.
+fn open_set(state: &State) -> Vec<OpenExtent> {
+    let epoch = state.record.epoch;
+    let live = |e: &&Extent| {
+        let mine = e.epoch == epoch
+            && matches!(
+                e.phase,
+                ExtentPhase::Ready | ExtentPhase::Open | ExtentPhase::Closed | ExtentPhase::Sealing
+            );
+        // What the former owner had open stays listed until this one has decided and re-appended the tail.
+        mine || (state.recovering && e.phase == ExtentPhase::Old && e.in_record)
+    };
+    let mut set: Vec<OpenExtent> = state
+        .extents
+        .iter()
+        .filter(live)
+        .map(|e| OpenExtent {
+            extent: e.id,
+            scheme: e.scheme,
+            nonce: e.nonce,
+            epoch: e.epoch,
+            state: if e.phase == ExtentPhase::Ready { ExtentState::Ready } else { ExtentState::Open },
+            columns: e.places,
+        })
+        .collect();
+    set.sort_unstable_by_key(|e| e.extent);
+    set.truncate(OPEN_EXTENTS_MAX);
+    set
+}
