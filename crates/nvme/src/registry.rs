@@ -193,9 +193,8 @@ impl Registry {
         if command.recfmt != 0 {
             return Err(Refused::because(Status::INCOMPATIBLE_FORMAT));
         }
-        // Not Invalid Field: that answer to a Connect is reserved for nothing. Base 6.3.
-        let short = Refused::because(Status::DATA_SGL_LENGTH_INVALID);
-        let (data, _) = ConnectData::ref_from_prefix(data).map_err(|_| short)?;
+        // Not Invalid Field: a failed Connect names the parameter instead. Base 6.3.
+        let (data, _) = ConnectData::ref_from_prefix(data).map_err(|_| Refused::command(ipo::SGL_LENGTH))?;
         if command.sqsize == 0 || command.sqsize >= self.entries_max(command.qid) {
             return Err(Refused::command(ipo::SQSIZE));
         }

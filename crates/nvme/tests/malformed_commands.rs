@@ -530,7 +530,7 @@ fn connect_rows() -> Vec<Row> {
                     .map(|n| answer(t.connect(&connect_sqe(0, 32, 0), &data.as_bytes()[..n]).map(|_| 0)))
                     .into()
             },
-            TOO_SHORT,
+            (INVALID_PARAMETERS, invalid_in_command(32)),
         ),
         row(
             80,

@@ -49,6 +49,7 @@ impl ConnectCommand {
 
 /// Offsets within the Connect command or its data, as CQE dword 0 reports them (IPO). Base 6.3.
 pub mod ipo {
+    pub const SGL_LENGTH: u16 = 32;
     pub const QID: u16 = 42;
     pub const SQSIZE: u16 = 44;
     pub const CATTR: u16 = 46;
