@@ -1,9 +1,16 @@
 //! A target at the level of its controllers: what tests say to it, without a connection.
+//!
+//! With `wired` set, the same calls travel as PDUs through queue pairs, with or without digests.
 #![allow(dead_code)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod wire;
 
 use peristyle_base::{Instant, Uuid};
 use peristyle_nvme::controller::{AdminOutcome, admin_data_bytes};
 use peristyle_nvme::discovery::Portal;
+use peristyle_nvme::qpair::Completion;
 use peristyle_nvme::registry::{
     ConnId, Connected, ControllerRef, Refused, Registry, RegistryConfig, SubsystemId, TargetEvent,
 };
@@ -18,6 +25,7 @@ use zerocopy::IntoBytes;
 pub const SUBSYSTEM: &str = "nqn.2026-11.io.peristyle:demo";
 pub const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-000000000001";
 pub const OTHER_HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-000000000002";
+pub const IO_HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-000000000003";
 pub const HOSTID: [u8; 16] = [7; 16];
 /// CC.EN with entry sizes of 64 and 16 bytes.
 pub const ENABLE: u32 = 0x0046_0001;
@@ -45,7 +53,13 @@ pub struct Target {
     pub now: Instant,
     conn: u64,
     pub out: Vec<u8>,
+    pub wired: Option<Digests>,
+    connections: Vec<wire::Connection>,
 }
+
+/// Whether the connections have digests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Digests(pub bool);
 
 /// A Connect command: `entries` as a count.
 pub fn connect_sqe(qid: u16, entries: u16, kato_ms: u32) -> Sqe {
@@ -63,7 +77,8 @@ pub fn connect_data(cntlid: u16, subsystem: &str, host: &str) -> ConnectData {
 
 pub fn admin_sqe(opcode: u8) -> Sqe {
     let mut sqe = Sqe::new(opcode, Cid(1));
-    sqe.set_sgl(Sgl::transport(512 * 1024));
+    // Room for any answer; nothing to send.
+    sqe.set_sgl(Sgl::transport(if opcode & 3 == 1 { 0 } else { 512 * 1024 }));
     sqe
 }
 
@@ -123,10 +138,24 @@ impl Target {
         let subsystem = registry.add_subsystem(subsystem).unwrap();
         registry.put_namespace(subsystem, namespace(1, LbaSize::B4096)).unwrap();
         registry.put_namespace(subsystem, namespace(2, LbaSize::B512)).unwrap();
-        Target { registry, subsystem, now: Instant(1_000_000_000), conn: 0, out: Vec::new() }
+        Target {
+            registry,
+            subsystem,
+            now: Instant(1_000_000_000),
+            conn: 0,
+            out: Vec::new(),
+            wired: None,
+            connections: Vec::new(),
+        }
     }
     pub fn connect(&mut self, sqe: &Sqe, data: &[u8]) -> Result<Connected, Refused> {
         self.conn += 1;
+        if let Some(Digests(digests)) = self.wired {
+            let mut connection = wire::Connection::open(ConnId(self.conn), self.now, digests);
+            let result = connection.connect(&mut self.registry, sqe, data);
+            self.connections.push(connection);
+            return result;
+        }
         self.registry.connect(self.now, ConnId(self.conn), sqe, data)
     }
     pub fn connect_admin_as(&mut self, host: &str) -> Connected {
@@ -159,7 +188,7 @@ impl Target {
     }
     pub fn property(&mut self, controller: ControllerRef, offset: u32, bytes: u8) -> u64 {
         let sqe = property_sqe(false, offset, bytes, 0);
-        match self.registry.handle_admin(self.now, controller, &sqe, &mut []) {
+        match self.raw(controller, &sqe) {
             AdminOutcome::Complete { status, dw0, dw1, .. } => {
                 assert_eq!(status, Status::SUCCESS);
                 u64::from(dw0) | u64::from(dw1) << 32
@@ -168,8 +197,32 @@ impl Target {
         }
     }
     pub fn raw(&mut self, controller: ControllerRef, sqe: &Sqe) -> AdminOutcome {
+        if self.wired.is_some() {
+            return self.raw_wired(controller, sqe);
+        }
         self.out = vec![0xee; admin_data_bytes(sqe)];
         self.registry.handle_admin(self.now, controller, sqe, &mut self.out)
+    }
+    fn raw_wired(&mut self, controller: ControllerRef, sqe: &Sqe) -> AdminOutcome {
+        let admin = |c: &Connected| c.controller == controller && c.qid == 0;
+        let connection =
+            self.connections.iter_mut().find(|c| c.connected().as_ref().is_some_and(admin)).unwrap();
+        let keep_cid = sqe.opcode() == admin::ASYNC_EVENT_REQUEST;
+        let reply = connection.command(&mut self.registry, self.now, *sqe, keep_cid);
+        let Some(Completion { status, dw0, dw1 }) = reply.completion else { return AdminOutcome::Pending };
+        self.out = reply.data;
+        AdminOutcome::Complete { status, dw0, dw1, data_bytes: self.out.len() }
+    }
+    /// Sends commands on an I/O queue of a controller of its own; status and dword 0 of each.
+    pub fn on_io_queue(&mut self, commands: &[Sqe]) -> Vec<(Status, u32)> {
+        let c = self.connect_admin_as(IO_HOST);
+        self.set_cc(c.controller, ENABLE);
+        let data = connect_data(c.cntlid, SUBSYSTEM, IO_HOST);
+        self.connect(&connect_sqe(1, 128, 0), data.as_bytes()).unwrap();
+        let (now, registry) = (self.now, &mut self.registry);
+        let connection = self.connections.last_mut().unwrap();
+        let one = |sqe: &Sqe| connection.command(registry, now, *sqe, false).completion.unwrap();
+        commands.iter().map(one).map(|completion| (completion.status, completion.dw0)).collect()
     }
     /// Status and dword 0; the data is in `self.out`.
     pub fn admin(&mut self, controller: ControllerRef, sqe: &Sqe) -> (Status, u32) {
