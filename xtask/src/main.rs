@@ -7,6 +7,7 @@ mod packages;
 mod steps;
 mod summary;
 mod tidy;
+mod tools;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -34,6 +35,11 @@ enum Task {
     },
     /// Check what the compiler does not: the import table, unsafe code, use of std, sizes, documents.
     Tidy,
+    /// Run the fuzz targets over mutations of their committed corpora; `--help` after `--` prints the options.
+    Fuzz {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// The daemon as its users see it, through clients that are not ours.
     E2e {
         #[command(subcommand)]
@@ -55,6 +61,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test { only, list } => steps::test(&only, list),
         Task::Tidy => tidy::run(),
+        Task::Fuzz { options } => tools::fuzz(&options).map(|()| ExitCode::SUCCESS),
         Task::E2e { test } => e2e::run(&test).map(|()| ExitCode::SUCCESS),
     }
 }

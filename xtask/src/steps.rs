@@ -2,7 +2,7 @@
 
 use crate::packages::{self, Needs};
 use crate::summary::{Outcome, Row, Summary};
-use crate::{cmd, tidy};
+use crate::{cmd, tidy, tools};
 use anyhow::{Result, bail};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ const STEPS: &[Step] = &[
     Step { name: "clippy", needs: NOTHING, run: clippy },
     Step { name: "tidy", needs: NOTHING, run: tidy::check },
     Step { name: "unit", needs: NOTHING, run: unit },
+    Step { name: "fuzz", needs: NOTHING, run: fuzz },
 ];
 
 const fn minutes(n: u64) -> Duration {
@@ -39,6 +40,11 @@ fn clippy() -> Result<()> {
 
 fn unit() -> Result<()> {
     cmd::run(&mut cmd::cargo(&["test", "--workspace", "--no-fail-fast"]), minutes(20))
+}
+
+/// Ten million executions, as in every run before a change lands.
+fn fuzz() -> Result<()> {
+    tools::fuzz(&["--executions".into(), "10000000".into()])
 }
 
 /// Runs the steps in order, goes on after a failure, and prints the table at the end.

@@ -45,6 +45,8 @@ const TABLE: &[Row] = &[
     row("crates/bench",   "peristyle-bench",   &["base", "nvme", "rt"], &[]),
     // proof and programs
     row("crates/sim",     "peristyle-sim",     ANY_BUT_SIM, &["clap"]),
+    row("crates/fuzzing", "peristyle-fuzzing", &["base", "nvme", "nbd", "cluster", "column", "shard"],
+        &["anyhow", "clap"]),
     row("bin/peristyle",  "peristyle",         ANY_BUT_SIM,
         &["anyhow", "clap", "comfy-table", "indicatif", "libc", "serde", "serde_json", "toml"]),
     row("xtask",          "xtask",             &[], &["anyhow", "clap", "serde", "serde_json", "toml"]),
