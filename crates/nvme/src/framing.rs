@@ -117,6 +117,16 @@ impl Framer {
         self.state = State::Skip;
         self.running = None;
     }
+    /// Nobody wants the body any more, whatever is left of it.
+    pub fn skip_body(&mut self) {
+        let trailer = if self.body.digest { DIGEST_BYTES as u32 } else { 0 };
+        let left = match self.state {
+            State::Pad => self.left + self.body.data,
+            State::Data => self.left,
+            _ => return,
+        };
+        self.skip(left + trailer);
+    }
     /// The next byte starts a PDU.
     pub fn next(&mut self) {
         self.state = State::Common;

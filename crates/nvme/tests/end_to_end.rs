@@ -299,3 +299,41 @@ proptest! {
         prop_assert_eq!((target.buffers_out(), target.qpair.in_flight(), host.qpair.in_flight()), (0, 0, 0));
     }
 }
+
+#[test]
+fn a_command_that_cannot_succeed_is_refused_before_a_buffer_is_spent() {
+    for (data_digest, blocks) in [(false, 8u32), (true, 8), (false, 128), (true, 128)] {
+        for piece in [1, 50, 100_000] {
+            let (mut host, mut target) = pair(HostConfig { data_digest, ..HostConfig::default() }, true);
+            target.starve = true;
+            let len = blocks * LBA as u32;
+            host.submit(command(nvm::WRITE, 0, blocks), Data::ToTarget(len), &pattern(len as usize, 1))
+                .unwrap();
+            host.submit(command(nvm::READ, 0, 8), Data::FromTarget(4096), &[]).unwrap();
+            exchange(&mut host, &mut target, &mut || piece);
+            let (tag, _) = target.starved.pop().unwrap();
+            assert_eq!(target.qpair.command_of(tag).unwrap().data_len, len);
+            target.qpair.refuse(tag, Status::LBA_OUT_OF_RANGE.into()).unwrap();
+            assert!(target.qpair.refuse(tag, Status::LBA_OUT_OF_RANGE.into()).is_err());
+            exchange(&mut host, &mut target, &mut || piece);
+            let statuses: Vec<_> = host.completions().iter().map(|(_, cqe, _)| cqe.status()).collect();
+            assert_eq!(statuses.len(), 2);
+            assert!(statuses.contains(&Status::LBA_OUT_OF_RANGE) && statuses.contains(&Status::SUCCESS));
+            assert_eq!(target.responder.bytes[..4096], [0; 4096]);
+        }
+    }
+}
+
+#[test]
+fn a_host_that_takes_less_gets_an_error_and_not_a_byte_more() {
+    let raw = Raw::default();
+    let mut target = Target::memory();
+    target.input(&raw.ic_req()).input(&raw.connect(1, 32)).sent();
+    target.responder.hold = true;
+    target.input(&raw.capsule(&rw(nvm::READ, 1, 0, 8, Sgl::transport(4092)), &[]));
+    let held = target.held.pop().unwrap();
+    target.qpair.complete_with_data(held.tag, 4096, Status::SUCCESS.into()).unwrap();
+    target.pump();
+    let sent = target.sent();
+    assert_eq!((sent.len(), cqe(&sent[0]).status()), (1, Status::DATA_SGL_LENGTH_INVALID.with_dnr()));
+}

@@ -260,6 +260,11 @@ impl Driver {
 
     fn settle_actions(&mut self) {
         for (tag, len) in std::mem::take(&mut self.wanting) {
+            // Some are refused before anything is spent on them.
+            let refuse = self.qpair.command_of(tag).is_ok_and(|command| command.sqe.cdw12() & 7 == 7);
+            if refuse && self.qpair.refuse(tag, Status::LBA_OUT_OF_RANGE.into()).is_ok() {
+                continue;
+            }
             let old = self.buffers[tag.index()].replace((tag, vec![0; len as usize]));
             assert!(old.is_none(), "one buffer per command");
             let _ = self.qpair.buffer_ready(tag);

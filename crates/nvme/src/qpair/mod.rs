@@ -28,6 +28,7 @@ use peristyle_base::{Duration, Instant};
 
 use crate::framing::Framer;
 pub use crate::tag::Tag;
+use crate::wire::opcode::Transfer;
 use crate::wire::pdu::{self, Format};
 pub use crate::wire::pdu::{Fatal, Fes};
 use crate::wire::{Cid, Sqe, Status};
@@ -106,7 +107,8 @@ pub struct Command {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Give the command a buffer of `len` bytes and say [`Qpair::buffer_ready`].
+    /// Give the command a buffer of `len` bytes and say [`Qpair::buffer_ready`]. Or look at the command
+    /// ([`Qpair::command_of`]) and [`Qpair::refuse`] it before anything is spent on it.
     Buffer {
         tag: Tag,
         len: u32,
@@ -415,18 +417,41 @@ impl Qpair {
     }
 
     /// A command ends well and its first `len` bytes go to the host from the driver's buffer for `tag`,
-    /// which stays untouched until the [`Transmit`] that says `done` is on the wire.
-    /// # Panics — when the host takes less: whoever executes a command knows its length.
+    /// which stays untouched until the [`Transmit`] that says `done` is on the wire. A host that takes less
+    /// gets Data SGL Length Invalid instead: not a byte more than its SGL says ever leaves.
     pub fn complete_with_data(&mut self, tag: Tag, len: u32, completion: Completion) -> Result<(), StaleTag> {
+        assert!(completion.status.is_success(), "data comes with success only");
         let index = self.executing(tag)?;
         let slot = self.slots.get_mut(index);
-        assert!(
-            len <= slot.data_len && completion.status.is_success(),
-            "data only with success, and within bounds"
-        );
+        if slot.sqe.transfer() != Transfer::ControllerToHost || len > slot.data_len {
+            self.respond(index, Status::DATA_SGL_LENGTH_INVALID.with_dnr().into());
+            return Ok(());
+        }
         slot.send_len = len;
         self.respond(index, completion);
         Ok(())
+    }
+
+    /// Answers a command that still waits for its buffer, instead of giving it one: its data is not asked
+    /// for, or is thrown away as it comes. For commands that cannot succeed whatever their data is.
+    pub fn refuse(&mut self, tag: Tag, completion: Completion) -> Result<(), StaleTag> {
+        let index = self.slots.find(tag).ok_or(StaleTag)?;
+        let slot = self.slots.get_mut(index);
+        if slot.state != SlotState::BufferWait || slot.fuse != FuseRole::Alone {
+            return Err(StaleTag);
+        }
+        slot.buffer_asked = false;
+        if slot.in_capsule && self.is_open() {
+            self.current = None;
+            self.framer.skip_body();
+        }
+        self.respond(index, completion);
+        Ok(())
+    }
+
+    /// The command that asks for a buffer or is executing.
+    pub fn command_of(&self, tag: Tag) -> Result<Command, StaleTag> {
+        self.slots.find(tag).map(|_| self.command(tag)).ok_or(StaleTag)
     }
 
     /// An executing command that the host calls by this CID: for Abort.
