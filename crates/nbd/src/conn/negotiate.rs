@@ -13,7 +13,8 @@ const LIST_BYTES_MAX: usize = 256 * 1024;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Export {
     pub bytes: u64,
-    /// Every offset and length is a multiple of it: 512 or 4096.
+    /// Every offset and length is a multiple of it: a power of two up to 4096. Clients that know nothing of block
+    /// sizes (a loop device on `nbdfuse`) write 512 bytes.
     pub block_bytes: u32,
     pub read_only: bool,
 }
@@ -227,7 +228,7 @@ impl Connection {
     }
 
     /// The answer to [`Lookup::Export`]; `None` when there is no such export for this client.
-    /// # Panics — when the export's block is not 512..=4096 bytes, a power of two.
+    /// # Panics — when the export's block is not a power of two up to 4096.
     pub fn lookup_done(&mut self, found: Option<Found<'_>>) {
         let Some(purpose) = self.take_purpose() else { return };
         let Some(found) = found else {
@@ -238,7 +239,7 @@ impl Connection {
             return;
         };
         let block = found.export.block_bytes;
-        assert!(block.is_power_of_two() && (512..=4096).contains(&block), "a block of 512 or 4096 bytes");
+        assert!(block.is_power_of_two() && block <= 4096, "blocks are powers of two up to 4096");
         match purpose {
             Purpose::ExportName => self.open_silently(found.export),
             Purpose::Info { name, description } => self.inform(found, name, description),
