@@ -489,8 +489,12 @@ impl Registry {
         Ok(())
     }
     pub fn put_namespace(&mut self, id: SubsystemId, namespace: Namespace) -> Result<(), SubsystemError> {
-        if self.subsystem_mut(id)?.put_namespace(namespace)? {
+        let change = self.subsystem_mut(id)?.put_namespace(namespace)?;
+        if change.attributes {
             self.notify(Some(id), EventKind::NamespaceAttribute { nsid: namespace.nsid });
+        }
+        if change.ana {
+            self.notify(Some(id), EventKind::AnaChange);
         }
         Ok(())
     }
@@ -520,9 +524,13 @@ impl Registry {
             subsystem.counters.add(counters);
         }
     }
+    /// Warnings that were not there before are told.
     pub fn set_health(&mut self, id: SubsystemId, health: crate::subsystem::Health) {
-        if let Ok(subsystem) = self.subsystem_mut(id) {
-            subsystem.health = health;
+        let Ok(subsystem) = self.subsystem_mut(id) else { return };
+        let before = core::mem::replace(&mut subsystem.health, health).critical_warnings();
+        let appeared = health.critical_warnings() & !before;
+        for bit in (0..4).filter(|bit| appeared & 1 << bit != 0) {
+            self.notify(Some(id), EventKind::Health { warning: bit });
         }
     }
 

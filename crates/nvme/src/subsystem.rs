@@ -12,6 +12,8 @@ pub const NAMESPACES_MAX: u32 = 1024;
 pub const ANA_GROUPS_MAX: u32 = 32;
 /// Hosts that one subsystem's list can name.
 pub const HOSTS_MAX: usize = 1024;
+/// WCTEMP: 70 °C.
+pub const TEMPERATURE_WARNING_KELVIN: u16 = 343;
 /// NSID that means all namespaces. Base 3.2.1.4.
 pub const NSID_ALL: u32 = 0xffff_ffff;
 
@@ -165,6 +167,16 @@ impl Default for Health {
     }
 }
 
+impl Health {
+    /// Critical warning byte of the SMART log. Base 5.1.12.1.3: bit 0 spare, 1 temperature, 2 reliability, 3 read only.
+    pub fn critical_warnings(&self) -> u8 {
+        u8::from(self.spare_percent < self.spare_threshold_percent)
+            | u8::from(self.temperature_kelvin >= TEMPERATURE_WARNING_KELVIN) << 1
+            | u8::from(self.degraded) << 2
+            | u8::from(self.read_only) << 3
+    }
+}
+
 /// What was wrong with a change of a subsystem.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SubsystemError {
@@ -175,6 +187,14 @@ pub enum SubsystemError {
     NqnInUse,
     TooManySubsystems,
     NoSuchSubsystem,
+}
+
+/// What a new description of a namespace changed; utilization alone is nothing to tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NamespaceChange {
+    pub attributes: bool,
+    /// It has moved to another ANA group.
+    pub ana: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -237,9 +257,8 @@ impl Subsystem {
         self.hosts = hosts;
         Ok(())
     }
-    /// Adds the namespace, or replaces the one with its NSID. Says whether anything changed that hosts must hear
-    /// of: utilization alone is not.
-    pub fn put_namespace(&mut self, namespace: Namespace) -> Result<bool, SubsystemError> {
+    /// Adds the namespace, or replaces the one with its NSID. Says what hosts must hear of.
+    pub fn put_namespace(&mut self, namespace: Namespace) -> Result<NamespaceChange, SubsystemError> {
         if namespace.nsid == 0 || namespace.nsid > NAMESPACES_MAX {
             return Err(SubsystemError::NsidOutOfRange);
         }
@@ -249,21 +268,36 @@ impl Subsystem {
         match self.namespaces.binary_search_by_key(&namespace.nsid, |n| n.nsid) {
             Ok(at) => {
                 let old = core::mem::replace(&mut self.namespaces[at], namespace);
-                Ok(Namespace { lbas_used: 0, ..old } != Namespace { lbas_used: 0, ..namespace })
+                let moved = old.ana_group != namespace.ana_group;
+                if moved {
+                    self.membership_changed(old.ana_group);
+                    self.membership_changed(namespace.ana_group);
+                }
+                let attributes = Namespace { lbas_used: 0, ..old } != Namespace { lbas_used: 0, ..namespace };
+                Ok(NamespaceChange { attributes, ana: moved })
             }
             Err(at) => {
                 self.namespaces.insert(at, namespace);
-                Ok(true)
+                self.membership_changed(namespace.ana_group);
+                Ok(NamespaceChange { attributes: true, ana: false })
             }
         }
     }
     pub fn remove_namespace(&mut self, nsid: u32) -> Result<(), SubsystemError> {
         match self.namespaces.binary_search_by_key(&nsid, |n| n.nsid) {
             Ok(at) => {
-                self.namespaces.remove(at);
+                let removed = self.namespaces.remove(at);
+                self.membership_changed(removed.ana_group);
                 Ok(())
             }
             Err(_) => Err(SubsystemError::NoSuchNamespace),
+        }
+    }
+    /// A group's descriptor lists other namespaces than before: its change count says so. Base 5.1.12.1.13.
+    fn membership_changed(&mut self, group: u32) {
+        if let Some(g) = self.groups.get_mut(group as usize - 1) {
+            g.change_count += 1;
+            self.ana_change_count += 1;
         }
     }
     /// The state of a group on this node; `Inaccessible` for a group that cannot exist.

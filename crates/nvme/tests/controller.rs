@@ -155,6 +155,52 @@ fn an_event_is_told_once_until_its_log_page_is_read() {
 }
 
 #[test]
+fn a_namespace_that_moves_to_another_group_is_an_ana_change() {
+    let mut t = Target::new();
+    let c = t.ready().controller;
+    t.enable_events(c);
+    t.listen(c, 1);
+    t.listen(c, 2);
+    let before = get_u64(&t.data(c, &log_sqe(lid::ANA, 16, 0)), 0);
+    let moved = peristyle_nvme::subsystem::Namespace { ana_group: 4, ..namespace(2, LbaSize::B512) };
+    t.registry.put_namespace(t.subsystem, moved).unwrap();
+    let told =
+        |cid, dw0| TargetEvent::CompleteAer { conn: ConnId(1), cid: Cid(cid), status: Status::SUCCESS, dw0 };
+    assert_eq!(t.events(), [told(1, 0x04_0002), told(2, 0x0c_0302)]);
+    let log = t.data(c, &log_sqe(lid::ANA, 128, 0));
+    assert_eq!((get_u64(&log, 0), log[8], log[52], log[84]), (before + 2, 2, 4, 2));
+}
+
+#[test]
+fn a_warning_is_told_when_it_appears_to_those_who_asked_for_it() {
+    let mut t = Target::new();
+    let c = t.ready().controller;
+    assert_eq!(t.admin(c, &set_feature_sqe(0x0b, 0b101)).0, Status::SUCCESS);
+    (1..5).for_each(|cid| t.listen(c, cid));
+    let worse = Health { spare_percent: 5, temperature_kelvin: 350, ..Health::default() };
+    t.registry.set_health(t.subsystem, worse);
+    t.registry.set_health(t.subsystem, worse);
+    let told =
+        |cid, dw0| TargetEvent::CompleteAer { conn: ConnId(1), cid: Cid(cid), status: Status::SUCCESS, dw0 };
+    assert_eq!(t.events(), [told(1, 0x02_0201)], "spare; nobody asked for temperature");
+    t.registry.set_health(t.subsystem, Health { degraded: true, ..worse });
+    assert_eq!(t.events(), [told(2, 0x02_0001)]);
+    t.registry.set_health(t.subsystem, Health::default());
+    t.registry.set_health(t.subsystem, worse);
+    assert_eq!(t.events(), [], "the log page was not read");
+    t.data(c, &log_sqe(lid::SMART, 512, 0));
+    assert_eq!(t.events(), [told(3, 0x02_0201)]);
+}
+
+#[test]
+fn a_registry_can_be_moved_to_its_home_reactor() {
+    fn movable<T: Send + 'static>() {}
+    movable::<peristyle_nvme::registry::Registry>();
+    movable::<peristyle_nvme::subsystem::NamespaceTable>();
+    movable::<TargetEvent>();
+}
+
+#[test]
 fn hosts_that_did_not_ask_for_events_get_none() {
     let mut t = Target::new();
     let c = t.ready().controller;
@@ -232,9 +278,10 @@ fn the_ana_log_groups_namespaces_and_counts_changes() {
     t.registry.put_namespace(t.subsystem, far).unwrap();
     t.registry.set_ana_state(t.subsystem, 9, AnaState::NonOptimized).unwrap();
     let mut expected = vec![0u8; 16 + 2 * 32 + 3 * 4];
-    (expected[0], expected[8]) = (1, 2);
-    (expected[16], expected[20], expected[32], expected[48], expected[52]) = (1, 2, 1, 1, 2);
-    (expected[56], expected[60], expected[64], expected[72], expected[88]) = (9, 1, 1, 2, 3);
+    (expected[0], expected[8]) = (4, 2); // Three namespaces came, one state changed.
+    (expected[16], expected[20], expected[24], expected[32]) = (1, 2, 2, 1);
+    (expected[48], expected[52]) = (1, 2);
+    (expected[56], expected[60], expected[64], expected[72], expected[88]) = (9, 1, 2, 2, 3);
     let log = t.data(c, &log_sqe(lid::ANA, 4096, 0));
     assert_eq!(log[..expected.len()], expected);
     assert!(log[expected.len()..].iter().all(|b| *b == 0));
@@ -387,4 +434,71 @@ fn identify_sqe_of(cntid: u32) -> peristyle_nvme::Sqe {
     let mut sqe = identify_sqe(cns::COMMAND_SETS, 0);
     sqe.set_cdw(10, sqe.cdw10() | cntid << 16);
     sqe
+}
+
+/// As the Linux host takes an ANA log apart, with its own limits on each field.
+fn ana_states(log: &[u8]) -> Vec<(u32, u8, Vec<u32>)> {
+    let (mut groups, mut at) = (Vec::new(), 16);
+    for _ in 0..get_u16(log, 8) {
+        let (group, members, state) = (get_u32(log, at), get_u32(log, at + 4) as usize, log[at + 16]);
+        assert!((1..=32).contains(&group) && (1..=4).contains(&state) || state == 15);
+        let nsids: Vec<u32> = (0..members).map(|i| get_u32(log, at + 32 + 4 * i)).collect();
+        assert!(nsids.is_sorted());
+        groups.push((group, state, nsids));
+        at += 32 + 4 * members;
+    }
+    groups
+}
+
+/// The order and the exact lengths of the Linux host: connect, enable, identify, effects, events, queues, scan.
+#[test]
+fn the_opening_moves_of_a_linux_host_all_succeed() {
+    for wired in [None, Some(Digests(false)), Some(Digests(true))] {
+        let mut t = Target::new();
+        t.wired = wired;
+        let data = connect_data(0xffff, SUBSYSTEM, HOST);
+        let admin = t.connect(&connect_sqe(0, 32, 5_000), zerocopy::IntoBytes::as_bytes(&data)).unwrap();
+        let c = admin.controller;
+        t.property(c, offset::VS, 4);
+        let cap = t.property(c, offset::CAP, 8);
+        assert!(cap >> 48 & 0xf == 0 && cap >> 37 & 1 == 1, "4 KiB pages, the NVM command set");
+        t.set_cc(c, 0x0046_0060);
+        t.property(c, offset::CAP, 8);
+        assert!(t.property(c, offset::CRTO, 4) & 0xffff >= cap >> 24 & 0xff);
+        t.set_cc(c, 0x0046_0061);
+        assert_eq!(t.property(c, offset::CSTS, 4) & 1, 1);
+
+        let id = t.data(c, &identify_sqe(cns::CONTROLLER, 0));
+        let (groups, namespaces) = (get_u32(&id, 348), get_u32(&id, 540));
+        t.data(c, &identify_sqe(cns::IOCS_CONTROLLER, 0));
+        t.data(c, &log_sqe(lid::COMMAND_EFFECTS, 4096, 0));
+        let ana_bytes = 16 + groups * 32 + namespaces * 4;
+        assert!(ana_bytes <= 4096 << id[77]);
+        let log = t.data(c, &log_sqe(lid::ANA, ana_bytes, 0));
+        assert_eq!(ana_states(&log), [(1, 1, vec![1, 2])]);
+
+        assert_eq!(t.admin(c, &set_feature_sqe(0x07, 3 | 3 << 16)), (Status::SUCCESS, 3 | 3 << 16));
+        for qid in 1..=4 {
+            t.connect_io(admin.cntlid, qid).unwrap();
+        }
+        t.enable_events(c);
+        t.listen(c, 31);
+        t.data(c, &log_sqe(lid::CHANGED_NAMESPACES, 4096, 0));
+        let list = t.data(c, &identify_sqe(cns::ACTIVE_NAMESPACES, 0));
+        let nsids: Vec<u32> = list.chunks(4).map(|n| get_u32(n, 0)).take_while(|n| *n != 0).collect();
+        assert_eq!(nsids, [1, 2]);
+        for nsid in nsids {
+            for page in
+                [cns::NAMESPACE_DESCRIPTORS, cns::NAMESPACE, cns::NAMESPACE_INDEPENDENT, cns::IOCS_NAMESPACE]
+            {
+                t.data(c, &identify_sqe(page, nsid));
+            }
+        }
+        t.wait(4_000);
+        assert_eq!(t.admin(c, &admin_sqe(admin::KEEP_ALIVE)).0, Status::SUCCESS);
+        t.wait(4_000);
+        t.set_cc(c, 0x0046_4061);
+        assert_eq!(t.property(c, offset::CSTS, 4) >> 2 & 3, 2);
+        assert_eq!(t.events(), []);
+    }
 }

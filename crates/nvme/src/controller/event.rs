@@ -14,6 +14,8 @@ pub enum EventKind {
     AnaChange,
     /// The discovery log changed.
     DiscoveryChange,
+    /// This bit of the critical warnings, 0..4, has been raised.
+    Health { warning: u8 },
 }
 
 impl EventKind {
@@ -22,6 +24,10 @@ impl EventKind {
             EventKind::NamespaceAttribute { .. } => 1,
             EventKind::AnaChange => 2,
             EventKind::DiscoveryChange => 4,
+            // Spare; temperature; reliability and read only, which are one event.
+            EventKind::Health { warning: 0 } => 8,
+            EventKind::Health { warning: 1 } => 16,
+            EventKind::Health { .. } => 32,
         }
     }
 }
@@ -31,11 +37,19 @@ const fn notice(information: u8, log_page: u8) -> u32 {
     2 | (information as u32) << 8 | (log_page as u32) << 16
 }
 
+/// Type 1: SMART / health status. Information 0 reliability, 1 temperature, 2 spare. Base 5.1.2.
+const fn health(information: u8) -> u32 {
+    1 | (information as u32) << 8 | (lid::SMART as u32) << 16
+}
+
 /// Event of each bit, in the order in which they are told.
-const NOTICES: [(u8, u32); 3] = [
+const EVENTS: [(u8, u32); 6] = [
     (1, notice(0x00, lid::CHANGED_NAMESPACES)),
     (2, notice(0x03, lid::ANA)),
     (4, notice(0xf0, lid::DISCOVERY)),
+    (8, health(2)),
+    (16, health(1)),
+    (32, health(0)),
 ];
 
 /// Requests that wait and events that are due. An event is one bit however often it happens: the log page has the
@@ -79,7 +93,7 @@ impl Events {
     }
     /// The log page of these events was read with RAE 0.
     pub fn clear(&mut self, log_page: u8) {
-        for (bit, dw0) in NOTICES {
+        for (bit, dw0) in EVENTS {
             if (dw0 >> 16) as u8 == log_page {
                 self.masked &= !bit;
             }
@@ -95,7 +109,7 @@ impl Events {
         if self.waiting == 0 {
             return None;
         }
-        let (bit, dw0) = NOTICES.into_iter().find(|(bit, _)| self.due & !self.masked & bit != 0)?;
+        let (bit, dw0) = EVENTS.into_iter().find(|(bit, _)| self.due & !self.masked & bit != 0)?;
         self.due &= !bit;
         self.masked |= bit;
         let cid = self.requests[0];

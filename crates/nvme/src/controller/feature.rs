@@ -2,9 +2,9 @@
 //!
 //! No feature is saveable: a controller lives as long as its association.
 
-use super::identify::{TEMPERATURE_WARNING_KELVIN, offered_events};
+use super::identify::offered_events;
 use super::{AdminOutcome, Controller, ControllerConfig, EventKind, KEEP_ALIVE_MS_MAX, Scope, rounded};
-use crate::subsystem::NSID_ALL;
+use crate::subsystem::{NSID_ALL, TEMPERATURE_WARNING_KELVIN};
 use crate::wire::feature::{GetFeatures, Select, SetFeatures, capability, event_bit, fid};
 use crate::wire::{Sqe, Status};
 use peristyle_base::Instant;
@@ -42,6 +42,7 @@ impl Features {
             EventKind::NamespaceAttribute { .. } => event_bit::NAMESPACE_ATTRIBUTE,
             EventKind::AnaChange => event_bit::ANA_CHANGE,
             EventKind::DiscoveryChange => event_bit::DISCOVERY_CHANGE,
+            EventKind::Health { warning } => 1 << warning, // The bits of the critical warnings. Base 5.1.25.1.5.
         };
         self.events & bit != 0
     }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::subsystem::{
     ANA_GROUPS_MAX, ControllerModel, LbaSize, NAMESPACES_MAX, NSID_ALL, Namespace, Subsystem,
-    TRANSFER_BYTES_MAX,
+    TEMPERATURE_WARNING_KELVIN, TRANSFER_BYTES_MAX,
 };
 use crate::wire::fabrics::DISCOVERY_NQN;
 use crate::wire::feature::event_bit;
@@ -19,8 +19,7 @@ use zerocopy::FromZeros;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
-/// WCTEMP and CCTEMP: 70 and 80 °C.
-pub(super) const TEMPERATURE_WARNING_KELVIN: u16 = 343;
+/// CCTEMP: 80 °C.
 const TEMPERATURE_CRITICAL_KELVIN: u16 = 353;
 
 /// MDTS in units of 4 KiB pages, as a power of two.
@@ -141,7 +140,7 @@ fn io_controller(id: &mut IdentifyController, config: &ControllerConfig, subsyst
     id.wctemp = U16::new(TEMPERATURE_WARNING_KELVIN);
     id.cctemp = U16::new(TEMPERATURE_CRITICAL_KELVIN);
     id.anatt = 10;
-    id.anacap = 0x1f | 1 << 6; // All five states; a namespace's group does not change while attached.
+    id.anacap = 0x1f; // All five states; a namespace may move to another group.
     id.anagrpmax = U32::new(ANA_GROUPS_MAX);
     id.nanagrpid = U32::new(ANA_GROUPS_MAX);
     id.sqes = 0x66;

@@ -196,10 +196,7 @@ impl Controller {
     fn smart(&self, subsystem: &Subsystem) -> SmartLog {
         let (health, counters) = (&subsystem.health, &subsystem.counters);
         let mut log = SmartLog::new_zeroed();
-        log.critical_warning = u8::from(health.spare_percent < health.spare_threshold_percent)
-            | u8::from(health.temperature_kelvin >= super::identify::TEMPERATURE_WARNING_KELVIN) << 1
-            | u8::from(health.degraded) << 2
-            | u8::from(health.read_only) << 3;
+        log.critical_warning = health.critical_warnings();
         log.composite_temperature = U16::new(health.temperature_kelvin);
         log.available_spare = health.spare_percent;
         log.available_spare_threshold = health.spare_threshold_percent;
