@@ -1,1 +1,43 @@
-fn main() {}
+//! `peristyle`: the node daemon, a development store in one command, offline tools, and the client of a running
+//! node's admin socket.
+#![forbid(unsafe_code)]
+// Until `wiring` runs a data plane, nothing calls what renders its progress.
+#![allow(dead_code, unused_imports)]
+
+mod cli;
+mod client;
+mod failure;
+mod offline;
+mod online;
+mod render;
+mod wiring;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use failure::Failure;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("peristyle: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let admin = cli.admin;
+    match cli.command {
+        Command::Dev(options) => offline::dev(options, admin),
+        Command::Node(options) => offline::node(options),
+        Command::Device(command) => offline::or_online_device(command, admin),
+        Command::Volume(command) => online::volume(command, admin),
+        Command::Status(options) => online::status(options, admin),
+        Command::Stats(options) => online::stats(options, admin),
+        Command::Inject(options) => online::inject(options, admin),
+        Command::Stop => online::stop(admin),
+    }
+}

@@ -1,0 +1,176 @@
+//! Commands that run here: the node itself, and tools for devices that no node has open.
+
+use crate::cli::{DevOptions, DeviceCommand, NodeOptions};
+use crate::failure::Failure;
+use crate::online::{self, print};
+use crate::render::{self, Ready, StatusLine};
+use crate::wiring::{self, DevDevices, DevPlan, DeviceReport, Observer};
+use peristyle_base::GIB;
+use peristyle_control::config::Config;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+pub fn dev(options: DevOptions, admin: Option<PathBuf>) -> Result<(), Failure> {
+    let json = options.json;
+    let plan = plan(options, admin)?;
+    wiring::dev(&plan, &mut Terminal::new(json))
+}
+
+/// The development store that the options describe; refuses what cannot work before anything is created.
+fn plan(options: DevOptions, admin: Option<PathBuf>) -> Result<DevPlan, Failure> {
+    let devices = match options.device_paths.is_empty() {
+        true => DevDevices::Files { count: options.devices, bytes: options.device_size },
+        false => DevDevices::Paths(options.device_paths.clone()),
+    };
+    let count = match &devices {
+        DevDevices::Files { count, .. } => *count as usize,
+        DevDevices::Paths(paths) => paths.len(),
+    };
+    let scheme = options.scheme;
+    if count <= scheme.m() {
+        let m = scheme.m();
+        return Err(Failure::usage(format!(
+            "{scheme} survives the loss of {m} devices, so it needs {} at least",
+            m + 1
+        )));
+    }
+    if let Some(twin) = twin(&options.device_paths) {
+        return Err(Failure::usage(format!("{} is given twice", twin.display())));
+    }
+    let names: Vec<_> = options.volumes.iter().map(|v| &v.name).collect();
+    if let Some(twin) = twin(&names) {
+        return Err(Failure::usage(format!("the volume `{twin}` is given twice")));
+    }
+    let default_volumes = options.volumes.is_empty();
+    let volumes = match default_volumes {
+        true => vec![("demo".to_owned(), 4 * GIB)],
+        false => options.volumes.into_iter().map(|v| (v.name, v.bytes)).collect(),
+    };
+    Ok(DevPlan {
+        devices,
+        scheme,
+        volumes,
+        default_volumes,
+        lba_bytes: options.lba,
+        listen: options.listen,
+        advertise: options.advertise,
+        nbd: options.nbd,
+        reactors: options.reactors,
+        poll: options.poll.into(),
+        admin: admin.unwrap_or_else(|| options.dir.join("admin.sock")),
+        state_file: options.dir.join("state.redb"),
+        dir: options.dir,
+    })
+}
+
+fn twin<T: PartialEq>(list: &[T]) -> Option<&T> {
+    list.iter().enumerate().find(|(i, x)| list[..*i].contains(x)).map(|(_, x)| x)
+}
+
+pub fn node(options: NodeOptions) -> Result<(), Failure> {
+    let file = options.config.display();
+    let text =
+        std::fs::read_to_string(&options.config).map_err(|e| Failure::failed(format!("{file}: {e}")))?;
+    let config = Config::parse(&text).map_err(|e| Failure::usage(format!("{file}: {e}")))?;
+    config.warnings().iter().for_each(|warning| eprintln!("peristyle: warning: {warning}"));
+    if options.check {
+        return Ok(());
+    }
+    wiring::node(&config, &mut Terminal::new(false))
+}
+
+pub fn or_online_device(command: DeviceCommand, admin: Option<PathBuf>) -> Result<(), Failure> {
+    let (reports, json) = match command {
+        DeviceCommand::List(json) => return online::devices(json, admin),
+        DeviceCommand::Format { paths, force, json } => (wiring::device_format(&paths, force)?, json),
+        DeviceCommand::Inspect { paths, json } => (wiring::device_inspect(&paths)?, json),
+        DeviceCommand::Check { paths, json } => (wiring::device_check(&paths)?, json),
+    };
+    print(&if json.json { render::json(&reports) } else { render::device_reports(&reports) });
+    verdict(&reports)
+}
+
+fn verdict(reports: &[DeviceReport]) -> Result<(), Failure> {
+    match reports.iter().filter(|r| !r.problems.is_empty()).count() {
+        0 => Ok(()),
+        n => Err(Failure::failed(format!("{n} of {} devices have problems", reports.len()))),
+    }
+}
+
+/// Prints what a node says while it runs.
+struct Terminal {
+    json: bool,
+    live: bool,
+}
+
+impl Terminal {
+    fn new(json: bool) -> Terminal {
+        Terminal { json, live: !json && std::io::stdout().is_terminal() }
+    }
+}
+
+impl Observer for Terminal {
+    fn ready(&mut self, ready: &Ready) {
+        print(&if self.json { ready.json() } else { ready.text() + "\nCtrl-C stops it; the data stays.\n" });
+    }
+
+    fn status(&mut self, line: &StatusLine) {
+        // A status line in a log file is noise: it is for terminals.
+        if self.live {
+            print(&format!("\r\x1b[K{}", line.text()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn plan_of(line: &str) -> Result<DevPlan, Failure> {
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        let Command::Dev(options) = cli.command else { panic!("not dev") };
+        plan(options, cli.admin)
+    }
+
+    #[test]
+    fn dev_alone_means_six_files_and_a_demo_volume() {
+        let p = plan_of("peristyle dev").unwrap();
+        assert_eq!(p.devices, DevDevices::Files { count: 6, bytes: 4 * GIB });
+        assert_eq!(p.volumes, [("demo".to_owned(), 4 * GIB)]);
+        assert!(p.default_volumes);
+        assert_eq!(p.admin, PathBuf::from("./peristyle-dev/admin.sock"));
+        assert_eq!(p.state_file, PathBuf::from("./peristyle-dev/state.redb"));
+    }
+
+    #[test]
+    fn what_is_given_takes_the_place_of_the_defaults() {
+        let p =
+            plan_of("peristyle dev --dir /d --device /a --device /b --scheme 1+1 --volume x=1G --admin /s")
+                .unwrap();
+        assert_eq!(p.devices, DevDevices::Paths(vec!["/a".into(), "/b".into()]));
+        assert!(!p.default_volumes && p.volumes == [("x".to_owned(), GIB)] && p.admin == *"/s");
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_before_anything_is_created() {
+        for (line, word) in [
+            ("peristyle dev --devices 2", "needs 3 at least"),
+            ("peristyle dev --device /a --device /a --scheme 1+1", "/a is given twice"),
+            ("peristyle dev --volume a=1G --volume a=2G", "`a` is given twice"),
+        ] {
+            let failure = plan_of(line).unwrap_err();
+            assert!(failure.exit_code() == 2 && failure.to_string().contains(word), "{line}: {failure}");
+        }
+    }
+
+    #[test]
+    fn a_device_with_problems_makes_the_check_fail() {
+        let sound = DeviceReport::default();
+        let damaged = DeviceReport { problems: vec!["slot 1".into()], ..DeviceReport::default() };
+        assert_eq!(verdict(std::slice::from_ref(&sound)), Ok(()));
+        let failure = verdict(&[sound, damaged]).unwrap_err();
+        assert_eq!((failure.exit_code(), failure.to_string().as_str()), (1, "1 of 2 devices have problems"));
+    }
+}

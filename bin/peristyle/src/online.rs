@@ -1,0 +1,117 @@
+//! Commands that ask a running node.
+
+use crate::cli::{InjectOptions, JsonOption, StatsOptions, VolumeCommand};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::render;
+use peristyle_control::api::{Request, Response};
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+type Admin = Option<PathBuf>;
+
+/// Prints; a reader that went away (`| head`) is no failure.
+pub fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush());
+}
+
+fn call(admin: Admin, request: Request) -> Result<Response, Failure> {
+    Client::connect(admin)?.call(&request)
+}
+
+fn unexpected(response: Response) -> Failure {
+    let kind = render::json(&response);
+    let start: String = kind.chars().take(60).collect();
+    Failure::failed(format!("the node gave an answer to another question: {start}"))
+}
+
+pub fn volume(command: VolumeCommand, admin: Admin) -> Result<(), Failure> {
+    let (request, json) = match command {
+        VolumeCommand::List(json) => (Request::VolumeList, json),
+        VolumeCommand::Show { name, json } => (Request::VolumeShow { name }, json),
+        VolumeCommand::Create { name, size, lba, json } => {
+            (Request::VolumeCreate { name, bytes: size, lba_bytes: lba }, json)
+        }
+        VolumeCommand::Delete { name, yes } => {
+            if !yes {
+                confirm(&name)?;
+            }
+            (Request::VolumeDelete { name }, JsonOption { json: false })
+        }
+    };
+    match call(admin, request)? {
+        Response::Volumes { volumes } if json.json => print(&render::json(&volumes)),
+        Response::Volumes { volumes } => print(&render::volumes(&volumes)),
+        Response::Volume(volume) if json.json => print(&render::json(&volume)),
+        Response::Volume(volume) => print(&render::volume(&volume)),
+        Response::Done => {}
+        other => return Err(unexpected(other)),
+    }
+    Ok(())
+}
+
+/// Asks on the terminal; without one, `--yes` is needed.
+fn confirm(name: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("deleting a volume needs --yes when nobody can be asked"));
+    }
+    print(&format!("Delete volume `{name}` and everything on it? Type its name: "));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
+    if answer.trim() == name { Ok(()) } else { Err(Failure::failed("not deleted")) }
+}
+
+pub fn status(options: JsonOption, admin: Admin) -> Result<(), Failure> {
+    match call(admin, Request::Status)? {
+        Response::Status(status) if options.json => print(&render::json(&status)),
+        Response::Status(status) => print(&render::status(&status)),
+        other => return Err(unexpected(other)),
+    }
+    Ok(())
+}
+
+pub fn devices(options: JsonOption, admin: Admin) -> Result<(), Failure> {
+    match call(admin, Request::DeviceList)? {
+        Response::Devices { devices } if options.json => print(&render::json(&devices)),
+        Response::Devices { devices } => print(&render::devices(&devices)),
+        other => return Err(unexpected(other)),
+    }
+    Ok(())
+}
+
+pub fn stats(options: StatsOptions, admin: Admin) -> Result<(), Failure> {
+    let mut client = Client::connect(admin)?;
+    loop {
+        let stats = match client.call(&Request::Stats)? {
+            Response::Stats(stats) => stats,
+            other => return Err(unexpected(other)),
+        };
+        // On a terminal the new figures take the place of the old ones.
+        let clear = options.watch.is_some() && !options.json && std::io::stdout().is_terminal();
+        let start = if clear { "\x1b[H\x1b[2J" } else { "" };
+        let text = if options.json { render::json(&stats) } else { render::stats(&stats) };
+        print(&format!("{start}{text}"));
+        match options.watch {
+            None => return Ok(()),
+            Some(seconds) => std::thread::sleep(Duration::from_secs(seconds.into())),
+        }
+    }
+}
+
+pub fn inject(options: InjectOptions, admin: Admin) -> Result<(), Failure> {
+    let duration_ms = options.duration.as_millis() as u64;
+    let request = Request::Inject { device: options.device, fault: options.fault.into(), duration_ms };
+    done(call(admin, request)?)
+}
+
+pub fn stop(admin: Admin) -> Result<(), Failure> {
+    done(call(admin, Request::Shutdown)?)
+}
+
+fn done(response: Response) -> Result<(), Failure> {
+    match response {
+        Response::Done => Ok(()),
+        other => Err(unexpected(other)),
+    }
+}

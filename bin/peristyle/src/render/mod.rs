@@ -1,0 +1,33 @@
+//! What is printed: tables, JSON, the lines that tell how to attach. Plain functions from values to text.
+
+mod ready;
+mod stats;
+mod tables;
+
+pub use ready::{Ready, ReadyVolume, StatusLine};
+pub use stats::stats;
+pub use tables::{device_reports, devices, status, volume, volumes};
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+/// A table without frames: columns are apart, `right` ones (by index) aligned to the right.
+fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    for &index in right {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let text = table.to_string();
+    text.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// One JSON document on one line.
+pub fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain data always serialises") + "\n"
+}

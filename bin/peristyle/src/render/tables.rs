@@ -1,0 +1,229 @@
+//! Tables of volumes, devices and a node's status.
+
+use super::table;
+use crate::wiring::DeviceReport;
+use peristyle_base::units::format_bytes;
+use peristyle_control::api::{DeviceInfo, Status, VolumeInfo};
+use peristyle_control::desired::VolumeState;
+
+fn state(state: VolumeState) -> String {
+    match state {
+        VolumeState::Active => "active".into(),
+        VolumeState::Deleting => "deleting".into(),
+    }
+}
+
+pub fn volumes(list: &[VolumeInfo]) -> String {
+    if list.is_empty() {
+        return "no volumes; create one: peristyle volume create NAME SIZE\n".into();
+    }
+    let row = |v: &VolumeInfo| {
+        vec![
+            v.name.clone(),
+            v.nsid.to_string(),
+            format_bytes(v.bytes),
+            v.lba_bytes.to_string(),
+            state(v.state),
+            v.uuid.clone(),
+        ]
+    };
+    table(&["name", "nsid", "size", "lba", "state", "uuid"], &[1, 2, 3], list.iter().map(row))
+}
+
+pub fn volume(v: &VolumeInfo) -> String {
+    pairs(&[
+        ("name", v.name.clone()),
+        ("namespace id", v.nsid.to_string()),
+        ("size", format!("{} ({} bytes)", format_bytes(v.bytes), v.bytes)),
+        ("logical block", format!("{} bytes", v.lba_bytes)),
+        ("state", state(v.state)),
+        ("uuid", v.uuid.clone()),
+        ("nguid", v.nguid.clone()),
+        ("shard", v.shard.to_string()),
+    ])
+}
+
+pub fn devices(list: &[DeviceInfo]) -> String {
+    let row = |(i, d): (usize, &DeviceInfo)| {
+        let share = 100.0 * d.slots_used as f64 / d.slots_total.max(1) as f64;
+        let (size, domain) = (format_bytes(d.bytes), d.domain.to_string());
+        let cache = d.write_cache.clone();
+        vec![
+            i.to_string(),
+            d.state.clone(),
+            format!("{share:.1} %"),
+            size,
+            domain,
+            cache,
+            d.path.clone(),
+            d.uuid.clone(),
+        ]
+    };
+    let header = ["#", "state", "used", "size", "domain", "write cache", "path", "uuid"];
+    table(&header, &[0, 2, 3, 4], list.iter().enumerate().map(row))
+}
+
+pub fn status(s: &Status) -> String {
+    let protection = match s.protection.as_str() {
+        "full" => s.scheme.clone(),
+        "fewer-data" => format!("{} now, of {}: as safe, for more space", s.effective_scheme, s.scheme),
+        _ => format!("{} now, of {}: LESS PROTECTION THAN ASKED FOR", s.effective_scheme, s.scheme),
+    };
+    let share = 100.0 * s.used_bytes as f64 / s.capacity_bytes.max(1) as f64;
+    let used = format!("{} of {} ({share:.1} %)", format_bytes(s.used_bytes), format_bytes(s.capacity_bytes));
+    let nbd = if s.nbd.is_empty() { "off".into() } else { s.nbd.join(", ") };
+    let serving = s.shards.iter().filter(|shard| shard.state == "serving").count();
+    let mut out = pairs(&[
+        ("version", format!("{} (pid {}), up {} s", s.version, s.pid, s.uptime_ms / 1000)),
+        ("subsystem", s.nqn.clone()),
+        ("cluster", format!("{}, generation {}", s.cluster, s.generation)),
+        ("scheme", protection),
+        ("devices", format!("{} of {} healthy", s.devices_healthy, s.devices)),
+        ("used", used),
+        ("nvme/tcp", format!("{}, {} connections", s.listen.join(", "), s.connections)),
+        ("nbd", nbd),
+        ("shards", format!("{serving} of {} serving, on {} reactors", s.shards.len(), s.reactors)),
+    ]);
+    for shard in s.shards.iter().filter(|shard| shard.state != "serving") {
+        out += &format!("shard {} (epoch {}): {}\n", shard.id, shard.epoch, shard.state);
+    }
+    out
+}
+
+/// Offline reports of devices, one after the other.
+pub fn device_reports(reports: &[DeviceReport]) -> String {
+    let mut out = String::new();
+    for r in reports {
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        out += &pairs(&[
+            ("device", r.path.display().to_string()),
+            ("uuid", r.uuid.clone()),
+            ("cluster", r.cluster.clone()),
+            ("format", r.format.to_string()),
+            ("size", format!("{} ({} bytes)", format_bytes(r.bytes), r.bytes)),
+            (
+                "slots",
+                format!(
+                    "{}: {} free, {} open, {} sealed, {} filling",
+                    r.slots_total, r.slots_free, r.slots_open, r.slots_sealed, r.slots_filling
+                ),
+            ),
+            ("problems", if r.problems.is_empty() { "none".into() } else { r.problems.len().to_string() }),
+        ]);
+        r.problems.iter().for_each(|problem| out += &format!("  {problem}\n"));
+    }
+    out
+}
+
+fn pairs(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    pairs.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use peristyle_control::api::ShardInfo;
+
+    fn demo() -> VolumeInfo {
+        VolumeInfo {
+            name: "demo".into(),
+            nsid: 1,
+            uuid: "0102".into(),
+            nguid: "0304".into(),
+            bytes: 4 << 30,
+            lba_bytes: 4096,
+            shard: 2,
+            state: VolumeState::Active,
+        }
+    }
+
+    fn words(text: &str) -> Vec<Vec<&str>> {
+        text.lines().map(|line| line.split_whitespace().collect()).collect()
+    }
+
+    #[test]
+    fn volumes_are_a_table_and_none_says_what_to_do() {
+        let text = volumes(&[demo()]);
+        assert_eq!(words(&text)[1], ["demo", "1", "4.0", "GiB", "4096", "active", "0102"], "{text}");
+        assert!(volumes(&[]).contains("volume create"));
+        assert!(
+            volume(&demo()).contains("size           4.0 GiB (4294967296 bytes)\n"),
+            "{}",
+            volume(&demo())
+        );
+    }
+
+    #[test]
+    fn devices_show_their_number_for_inject() {
+        let device = |path: &str, state: &str| DeviceInfo {
+            uuid: "u".into(),
+            path: path.into(),
+            domain: 0,
+            state: state.into(),
+            slots_total: 1000,
+            slots_used: 125,
+            bytes: 4 << 30,
+            write_cache: "protected".into(),
+        };
+        let text = devices(&[device("/a", "healthy"), device("/b", "failed")]);
+        assert_eq!(
+            words(&text)[2],
+            ["1", "failed", "12.5", "%", "4.0", "GiB", "0", "protected", "/b", "u"],
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_status_with_less_protection_shouts_and_names_shards_that_wait() {
+        let mut s = Status {
+            version: "0.1.0".into(),
+            pid: 1,
+            uptime_ms: 2500,
+            nqn: "nqn".into(),
+            cluster: "c".into(),
+            generation: 3,
+            scheme: "4+2".into(),
+            effective_scheme: "4+2".into(),
+            protection: "full".into(),
+            listen: vec!["127.0.0.1:4420".into()],
+            nbd: vec![],
+            reactors: 2,
+            shards: vec![ShardInfo { id: 0, reactor: 0, epoch: 4, state: "serving".into() }],
+            connections: 9,
+            devices: 6,
+            devices_healthy: 6,
+            capacity_bytes: 100,
+            used_bytes: 50,
+        };
+        let text = status(&s);
+        assert!(
+            text.contains("scheme     4+2\n") && text.contains("1 of 1 serving") && text.contains("50.0 %"),
+            "{text}"
+        );
+        (s.effective_scheme, s.protection) = ("1+1".into(), "reduced".into());
+        s.shards[0].state = "waits for device u".into();
+        let text = status(&s);
+        assert!(text.contains("1+1 now, of 4+2: LESS PROTECTION"), "{text}");
+        assert!(text.contains("shard 0 (epoch 4): waits for device u\n"), "{text}");
+    }
+
+    #[test]
+    fn a_devices_problems_are_listed() {
+        let report = DeviceReport {
+            path: "/dev/a".into(),
+            slots_total: 9,
+            slots_free: 8,
+            slots_sealed: 1,
+            problems: vec!["slot 3: checksum of row 7".into()],
+            ..DeviceReport::default()
+        };
+        let text = device_reports(&[report.clone(), DeviceReport { problems: vec![], ..report }]);
+        assert!(
+            text.contains("problems  1\n  slot 3: checksum of row 7\n") && text.contains("problems  none\n"),
+            "{text}"
+        );
+    }
+}
