@@ -1,1 +1,15 @@
-//! Placeholder.
+//! One machine: devices, shards and front ends wired on reactors. No policy of its own.
+#![forbid(unsafe_code)]
+
+mod bus;
+pub mod columns;
+pub mod devices;
+pub mod message;
+mod reactor;
+pub mod stats;
+pub mod target;
+pub mod volume;
+
+pub use devices::{DeviceState, DeviceTable};
+pub use reactor::{DeviceConfig, DeviceOpenError, Node, NodeConfig, NodeSeed, ShardPhase, seeds};
+pub use volume::{Volume, VolumeSpec};

@@ -82,6 +82,7 @@ pub trait Columns: 'static {
     ) -> impl Future<Output = Result<SlotIndex, ColumnFault>>;
 
     /// Writes whole rows from `row` on; durable when it returns. `crcs` holds one little-endian CRC32C per row.
+    #[allow(clippy::too_many_arguments)] // Each names one thing that is compared (DESIGN §6).
     fn append(
         &self,
         place: ColumnPlace,

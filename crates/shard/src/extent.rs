@@ -180,7 +180,7 @@ mod tests {
             scheme,
             Nonce([0; 16]),
             Epoch(1),
-            ColumnPlaces::default(),
+            ColumnPlaces::new(&[]),
             ExtentPhase::Open,
         );
         // 5 blocks: 2 data rows, columns 2,2,1,0. 4 blocks: 1 data row, all columns.

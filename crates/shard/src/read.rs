@@ -33,11 +33,13 @@ pub(crate) struct Gather {
     failed: Option<ShardError>,
 }
 
+type SharedGather = Rc<(RefCell<Gather>, Notify)>;
+
 thread_local! {
-    static SPARE: RefCell<Vec<Rc<(RefCell<Gather>, Notify)>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<SharedGather>> = const { RefCell::new(Vec::new()) };
 }
 
-fn new_gather() -> Rc<(RefCell<Gather>, Notify)> {
+fn new_gather() -> SharedGather {
     SPARE.with(|s| s.borrow_mut().pop()).unwrap_or_else(|| {
         let gather = Gather {
             pieces: Vec::with_capacity(READ_BLOCKS_MAX),
@@ -140,7 +142,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn read_piece(
         self: &Rc<Self>,
         piece: Piece,
-        gather: &Rc<(RefCell<Gather>, Notify)>,
+        gather: &SharedGather,
     ) -> Result<View, ShardError> {
         let bytes = piece.count as usize * BLOCK_BYTES;
         let Some(ptr) = piece.ptr else { return Ok(Buf::zeroed(bytes).await.freeze()) };
@@ -184,7 +186,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         piece: Piece,
         bad: u128,
         buf: &mut Buf,
-        gather: &Rc<(RefCell<Gather>, Notify)>,
+        gather: &SharedGather,
         damaged: bool,
     ) -> Result<(), ShardError> {
         let started = peristyle_rt::now();
@@ -318,7 +320,7 @@ fn follows(last: &Piece, next: Option<Ptr>) -> bool {
     }
 }
 
-fn recycle(gather: Rc<(RefCell<Gather>, Notify)>) {
+fn recycle(gather: SharedGather) {
     // A task that has not let go yet (it notified us a moment ago) keeps its own: then memory is taken anew once.
     if Rc::strong_count(&gather) == 1 {
         gather.0.borrow_mut().pieces.clear();

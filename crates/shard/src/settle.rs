@@ -72,12 +72,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             for r in 0..layout.data_rows() as u16 {
                 let row = first + 1 + r;
                 let mut data: Vec<Option<Buf>> = Vec::with_capacity(scheme.k());
-                for column in 0..scheme.k() {
+                for (column, crcs) in crcs.iter_mut().enumerate().take(scheme.k()) {
                     let Some(i) = layout.block_at(column, row) else {
                         data.push(None);
                         continue;
                     };
-                    crcs[column][row as usize] = data_crcs[i];
+                    crcs[row as usize] = data_crcs[i];
                     data.push(Some(self.verified_block(id, column, row, data_crcs[i]).await?));
                 }
                 let sources: Vec<Option<&[u8]>> = data.iter().map(|b| b.as_deref()).collect();

@@ -75,3 +75,10 @@ impl ShardSnapshot {
         }
     }
 }
+
+impl<C: crate::Columns, S: peristyle_cluster::ShardStore + 'static> crate::Shard<C, S> {
+    /// A copy of this shard's figures.
+    pub fn stats_snapshot(&self, now: Instant) -> ShardSnapshot {
+        self.state.borrow().stats.snapshot(now)
+    }
+}

@@ -1,0 +1,275 @@
+//! Columns of this node: served directly when the device lives on this reactor, by a call when it lives on
+//! another. Later a third way leads to other nodes; the shard sees none of this.
+
+use crate::devices::DeviceTable;
+use crate::message::{ColumnAnswer, ColumnRequest, NodeBus, Reply, Request};
+use peristyle_base::{
+    ColumnName, ColumnPlace, DeviceId, Epoch, Histogram, Instant, RowIndex, Scheme, ShardId, SlotIndex,
+};
+use peristyle_cluster::DeviceView;
+use peristyle_column::{AllocClass, Allocate, ColumnError, RowRange, Seal, Server, SlotState};
+use peristyle_rt::{Buf, IoVec, View};
+use peristyle_shard as shard;
+use peristyle_shard::{ColumnFault, Columns, ListedSlot, WriteClass};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// The time over which append latencies are collected before their p99 counts.
+const WINDOW_NS: u64 = 1_000_000_000;
+
+/// Recent append latency of one device, as this reactor sees it.
+#[derive(Default)]
+struct Latency {
+    window: Histogram,
+    started: Instant,
+    p99_ns: u64,
+}
+
+impl Latency {
+    fn record(&mut self, now: Instant, took_ns: u64) {
+        if now.nanos_since(self.started) > WINDOW_NS {
+            if self.window.count() >= 100 {
+                self.p99_ns = self.window.quantile(0.99);
+            }
+            self.window.clear();
+            self.started = now;
+        }
+        self.window.record(took_ns);
+    }
+}
+
+/// The node's columns, as one reactor reaches them.
+pub struct NodeColumns {
+    devices: DeviceTable,
+    servers: RefCell<HashMap<DeviceId, Server>>,
+    latencies: RefCell<HashMap<DeviceId, Latency>>,
+    bus: Rc<NodeBus>,
+}
+
+impl NodeColumns {
+    pub fn new(devices: DeviceTable, bus: Rc<NodeBus>) -> NodeColumns {
+        let latencies = devices.0.iter().map(|d| (d.id, Latency::default())).collect();
+        NodeColumns { devices, servers: RefCell::default(), latencies: RefCell::new(latencies), bus }
+    }
+    pub fn add_server(&self, server: Server) {
+        self.servers.borrow_mut().insert(server.id(), server);
+    }
+    pub fn servers(&self) -> Vec<Server> {
+        self.servers.borrow().values().cloned().collect()
+    }
+    pub fn server(&self, id: DeviceId) -> Option<Server> {
+        self.servers.borrow().get(&id).cloned()
+    }
+    pub fn table(&self) -> &DeviceTable {
+        &self.devices
+    }
+
+    /// Carries out a request on a device of this reactor.
+    pub async fn serve(&self, device: DeviceId, request: ColumnRequest) -> ColumnAnswer {
+        let Some(server) = self.server(device) else {
+            return match request {
+                ColumnRequest::Read { buf, .. } => ColumnAnswer::Read(Err(ColumnFault::Device), buf),
+                _ => ColumnAnswer::Done(Err(ColumnFault::Device)),
+            };
+        };
+        match request {
+            ColumnRequest::Allocate { name, scheme, epoch } => {
+                let allocate = Allocate { name, scheme, epoch, class: AllocClass::User, filling: false };
+                let result = server.allocate(allocate).await.map_err(fault);
+                self.publish_usage(&server);
+                ColumnAnswer::Slot(result)
+            }
+            ColumnRequest::Append { slot, name, epoch, row, data, crcs, class } => {
+                let mut rows = [0u32; peristyle_base::COLUMN_ROWS as usize];
+                let n = crcs.len() / 4;
+                for (row, bytes) in rows.iter_mut().zip(crcs.chunks_exact(4)) {
+                    *row = u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
+                }
+                let class = match class {
+                    WriteClass::User => peristyle_column::WriteClass::User,
+                    WriteClass::Meta => peristyle_column::WriteClass::Meta,
+                    WriteClass::Reappend => peristyle_column::WriteClass::Repair,
+                };
+                ColumnAnswer::Done(
+                    server.append(slot, &name, epoch, row, data, &rows[..n], class).await.map_err(fault),
+                )
+            }
+            ColumnRequest::Fence { slot, name, epoch } => {
+                ColumnAnswer::Done(server.fence(slot, &name, epoch).await.map(|_| ()).map_err(fault))
+            }
+            ColumnRequest::Read { slot, name, row, buf } => {
+                let (result, buf) = server.read(slot, &name, row, buf).await;
+                ColumnAnswer::Read(result.map_err(fault), buf)
+            }
+            ColumnRequest::Seal { slot, name, epoch, rows, holes, crcs } => {
+                let holes: Vec<RowRange> = holes.iter().map(|h| RowRange::new(h.0, h.1)).collect();
+                let crcs = (!crcs.is_empty()).then_some(&crcs[..]);
+                let seal = Seal { rows: RowIndex(rows), holes: &holes, crcs };
+                ColumnAnswer::Done(server.seal(slot, &name, epoch, seal).await.map_err(fault))
+            }
+            ColumnRequest::Free { slot, name, epoch } => {
+                let result = server.free(slot, &name, epoch).await.map_err(fault);
+                self.publish_usage(&server);
+                ColumnAnswer::Done(result)
+            }
+            ColumnRequest::List { shard } => {
+                ColumnAnswer::List(Ok(server.list(shard).iter().filter_map(listed).collect()))
+            }
+        }
+    }
+
+    pub fn publish_usage(&self, server: &Server) {
+        let usage = server.usage();
+        if let Some(shared) = self.devices.get(server.id()) {
+            shared.set_usage(usage.total - usage.reserved.min(usage.total), usage.total - usage.free);
+        }
+    }
+
+    async fn ask(&self, device: DeviceId, request: ColumnRequest) -> ColumnAnswer {
+        let home = self.devices.get(device).filter(|d| d.is_open()).map(|d| d.home);
+        match home {
+            Some(home) if home != self.bus.me() => {
+                match self.bus.call(home, Request::Column { device, request }).await {
+                    Reply::Column(answer) => answer,
+                    _ => ColumnAnswer::Done(Err(ColumnFault::Device)),
+                }
+            }
+            _ => self.serve(device, request).await,
+        }
+    }
+}
+
+fn fault(error: ColumnError) -> ColumnFault {
+    match error {
+        ColumnError::Stale { .. } => ColumnFault::Fenced,
+        ColumnError::WrongName | ColumnError::NotFound => ColumnFault::Missing,
+        ColumnError::Full | ColumnError::TooManyOpen => ColumnFault::Full,
+        ColumnError::Device(_) => ColumnFault::Device,
+        _ => ColumnFault::Refused,
+    }
+}
+
+fn listed(info: &peristyle_column::SlotInfo) -> Option<ListedSlot> {
+    Some(ListedSlot {
+        place: ColumnPlace { device: info.device, slot: info.slot },
+        name: info.name,
+        scheme: info.scheme,
+        state: match info.state {
+            SlotState::Open => shard::SlotState::Open,
+            SlotState::Sealed => shard::SlotState::Sealed,
+            SlotState::Filling => shard::SlotState::Filling,
+            _ => return None,
+        },
+        epoch: info.epoch,
+        rows: info.rows.0,
+    })
+}
+
+fn done(answer: ColumnAnswer) -> Result<(), ColumnFault> {
+    match answer {
+        ColumnAnswer::Done(result) => result,
+        _ => Err(ColumnFault::Device),
+    }
+}
+
+impl Columns for NodeColumns {
+    fn devices(&self, out: &mut Vec<DeviceView>) {
+        out.extend(self.devices.0.iter().filter(|d| d.is_open()).map(|d| d.view()));
+    }
+
+    async fn allocate(
+        &self,
+        device: DeviceId,
+        name: ColumnName,
+        scheme: Scheme,
+        epoch: Epoch,
+    ) -> Result<SlotIndex, ColumnFault> {
+        match self.ask(device, ColumnRequest::Allocate { name, scheme, epoch }).await {
+            ColumnAnswer::Slot(result) => result,
+            _ => Err(ColumnFault::Device),
+        }
+    }
+
+    async fn append(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        epoch: Epoch,
+        row: RowIndex,
+        data: IoVec,
+        crcs: View,
+        class: WriteClass,
+    ) -> Result<(), ColumnFault> {
+        let started = peristyle_rt::now();
+        let request = ColumnRequest::Append { slot: place.slot, name, epoch, row, data, crcs, class };
+        let result = done(self.ask(place.device, request).await);
+        if result.is_ok()
+            && let Some(latency) = self.latencies.borrow_mut().get_mut(&place.device)
+        {
+            let now = peristyle_rt::now();
+            latency.record(now, now.nanos_since(started));
+        }
+        result
+    }
+
+    async fn fence(&self, place: ColumnPlace, name: ColumnName, epoch: Epoch) -> Result<(), ColumnFault> {
+        done(self.ask(place.device, ColumnRequest::Fence { slot: place.slot, name, epoch }).await)
+    }
+
+    async fn read(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        row: RowIndex,
+        buf: Buf,
+    ) -> (Result<(), ColumnFault>, Buf) {
+        let bytes = buf.len();
+        match self.ask(place.device, ColumnRequest::Read { slot: place.slot, name, row, buf }).await {
+            ColumnAnswer::Read(result, buf) => (result, buf),
+            // The buffer went with the request; a fresh one takes its place beside the error.
+            _ => (Err(ColumnFault::Device), Buf::alloc(bytes).await),
+        }
+    }
+
+    async fn seal(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        epoch: Epoch,
+        rows: u16,
+        holes: Vec<(u16, u16)>,
+        crcs: Vec<u32>,
+    ) -> Result<(), ColumnFault> {
+        done(
+            self.ask(place.device, ColumnRequest::Seal { slot: place.slot, name, epoch, rows, holes, crcs })
+                .await,
+        )
+    }
+
+    async fn free(&self, place: ColumnPlace, name: ColumnName, epoch: Epoch) -> Result<(), ColumnFault> {
+        done(self.ask(place.device, ColumnRequest::Free { slot: place.slot, name, epoch }).await)
+    }
+
+    async fn list(&self, shard: ShardId) -> Vec<(DeviceId, Result<Vec<ListedSlot>, ColumnFault>)> {
+        let mut lists = Vec::new();
+        for device in self.devices.0.iter().map(|d| d.id) {
+            let list = match self.ask(device, ColumnRequest::List { shard }).await {
+                ColumnAnswer::List(list) => list,
+                _ => Err(ColumnFault::Device),
+            };
+            lists.push((device, list));
+        }
+        lists
+    }
+
+    fn report_bad(&self, device: DeviceId, fault: Option<ColumnFault>) {
+        if let Some(shared) = self.devices.get(device) {
+            shared.set_bad(fault.is_some(), peristyle_rt::now());
+        }
+    }
+
+    fn append_p99_ns(&self, device: DeviceId) -> u64 {
+        self.latencies.borrow().get(&device).map_or(0, |l| l.p99_ns)
+    }
+}

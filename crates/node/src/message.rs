@@ -1,0 +1,81 @@
+//! What reactors of one node ask each other.
+
+use crate::bus::Bus;
+use crate::volume::{VolumeAnswer, VolumeRequest};
+use peristyle_base::{ColumnName, DeviceId, Epoch, LayerId, RowIndex, Scheme, ShardId, SlotIndex};
+use peristyle_rt::{Buf, IoVec, View};
+use peristyle_shard::{ColumnFault, ListedSlot, WriteClass};
+
+pub type NodeBus = Bus<Request, Reply>;
+
+pub enum Request {
+    /// To the reactor that serves the device.
+    Column { device: DeviceId, request: ColumnRequest },
+    /// To the reactor that owns the shard.
+    Volume { shard: ShardId, layer: LayerId, request: VolumeRequest },
+    /// To every reactor: its statistics.
+    Stats,
+    /// To every reactor: one device's fault (development mode).
+    Inject { device: DeviceId, fault: peristyle_rt::Fault },
+    /// To the home reactor of the target: connections and admin commands.
+    Target(crate::target::HomeRequest),
+}
+
+pub enum Reply {
+    Column(ColumnAnswer),
+    Volume(VolumeAnswer),
+    Stats(Box<crate::stats::ReactorStats>),
+    Done(bool),
+    Target(crate::target::HomeReply),
+}
+
+pub enum ColumnRequest {
+    Allocate {
+        name: ColumnName,
+        scheme: Scheme,
+        epoch: Epoch,
+    },
+    Append {
+        slot: SlotIndex,
+        name: ColumnName,
+        epoch: Epoch,
+        row: RowIndex,
+        data: IoVec,
+        crcs: View,
+        class: WriteClass,
+    },
+    Fence {
+        slot: SlotIndex,
+        name: ColumnName,
+        epoch: Epoch,
+    },
+    Read {
+        slot: SlotIndex,
+        name: ColumnName,
+        row: RowIndex,
+        buf: Buf,
+    },
+    Seal {
+        slot: SlotIndex,
+        name: ColumnName,
+        epoch: Epoch,
+        rows: u16,
+        holes: Vec<(u16, u16)>,
+        crcs: Vec<u32>,
+    },
+    Free {
+        slot: SlotIndex,
+        name: ColumnName,
+        epoch: Epoch,
+    },
+    List {
+        shard: ShardId,
+    },
+}
+
+pub enum ColumnAnswer {
+    Slot(Result<SlotIndex, ColumnFault>),
+    Done(Result<(), ColumnFault>),
+    Read(Result<(), ColumnFault>, Buf),
+    List(Result<Vec<ListedSlot>, ColumnFault>),
+}

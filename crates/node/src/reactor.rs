@@ -1,0 +1,385 @@
+//! One reactor of a node: its devices, its shards, and the calls of its peers. It wires, routes and counts; what
+//! storage does is decided in the parts.
+
+use crate::bus::{Bus, Message};
+use crate::columns::NodeColumns;
+use crate::devices::{DeviceTable, SharedDevice};
+use crate::message::{NodeBus, Reply, Request};
+use crate::stats::{FrontStats, ReactorStats, VolumeStats};
+use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
+use peristyle_base::{DeviceId, LayerId, NodeId, ShardId, Uuid};
+use peristyle_cluster::{DomainId, ShardStore};
+use peristyle_column::{OpenError, Server, ServerConfig};
+use peristyle_rt::mesh::PortSeed;
+use peristyle_rt::{Device, DeviceSpec, Duration, Fault, IoError, ReactorId};
+use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Messages between two reactors at most; a full ring makes the sender wait.
+const MESH_CAPACITY: usize = 1024;
+/// Pause between attempts to take a shard up, and between probes of a bad device.
+const RETRY_PERIOD: Duration = Duration::from_millis(200);
+/// A probe must answer in this time, so often in a row, before a device is trusted again.
+const PROBE_LIMIT: Duration = Duration::from_millis(20);
+const PROBES_GOOD: u32 = 5;
+
+/// One device of the node.
+#[derive(Clone, Debug)]
+pub struct DeviceConfig {
+    pub id: DeviceId,
+    pub spec: DeviceSpec,
+    pub domain: DomainId,
+    pub home: ReactorId,
+}
+
+impl DeviceConfig {
+    fn path(&self) -> String {
+        match &self.spec {
+            DeviceSpec::Path { path, .. } => path.display().to_string(),
+            DeviceSpec::Memory { .. } => "memory".into(),
+        }
+    }
+}
+
+/// Everything that a node's reactors are started with.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub node: NodeId,
+    pub cluster: Uuid,
+    pub devices: Vec<DeviceConfig>,
+    /// Shards and the reactor that owns each.
+    pub shards: Vec<(ShardId, ReactorId)>,
+    pub shard: ShardConfig,
+    /// Fault injection is allowed.
+    pub development: bool,
+}
+
+/// What one reactor needs to start. `Send`.
+pub struct NodeSeed<S> {
+    config: NodeConfig,
+    devices: DeviceTable,
+    port: PortSeed<Message<Request, Reply>>,
+    store: S,
+    devices_open: Arc<AtomicUsize>,
+    shards_ready: Arc<AtomicUsize>,
+}
+
+/// Seeds for all reactors of a node, in order.
+pub fn seeds<S: Clone>(config: &NodeConfig, reactors: usize, store: &S) -> Vec<NodeSeed<S>> {
+    let devices =
+        config.devices.iter().map(|d| SharedDevice::new(d.id, d.domain, d.home, d.path())).collect();
+    let devices = DeviceTable(Arc::new(devices));
+    let (devices_open, shards_ready) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    peristyle_rt::mesh(reactors, MESH_CAPACITY)
+        .into_iter()
+        .map(|port| NodeSeed {
+            config: config.clone(),
+            devices: devices.clone(),
+            port,
+            store: store.clone(),
+            devices_open: devices_open.clone(),
+            shards_ready: shards_ready.clone(),
+        })
+        .collect()
+}
+
+/// State of one shard, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShardPhase {
+    Recovering(Option<RecoverError>),
+    Serving(RecoveryReport),
+    Stopped(StopReason),
+}
+
+type NodeShard<S> = Rc<Shard<NodeColumns, S>>;
+
+/// One reactor of a node.
+pub struct Node<S: ShardStore + Clone + 'static> {
+    config: NodeConfig,
+    bus: Rc<NodeBus>,
+    columns: Rc<NodeColumns>,
+    store: Rc<S>,
+    shards: RefCell<HashMap<ShardId, NodeShard<S>>>,
+    phases: RefCell<BTreeMap<ShardId, ShardPhase>>,
+    open_errors: RefCell<Vec<(DeviceId, DeviceOpenError)>>,
+    stopping: Cell<bool>,
+    devices_open: Arc<AtomicUsize>,
+    shards_ready: Arc<AtomicUsize>,
+    pub stats: RefCell<FrontStats>,
+    pub volume_stats: RefCell<BTreeMap<u32, VolumeStats>>,
+    pub target: crate::target::TargetState,
+}
+
+/// Why a device is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceOpenError {
+    Io(IoError),
+    Label(OpenError),
+}
+
+impl std::fmt::Display for DeviceOpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceOpenError::Io(e) => e.fmt(f),
+            DeviceOpenError::Label(e) => e.fmt(f),
+        }
+    }
+}
+
+impl<S: ShardStore + Clone + 'static> Node<S> {
+    /// Opens this reactor's devices and, once all reactors have theirs, takes its shards up. Returns when they
+    /// serve, or, with `wait` false, as soon as they have been started.
+    pub async fn start(seed: NodeSeed<S>, wait: bool) -> Rc<Node<S>> {
+        let NodeSeed { config, devices, port, store, devices_open, shards_ready } = seed;
+        let bus = Rc::new(Bus::new(port.attach()));
+        let columns = Rc::new(NodeColumns::new(devices, bus.clone()));
+        let node = Rc::new(Node {
+            config,
+            bus,
+            columns,
+            store: Rc::new(store),
+            shards: RefCell::default(),
+            phases: RefCell::default(),
+            open_errors: RefCell::default(),
+            stopping: Cell::new(false),
+            devices_open,
+            shards_ready,
+            stats: RefCell::default(),
+            volume_stats: RefCell::default(),
+            target: Default::default(),
+        });
+        peristyle_rt::spawn(node.clone().serve_calls());
+        node.open_devices().await;
+        node.devices_open.fetch_add(1, Ordering::Release);
+        while node.devices_open.load(Ordering::Acquire) < node.bus.reactors() {
+            peristyle_rt::sleep(Duration::from_micros(200)).await;
+        }
+        peristyle_rt::spawn(node.clone().probe_devices());
+        for &(shard, home) in &node.config.shards {
+            if home == node.id() {
+                node.phases.borrow_mut().insert(shard, ShardPhase::Recovering(None));
+                peristyle_rt::spawn(node.clone().take_up(shard));
+            }
+        }
+        while wait && node.shards_ready.load(Ordering::Acquire) < node.config.shards.len() {
+            peristyle_rt::sleep(Duration::from_micros(500)).await;
+        }
+        node
+    }
+
+    pub fn id(&self) -> ReactorId {
+        self.bus.me()
+    }
+    pub fn reactors(&self) -> usize {
+        self.bus.reactors()
+    }
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+    pub fn bus(&self) -> &NodeBus {
+        &self.bus
+    }
+    pub fn columns(&self) -> &NodeColumns {
+        &self.columns
+    }
+    pub fn devices(&self) -> &DeviceTable {
+        self.columns.table()
+    }
+    /// Devices of this reactor that could not be opened.
+    pub fn open_errors(&self) -> Vec<(DeviceId, DeviceOpenError)> {
+        self.open_errors.borrow().clone()
+    }
+    /// Shards of this reactor and what they are doing.
+    pub fn shard_phases(&self) -> Vec<(ShardId, ShardPhase)> {
+        self.phases.borrow().iter().map(|(&id, &phase)| (id, self.current_phase(id, phase))).collect()
+    }
+    fn current_phase(&self, id: ShardId, phase: ShardPhase) -> ShardPhase {
+        match self.shards.borrow().get(&id).and_then(|s| s.stopped()) {
+            Some(reason) => ShardPhase::Stopped(reason),
+            None => phase,
+        }
+    }
+    /// Every shard of the node serves.
+    pub fn is_ready(&self) -> bool {
+        self.shards_ready.load(Ordering::Acquire) >= self.config.shards.len()
+    }
+    pub fn shard(&self, id: ShardId) -> Option<NodeShard<S>> {
+        self.shards.borrow().get(&id).cloned()
+    }
+    /// The reactor that owns a shard.
+    pub fn home_of(&self, shard: ShardId) -> Option<ReactorId> {
+        self.config.shards.iter().find(|s| s.0 == shard).map(|s| s.1)
+    }
+    /// A volume's data, from this reactor.
+    pub fn volume(self: &Rc<Self>, spec: &VolumeSpec) -> Option<Volume<S>> {
+        Some(Volume::new(self.clone(), spec.shard, spec.layer, self.home_of(spec.shard)?))
+    }
+
+    /// Stops this reactor's shards: commands that wait fail, what was acknowledged is durable.
+    pub fn stop(&self) {
+        self.stopping.set(true);
+        self.shards.borrow().values().for_each(|s| s.stop(StopReason::Shutdown));
+    }
+
+    async fn open_devices(&self) {
+        for d in self.config.devices.iter().filter(|d| d.home == self.id()) {
+            match self.open_device(d).await {
+                Ok(server) => {
+                    self.columns.publish_usage(&server);
+                    self.columns.add_server(server);
+                    self.devices().get(d.id).expect("made from the same list").set_open();
+                }
+                Err(error) => self.open_errors.borrow_mut().push((d.id, error)),
+            }
+        }
+    }
+
+    async fn open_device(&self, config: &DeviceConfig) -> Result<Server, DeviceOpenError> {
+        let device = Device::open(&config.spec).await.map_err(DeviceOpenError::Io)?;
+        let server = ServerConfig { expect: Some(config.id), ..ServerConfig::default() };
+        Server::open(device, self.config.cluster, server).await.map_err(DeviceOpenError::Label)
+    }
+
+    /// Takes a shard up, again and again until it serves: waiting, never guessing.
+    async fn take_up(self: Rc<Self>, id: ShardId) {
+        while !self.stopping.get() {
+            let result = Shard::recover(
+                id,
+                self.config.node,
+                self.config.shard.clone(),
+                self.columns.clone(),
+                self.store.clone(),
+            )
+            .await;
+            match result {
+                Ok((shard, report)) => {
+                    self.phases.borrow_mut().insert(id, ShardPhase::Serving(report));
+                    self.shards.borrow_mut().insert(id, shard);
+                    self.shards_ready.fetch_add(1, Ordering::Release);
+                    return;
+                }
+                Err(error) => {
+                    self.phases.borrow_mut().insert(id, ShardPhase::Recovering(Some(error)));
+                    peristyle_rt::sleep(RETRY_PERIOD).await;
+                }
+            }
+        }
+    }
+
+    /// Devices that failed or stalled are asked again until they answer, quickly and several times in a row.
+    async fn probe_devices(self: Rc<Self>) {
+        let mut good: HashMap<DeviceId, u32> = HashMap::new();
+        loop {
+            peristyle_rt::sleep(RETRY_PERIOD).await;
+            if self.stopping.get() {
+                return;
+            }
+            for server in self.columns.servers() {
+                let Some(shared) = self.devices().get(server.id()).filter(|d| d.is_bad()) else { continue };
+                let buf = peristyle_rt::Buf::alloc(peristyle_base::BLOCK_BYTES).await;
+                let probe = peristyle_rt::timeout(PROBE_LIMIT, server.device().read(0, buf)).await;
+                let passed = good.entry(server.id()).or_default();
+                *passed = if matches!(probe, Some((Ok(()), _))) { *passed + 1 } else { 0 };
+                if *passed >= PROBES_GOOD {
+                    *passed = 0;
+                    shared.set_good();
+                }
+            }
+        }
+    }
+
+    async fn serve_calls(self: Rc<Self>) {
+        loop {
+            let (from, id, request) = self.bus.next_call().await;
+            let me = self.clone();
+            peristyle_rt::spawn(async move {
+                let reply = me.serve(request).await;
+                me.bus.answer(from, id, reply).await;
+            });
+        }
+    }
+
+    async fn serve(self: &Rc<Self>, request: Request) -> Reply {
+        match request {
+            Request::Column { device, request } => Reply::Column(self.columns.serve(device, request).await),
+            Request::Volume { shard, layer, request } => {
+                Reply::Volume(self.serve_volume(shard, layer, request).await)
+            }
+            Request::Stats => Reply::Stats(Box::new(self.reactor_stats())),
+            Request::Inject { device, fault } => Reply::Done(self.inject_here(device, fault)),
+            Request::Target(request) => Reply::Target(self.serve_home(request).await),
+        }
+    }
+
+    pub(crate) async fn serve_volume(
+        &self,
+        shard: ShardId,
+        layer: LayerId,
+        request: VolumeRequest,
+    ) -> VolumeAnswer {
+        let Some(shard) = self.shard(shard) else { return VolumeAnswer::Done(Err(ShardError::Stopped)) };
+        VolumeAnswer::Done(match request {
+            VolumeRequest::Read { offset, bytes } => {
+                return VolumeAnswer::Data(shard.read(layer, offset, bytes).await);
+            }
+            VolumeRequest::Write { offset, data } => shard.write(layer, offset, data).await,
+            VolumeRequest::Zero { offset, bytes } => shard.zero(layer, offset, bytes).await,
+            VolumeRequest::Compare { offset, data } => shard.compare(layer, offset, &data).await,
+            VolumeRequest::CompareAndWrite { offset, expected, data } => {
+                shard.compare_and_write(layer, offset, &expected, data).await
+            }
+            VolumeRequest::Verify { offset, bytes } => shard.verify(layer, offset, bytes).await,
+            VolumeRequest::Flush => shard.stopped().map_or(Ok(()), |_| Err(ShardError::Stopped)),
+            VolumeRequest::EnsureLayer { blocks } => shard.ensure_layer(layer, blocks).await,
+            VolumeRequest::DropLayer => shard.drop_layer(layer).await,
+        })
+    }
+
+    /// What this reactor counts.
+    pub fn reactor_stats(&self) -> ReactorStats {
+        let now = peristyle_rt::now();
+        ReactorStats {
+            front: self.stats.borrow().snapshot(now),
+            volumes: self.volume_stats.borrow().iter().map(|(&id, v)| (id, v.snapshot(now))).collect(),
+            shards: self.shards.borrow().iter().map(|(&id, s)| (id, s.stats_snapshot(now))).collect(),
+            devices: self.columns.servers().iter().map(|s| s.stats(now)).collect(),
+            buffers_free: peristyle_rt::buf::free_counts(),
+        }
+    }
+
+    /// The statistics of all reactors, in order.
+    pub async fn all_stats(&self) -> Vec<ReactorStats> {
+        let mut all = Vec::with_capacity(self.reactors());
+        for reactor in (0..self.reactors() as u16).map(ReactorId) {
+            if reactor == self.id() {
+                all.push(self.reactor_stats());
+            } else if let Reply::Stats(stats) = self.bus.call(reactor, Request::Stats).await {
+                all.push(*stats);
+            }
+        }
+        all
+    }
+
+    fn inject_here(&self, device: DeviceId, fault: Fault) -> bool {
+        match self.columns.server(device) {
+            Some(server) if self.config.development => {
+                server.device().inject(fault);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Makes a device fail or stall. False when the node is not in development mode, or has no such device.
+    pub async fn inject(&self, device: DeviceId, fault: Fault) -> bool {
+        let Some(home) = self.devices().get(device).map(|d| d.home) else { return false };
+        if home == self.id() {
+            return self.inject_here(device, fault);
+        }
+        matches!(self.bus.call(home, Request::Inject { device, fault }).await, Reply::Done(true))
+    }
+}

@@ -1,0 +1,135 @@
+//! Volumes as the front ends use them: reads and writes of byte ranges, wherever the shard lives.
+
+use crate::message::{Reply, Request};
+use crate::reactor::Node;
+use peristyle_base::{LayerId, ShardId};
+use peristyle_cluster::ShardStore;
+use peristyle_rt::{IoVec, ReactorId, View};
+use peristyle_shard::ShardError;
+use std::rc::Rc;
+
+/// What a volume is, apart from its data. Plain values: travels between reactors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeSpec {
+    pub name: String,
+    /// Namespace ID.
+    pub nsid: u32,
+    pub uuid: peristyle_base::Uuid,
+    pub nguid: [u8; 16],
+    pub bytes: u64,
+    /// 4096 or 512.
+    pub lba_bytes: u32,
+    pub shard: ShardId,
+    pub layer: LayerId,
+}
+
+/// One operation on a layer. Offsets and lengths are bytes, multiples of 512.
+pub enum VolumeRequest {
+    Read {
+        offset: u64,
+        bytes: u64,
+    },
+    Write {
+        offset: u64,
+        data: View,
+    },
+    Zero {
+        offset: u64,
+        bytes: u64,
+    },
+    Compare {
+        offset: u64,
+        data: View,
+    },
+    CompareAndWrite {
+        offset: u64,
+        expected: View,
+        data: View,
+    },
+    Verify {
+        offset: u64,
+        bytes: u64,
+    },
+    /// Everything acknowledged is durable already: succeeds unless the shard has stopped.
+    Flush,
+    EnsureLayer {
+        blocks: u64,
+    },
+    DropLayer,
+}
+
+pub enum VolumeAnswer {
+    Data(Result<IoVec, ShardError>),
+    Done(Result<(), ShardError>),
+}
+
+/// A volume's data, as one reactor reaches it. Cheap to clone.
+pub struct Volume<S: ShardStore + Clone + 'static> {
+    node: Rc<Node<S>>,
+    shard: ShardId,
+    layer: LayerId,
+    home: ReactorId,
+}
+
+impl<S: ShardStore + Clone + 'static> Clone for Volume<S> {
+    fn clone(&self) -> Self {
+        Volume { node: self.node.clone(), ..*self }
+    }
+}
+
+impl<S: ShardStore + Clone + 'static> Volume<S> {
+    pub(crate) fn new(node: Rc<Node<S>>, shard: ShardId, layer: LayerId, home: ReactorId) -> Volume<S> {
+        Volume { node, shard, layer, home }
+    }
+
+    async fn ask(&self, request: VolumeRequest) -> VolumeAnswer {
+        if self.home == self.node.id() {
+            return self.node.serve_volume(self.shard, self.layer, request).await;
+        }
+        let request = Request::Volume { shard: self.shard, layer: self.layer, request };
+        match self.node.bus().call(self.home, request).await {
+            Reply::Volume(answer) => answer,
+            _ => VolumeAnswer::Done(Err(ShardError::Stopped)),
+        }
+    }
+
+    async fn done(&self, request: VolumeRequest) -> Result<(), ShardError> {
+        match self.ask(request).await {
+            VolumeAnswer::Done(result) => result,
+            VolumeAnswer::Data(result) => result.map(|_| ()),
+        }
+    }
+
+    /// At most 512 KiB. The pieces are verified and may be sent as they are.
+    pub async fn read(&self, offset: u64, bytes: u64) -> Result<IoVec, ShardError> {
+        match self.ask(VolumeRequest::Read { offset, bytes }).await {
+            VolumeAnswer::Data(result) => result,
+            VolumeAnswer::Done(result) => Err(result.err().unwrap_or(ShardError::Stopped)),
+        }
+    }
+    /// At most 512 KiB; atomic, and durable when it returns.
+    pub async fn write(&self, offset: u64, data: View) -> Result<(), ShardError> {
+        self.done(VolumeRequest::Write { offset, data }).await
+    }
+    pub async fn zero(&self, offset: u64, bytes: u64) -> Result<(), ShardError> {
+        self.done(VolumeRequest::Zero { offset, bytes }).await
+    }
+    pub async fn compare(&self, offset: u64, data: View) -> Result<(), ShardError> {
+        self.done(VolumeRequest::Compare { offset, data }).await
+    }
+    pub async fn compare_and_write(&self, offset: u64, expected: View, data: View) -> Result<(), ShardError> {
+        self.done(VolumeRequest::CompareAndWrite { offset, expected, data }).await
+    }
+    pub async fn verify(&self, offset: u64, bytes: u64) -> Result<(), ShardError> {
+        self.done(VolumeRequest::Verify { offset, bytes }).await
+    }
+    pub async fn flush(&self) -> Result<(), ShardError> {
+        self.done(VolumeRequest::Flush).await
+    }
+    pub async fn ensure_layer(&self, blocks: u64) -> Result<(), ShardError> {
+        self.done(VolumeRequest::EnsureLayer { blocks }).await
+    }
+    pub async fn drop_layer(&self) -> Result<(), ShardError> {
+        self.done(VolumeRequest::DropLayer).await
+    }
+}
