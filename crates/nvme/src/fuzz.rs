@@ -76,7 +76,7 @@ pub fn connect(bytes: &[u8]) {
     let mut target = Target::new(false);
     let (command, data) = bytes.split_at(bytes.len().min(Sqe::BYTES));
     if let Ok(connected) = target.registry.connect(Instant(3), ConnId(2), &sqe(command), data) {
-        target.registry.disconnected(connected.controller, connected.qid);
+        target.registry.disconnected(&connected);
     }
 }
 

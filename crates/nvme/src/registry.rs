@@ -45,6 +45,8 @@ pub struct RegistryConfig {
     pub controllers_max: u16,
     /// Of these at most so many for discovery: nobody needs an account to ask for one.
     pub discovery_controllers_max: u16,
+    /// And at most so many of one host, over all subsystems.
+    pub host_controllers_max: u16,
     /// Entries of an admin queue.
     pub admin_queue_entries_max: u16,
     /// Controller identifiers that this node may give, first and last: nodes that export the same subsystem must
@@ -58,6 +60,7 @@ impl Default for RegistryConfig {
             controller: ControllerConfig::default(),
             controllers_max: 256,
             discovery_controllers_max: 64,
+            host_controllers_max: 64,
             admin_queue_entries_max: 128,
             cntlids: (1, CNTLID_MAX),
         }
@@ -67,6 +70,7 @@ impl Default for RegistryConfig {
 /// A queue that is connected: what its reactor needs to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Connected {
+    pub conn: ConnId,
     pub controller: ControllerRef,
     /// Dword 0 of the answer: CNTLID in 15:00; AUTHREQ 31:16 is 0.
     pub cntlid: u16,
@@ -256,6 +260,10 @@ impl Registry {
                 return Err(busy);
             }
         }
+        let of_host = self.associations().filter(|(_, a)| *a.controller.hostnqn() == hostnqn).count();
+        if of_host >= usize::from(self.config.host_controllers_max) {
+            return Err(busy);
+        }
         let index = self.slots.iter().position(|s| s.association.is_none()).ok_or(busy)?;
         let config = &self.config.controller;
         let controller = Controller::new(now, cntlid, hostnqn, data.hostid, command.kato_ms, config);
@@ -266,7 +274,7 @@ impl Registry {
         slot.generation = slot.generation.wrapping_add(1);
         slot.association = Some(Association { controller, subsystem, queues });
         let controller = ControllerRef { index: index as u16, generation: slot.generation };
-        Ok(connected(controller, cntlid, command, subsystem))
+        Ok(connected(conn, controller, cntlid, command, subsystem))
     }
 
     /// Base 6.3 CNTLID of an admin queue: FFFFh of a dynamic subsystem; FFFEh, or a certain one, of a static one.
@@ -338,17 +346,19 @@ impl Registry {
         *queue = Some(conn);
         controller.has_io_queues = true;
         let reference = ControllerRef { index: index as u16, generation: slot.generation };
-        Ok(connected(reference, cntlid, command, subsystem))
+        Ok(connected(conn, reference, cntlid, command, subsystem))
     }
 }
 
 fn connected(
+    conn: ConnId,
     controller: ControllerRef,
     cntlid: u16,
     command: &ConnectCommand,
     subsystem: Option<SubsystemId>,
 ) -> Connected {
     Connected {
+        conn,
         controller,
         cntlid,
         qid: command.qid,
@@ -392,8 +402,11 @@ impl Registry {
     }
 
     /// A queue's connection has ended, or it was disconnected in order. Without its admin queue an association ends.
-    pub fn disconnected(&mut self, controller: ControllerRef, qid: u16) {
-        if self.association(controller).is_none() {
+    /// The news may be old: after a reset the queue's place can belong to another connection by now.
+    pub fn disconnected(&mut self, connected: &Connected) {
+        let Connected { conn, controller, qid, .. } = *connected;
+        let place = self.association(controller).and_then(|a| a.queues.get(usize::from(qid)));
+        if place != Some(&Some(conn)) {
             return;
         }
         let slot = &mut self.slots[usize::from(controller.index)];

@@ -109,7 +109,7 @@ fn settings_that_cap_does_not_offer_are_refused_at_enable() {
 fn a_reset_closes_the_io_queues_and_forgets_the_features() {
     let mut t = Target::new();
     let c = t.ready();
-    t.connect_io(c.cntlid, 1).unwrap();
+    let first = t.connect_io(c.cntlid, 1).unwrap();
     t.enable_events(c.controller);
     t.listen(c.controller, 9);
     t.set_cc(c.controller, 0);
@@ -117,6 +117,9 @@ fn a_reset_closes_the_io_queues_and_forgets_the_features() {
     t.set_cc(c.controller, ENABLE);
     assert_eq!(t.admin(c.controller, &get_feature_sqe(0x0b, 0)), (Status::SUCCESS, 0));
     t.connect_io(c.cntlid, 1).unwrap();
+    // The closed queue's reactor reports late: its successor in the same place stays.
+    t.registry.disconnected(&first);
+    assert!(t.connect_io(c.cntlid, 1).is_err());
 }
 
 #[test]
@@ -243,7 +246,7 @@ fn a_silent_host_loses_its_controller_and_all_its_queues() {
     assert_eq!(t.events(), [closed(1), closed(2)]);
     assert!(t.registry.controller(c.controller).is_none());
     assert_eq!(t.registry.poll_timeout(), None);
-    t.registry.disconnected(c.controller, 0);
+    t.registry.disconnected(&c);
     assert_eq!(t.admin(c.controller, &admin_sqe(admin::KEEP_ALIVE)).0, Status::ABORTED_SQ_DELETION);
 }
 
@@ -263,9 +266,9 @@ fn losing_the_admin_queue_ends_the_association() {
     let c = t.ready();
     let io = t.connect_io(c.cntlid, 1).unwrap();
     t.connect_io(c.cntlid, 2).unwrap();
-    t.registry.disconnected(io.controller, 1);
+    t.registry.disconnected(&io);
     assert_eq!(t.events(), []);
-    t.registry.disconnected(c.controller, 0);
+    t.registry.disconnected(&c);
     assert_eq!(t.events(), [TargetEvent::Close { conn: ConnId(3), ending: Ending::AdminQueueLost }]);
     assert!(t.registry.controller(c.controller).is_none());
 }

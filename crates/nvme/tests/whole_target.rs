@@ -281,7 +281,7 @@ fn a_linux_host_attaches_writes_reads_and_leaves() {
             assert_eq!(queue.target.closed, Some(CloseReason::PeerClosed));
             assert_eq!((queue.target.buffers_out(), queue.target.qpair.in_flight()), (0, 0));
             let connected = queue.target.responder.connected.unwrap();
-            shared.borrow_mut().registry.disconnected(connected.controller, connected.qid);
+            shared.borrow_mut().registry.disconnected(&connected);
         }
     }
 }

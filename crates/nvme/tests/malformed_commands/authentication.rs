@@ -71,7 +71,7 @@ pub fn rows() -> Vec<Row> {
             |t| {
                 let c = t.ready();
                 t.admin(c.controller, &authentication(AUTHENTICATION[0]));
-                t.registry.disconnected(c.controller, 0);
+                t.registry.disconnected(&c);
                 assert!(t.registry.poll_timeout().is_none());
                 vec![t.admin(c.controller, &identify_sqe(1, 0))]
             },

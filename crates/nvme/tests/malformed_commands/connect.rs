@@ -194,6 +194,21 @@ pub fn rows() -> Vec<Row> {
         ),
         row(
             92,
+            "one host asks for more than its share",
+            "Base 6.3",
+            |t| {
+                let few = RegistryConfig { host_controllers_max: 2, ..RegistryConfig::default() };
+                replace(t, few, Subsystem::new(nqn(SUBSYSTEM), "s"));
+                t.ready();
+                t.connect_discovery();
+                let answers = vec![connect_changed(t, |_, _| {})];
+                t.connect_admin_as(OTHER_HOST);
+                answers
+            },
+            Status::CONTROLLER_BUSY,
+        ),
+        row(
+            92,
             "no controller left",
             "Base 6.3",
             |t| {

@@ -274,7 +274,7 @@ fn controller_identifiers_come_back_as_late_as_possible() {
     let config = RegistryConfig { cntlids: (10, 12), ..RegistryConfig::default() };
     let mut t = Target::with(config, Subsystem::new(nqn(SUBSYSTEM), "s"));
     let first = t.connect_admin();
-    t.registry.disconnected(first.controller, 0);
+    t.registry.disconnected(&first);
     let ids: Vec<u16> = (0..3).map(|_| t.connect_admin().cntlid).collect();
     assert_eq!((first.cntlid, ids), (10, vec![11, 12, 10]));
     assert_eq!(connect_changed(&mut t, |_, _| {}), (Status::CONTROLLER_BUSY, 0));
