@@ -1,1 +1,10 @@
-//! Placeholder.
+//! Seeded simulations of whole shards, nodes and hosts, the promises that they check, and how to replay one.
+//!
+//! A [`Scenario`] takes a seed, draws everything from it (sizes, workload, faults, when to crash), panics when a
+//! promise is broken, and says how much it has seen. `peristyle-sim` runs many seeds of each.
+#![forbid(unsafe_code)]
+
+pub mod column;
+mod report;
+
+pub use report::{Outcome, SCENARIOS, Scenario};

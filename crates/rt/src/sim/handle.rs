@@ -305,6 +305,12 @@ where
     run_with(WorldConfig::new(seed), f)
 }
 
+/// The clock of the machine that simulates: for reports of how fast that goes, never for what is simulated.
+pub fn real_time() -> Duration {
+    let clock = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(clock.tv_sec as u64, clock.tv_nsec as u32)
+}
+
 /// [`run`] in a world of a certain kind.
 pub fn run_with<F, Fut>(config: WorldConfig, f: F) -> Fut::Output
 where

@@ -1,0 +1,66 @@
+//! Scenarios by name, and what one run of one has seen.
+
+use std::fmt;
+
+/// What one seed of one scenario has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Hash over every event of every world: equal when the seed is run again.
+    pub trace: u64,
+    pub simulated_nanos: u64,
+    pub events: u64,
+    /// Processes that were killed or lost their power.
+    pub crashes: u64,
+    /// Different contents of the disks after a crash that were recovered from.
+    pub states: u64,
+    /// Operations of hosts, or of whoever plays their part, that were answered.
+    pub operations: u64,
+    /// Reads that were compared with the model.
+    pub verified: u64,
+}
+
+impl Outcome {
+    /// Both, one after the other.
+    pub fn and(self, other: Outcome) -> Outcome {
+        Outcome {
+            trace: self.trace.rotate_left(9).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ other.trace,
+            simulated_nanos: self.simulated_nanos + other.simulated_nanos,
+            events: self.events + other.events,
+            crashes: self.crashes + other.crashes,
+            states: self.states + other.states,
+            operations: self.operations + other.operations,
+            verified: self.verified + other.verified,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} crashes, {} crash states, {} operations, {} verified, {} events, {:.3} s simulated, trace {:016x}",
+            self.crashes,
+            self.states,
+            self.operations,
+            self.verified,
+            self.events,
+            self.simulated_nanos as f64 / 1e9,
+            self.trace,
+        )
+    }
+}
+
+/// One kind of simulation.
+pub struct Scenario {
+    pub name: &'static str,
+    pub about: &'static str,
+    /// Runs one seed.
+    /// # Panics — when a promise is broken.
+    pub run: fn(u64) -> Outcome,
+}
+
+pub static SCENARIOS: &[Scenario] = &[Scenario {
+    name: "column",
+    about: "one device: every crash state of format, allocate, append, fence, seal, free and of opening again",
+    run: crate::column::run,
+}];
