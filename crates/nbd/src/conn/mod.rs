@@ -296,9 +296,6 @@ impl Connection {
     /// A connection that was just accepted. The greeting is there to be sent.
     pub fn new(now: Instant, limits: Limits) -> Connection {
         limits.check();
-        let slots = Slots::new(limits.parts_max);
-        // Each slot stands at most twice among the actions (Buffer, then Execute or Release).
-        let (actions, out) = (2 * slots.count() + 1, slots.count());
         let mut connection = Connection {
             limits,
             phase: Phase::Negotiating,
@@ -311,15 +308,25 @@ impl Connection {
             export: None,
             structured: false,
             block_status: false,
-            slots,
-            actions: VecDeque::with_capacity(actions),
+            // A client that never opens an export costs next to nothing.
+            slots: Slots::none(),
+            actions: VecDeque::new(),
             close_told: false,
-            out: VecDeque::with_capacity(out),
+            out: VecDeque::new(),
             sending: None,
             stats: Stats::default(),
         };
         connection.greet();
         connection
+    }
+
+    /// Everything that requests need, once.
+    fn reserve(&mut self) {
+        let parts = self.limits.parts_max;
+        self.slots = Slots::new(parts);
+        // Each part stands at most twice among the actions (Buffer, then Execute or Release).
+        self.actions.reserve(2 * parts);
+        self.out.reserve(parts);
     }
 
     pub fn next_input(&self) -> Input {

@@ -316,6 +316,7 @@ impl Connection {
         let negotiation = self.negotiation.take().expect("only called while negotiating");
         self.block_status = negotiation.meta.as_ref() == Some(&negotiation.name);
         self.export = Some(export);
+        self.reserve();
         self.phase = Phase::Live;
         self.deadline = None;
         self.expect(State::Request);

@@ -70,6 +70,9 @@ pub(super) struct Slots {
 }
 
 impl Slots {
+    pub fn none() -> Slots {
+        Slots { slots: Vec::new(), free: Vec::new() }
+    }
     pub fn new(count: usize) -> Slots {
         assert!((1..=u16::MAX as usize).contains(&count), "the slots have 16-bit numbers");
         Slots { slots: vec![Slot::empty(); count], free: (0..count as u16).rev().collect() }
@@ -119,9 +122,6 @@ impl Slots {
         next
     }
 
-    pub fn count(&self) -> usize {
-        self.slots.len()
-    }
     pub fn in_use(&self) -> usize {
         self.slots.len() - self.free.len()
     }
