@@ -246,6 +246,9 @@ fn a_unix_socket_echoes_replaces_a_stale_file_and_respects_a_live_one() {
     block_on(RuntimeConfig::small(), async move {
         let listener = Listener::bind(&addr, false).await.expect("the stale file is replaced");
         assert_eq!(Listener::bind(&addr, false).await.err(), Some(NetError::AddrInUse));
+        // The question whether somebody listens is a connection that ends at once.
+        let (mut asked, _) = listener.accept().await.expect("a connection").split();
+        assert!(asked.recv().await.expect("the end").is_empty());
         let (mut client_r, mut client_w) = Stream::connect(&addr).await.expect("it listens").split();
         let (mut r, mut w) = listener.accept().await.expect("a connection").split();
         client_w.send(bytes_of(0, 1000)).await.expect("sent");

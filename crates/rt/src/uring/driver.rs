@@ -19,13 +19,17 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 /// Operations of one reactor at most: device operations in flight and open sockets.
-pub(super) const OPS_MAX: usize = 8192;
+const OPS_MAX: usize = 8192;
+/// Of these, device operations: the rest is for sockets, however busy the devices are.
+const FILE_OPS_MAX: usize = 4096;
 const SQ_ENTRIES: u32 = 1024;
 /// Each socket's poll may complete several times between two turns. More than that is kept by the kernel.
 const CQ_ENTRIES: u32 = 16384;
 const CQE_BATCH: usize = 64;
 /// Wakers that other threads may queue before they take the slow way.
 const INBOX_MAX: usize = 4096;
+/// The kernel registers at most this much as one buffer.
+const REGISTERED_BYTES: usize = 1 << 30;
 /// Completions that nobody waits for carry this.
 const NOBODY: u64 = u64::MAX;
 
@@ -34,6 +38,8 @@ pub(super) struct Shared {
     wakes: ArrayQueue<u64>,
     /// Used when `wakes` is full, so that no wake-up is ever lost.
     more: Mutex<Vec<u64>>,
+    /// `more` holds something.
+    spilled: AtomicBool,
     sleeping: AtomicBool,
     event: OwnedFd,
 }
@@ -50,6 +56,7 @@ impl Shared {
         Ok(Arc::new(Shared {
             wakes: ArrayQueue::new(INBOX_MAX),
             more: Mutex::default(),
+            spilled: AtomicBool::new(false),
             sleeping: AtomicBool::new(false),
             event,
         }))
@@ -63,7 +70,7 @@ impl Shared {
         unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };
     }
     fn is_empty(&self) -> bool {
-        self.wakes.is_empty() && self.more.lock().expect("no panic while held").is_empty()
+        self.wakes.is_empty() && !self.spilled.load(Ordering::Acquire)
     }
 }
 
@@ -71,6 +78,7 @@ impl Inbox for Shared {
     fn wake(&self, key: u64) {
         if let Err(key) = self.wakes.push(key) {
             self.more.lock().expect("no panic while held").push(key);
+            self.spilled.store(true, Ordering::Release);
         }
         self.poke();
     }
@@ -106,7 +114,7 @@ pub struct Driver {
     /// Entries that found the submission queue full.
     backlog: RefCell<VecDeque<squeue::Entry>>,
     pub(super) shared: Arc<Shared>,
-    /// The pool's memory, when the kernel has it registered as buffer 0.
+    /// The pool's memory, when the kernel has it registered: each GiB is one registered buffer.
     fixed: Option<std::ops::Range<usize>>,
     vectored_fixed: bool,
     /// Where received bytes go: one buffer for all sockets of the reactor, since each call to receive ends at
@@ -125,7 +133,7 @@ impl Driver {
         let driver = Rc::new(Driver {
             fixed: register_pool(&ring, pool),
             ring: RefCell::new(ring),
-            ops: Ops::new(OPS_MAX),
+            ops: Ops::new(OPS_MAX, FILE_OPS_MAX),
             pieces: Pieces {
                 inline: (0..OPS_MAX).map(|_| UnsafeCell::new([NO_PIECE; PIECES_INLINE])).collect(),
                 long: RefCell::new(Vec::with_capacity(64)),
@@ -244,9 +252,20 @@ impl Driver {
         self.push(entry.expect("a live operation").user_data(key));
     }
 
-    fn is_fixed(&self, at: *const u8, len: usize) -> bool {
+    /// The registered buffer that holds these bytes. Buffers of other reactors' pools are in none.
+    fn fixed_index(&self, at: *const u8, len: usize) -> Option<u16> {
         let at = at as usize;
-        self.fixed.as_ref().is_some_and(|range| range.start <= at && at + len <= range.end)
+        let range = self.fixed.as_ref().filter(|r| r.start <= at && at + len <= r.end)?;
+        // Buffers do not straddle a GiB: it is a multiple of all their sizes, and the larger come first.
+        Some(((at - range.start) / REGISTERED_BYTES) as u16)
+    }
+
+    /// The registered buffer that holds all the pieces.
+    fn fixed_index_of_all(&self, pieces: &[crate::buf::View]) -> Option<u16> {
+        let first = pieces.first()?;
+        let index = self.fixed_index(first.as_ptr(), first.len())?;
+        let same = |p: &crate::buf::View| self.fixed_index(p.as_ptr(), p.len()) == Some(index);
+        (self.vectored_fixed && pieces.iter().all(same)).then_some(index)
     }
 
     fn file_entry(&self, key: u64, op: &mut FileOp) -> squeue::Entry {
@@ -255,10 +274,9 @@ impl Driver {
             Task::Read { buf, offset } => {
                 let (rest, offset) = (&mut buf[done..], *offset + done as u64);
                 let (at, len) = (rest.as_mut_ptr(), rest.len() as u32);
-                if self.is_fixed(at, len as usize) {
-                    opcode::ReadFixed::new(fd, at, len, 0).offset(offset).build()
-                } else {
-                    opcode::Read::new(fd, at, len).offset(offset).build()
+                match self.fixed_index(at, len as usize) {
+                    Some(index) => opcode::ReadFixed::new(fd, at, len, index).offset(offset).build(),
+                    None => opcode::Read::new(fd, at, len).offset(offset).build(),
                 }
             }
             Task::Write { iov, offset, flags } => {
@@ -273,20 +291,20 @@ impl Driver {
                 }
                 if let [one] = rest {
                     let (at, len) = (one[skip..].as_ptr(), (one.len() - skip) as u32);
-                    if self.is_fixed(at, len as usize) {
-                        return opcode::WriteFixed::new(fd, at, len, 0)
-                            .offset(offset)
-                            .rw_flags(flags)
-                            .build();
-                    }
-                    return opcode::Write::new(fd, at, len).offset(offset).rw_flags(flags).build();
+                    return match self.fixed_index(at, len as usize) {
+                        Some(index) => {
+                            opcode::WriteFixed::new(fd, at, len, index).offset(offset).rw_flags(flags).build()
+                        }
+                        None => opcode::Write::new(fd, at, len).offset(offset).rw_flags(flags).build(),
+                    };
                 }
-                let fixed = self.vectored_fixed && rest.iter().all(|p| self.is_fixed(p.as_ptr(), p.len()));
                 let (list, count) = (self.list_for(key, rest, skip), rest.len() as u32);
-                if fixed {
-                    opcode::WritevFixed::new(fd, list, count, 0).offset(offset).rw_flags(flags).build()
-                } else {
-                    opcode::Writev::new(fd, list, count).offset(offset).rw_flags(flags).build()
+                match self.fixed_index_of_all(rest) {
+                    Some(index) => opcode::WritevFixed::new(fd, list, count, index)
+                        .offset(offset)
+                        .rw_flags(flags)
+                        .build(),
+                    None => opcode::Writev::new(fd, list, count).offset(offset).rw_flags(flags).build(),
                 }
             }
             Task::Sync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
@@ -453,16 +471,13 @@ impl Driver {
             crate::task::wake_key(key);
             some = true;
         }
-        // The slow way is looked at only when the fast one has just been full, or before sleep.
-        if some {
-            self.drain_slow_inbox();
+        // Cleared before the look, so that whoever spills after the look is seen next time.
+        if self.shared.spilled.load(Ordering::Relaxed) && self.shared.spilled.swap(false, Ordering::Acquire) {
+            let keys = std::mem::take(&mut *self.shared.more.lock().expect("no panic while held"));
+            some |= !keys.is_empty();
+            keys.into_iter().for_each(crate::task::wake_key);
         }
         some
-    }
-
-    fn drain_slow_inbox(&self) {
-        let keys = std::mem::take(&mut *self.shared.more.lock().expect("no panic while held"));
-        keys.into_iter().for_each(crate::task::wake_key);
     }
 
     /// Sleeps until a completion, a poke or `limit`, unless something is found to do after the sleep was
@@ -489,8 +504,6 @@ impl Driver {
             self.check(result);
         }
         self.shared.sleeping.store(false, Ordering::Relaxed);
-        drop(ring);
-        self.drain_slow_inbox();
     }
 
     /// Empties the bell, so that it does not count up for ever.
@@ -562,7 +575,13 @@ fn build_ring() -> io::Result<IoUring> {
 /// RLIMIT_MEMLOCK is too small: then operations name plain memory.
 fn register_pool(ring: &IoUring, pool: &Pool) -> Option<std::ops::Range<usize>> {
     let (memory, bytes) = pool.memory();
-    let list = [libc::iovec { iov_base: memory.as_ptr().cast(), iov_len: bytes }];
+    let parts = (0..bytes).step_by(REGISTERED_BYTES);
+    let list: Vec<libc::iovec> = parts
+        .map(|at| libc::iovec {
+            iov_base: memory.as_ptr().wrapping_add(at).cast(),
+            iov_len: REGISTERED_BYTES.min(bytes - at),
+        })
+        .collect();
     // SAFETY: the range is the pool's mapped memory. The kernel holds its pages until the ring is gone, and
     // touches them only for operations that own their buffers.
     unsafe { ring.submitter().register_buffers(&list) }.ok()?;

@@ -261,3 +261,62 @@ fn block_info(path: &Path, file: &fs::File) -> Result<DeviceInfo, IoError> {
         cheap_zeroes: queue("write_zeroes_max_bytes").trim().parse::<u64>().is_ok_and(|n| n > 0),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::{BackendKind, backend_kind};
+    use crate::{RuntimeConfig, block_on, join_all};
+
+    /// A descriptor that can be read but not flushed: as a device whose flush fails.
+    fn unflushable() -> File {
+        let BackendKind::Uring(driver) = backend_kind() else { unreachable!("the test runs on io_uring") };
+        let (pipe, _) = rustix::pipe::pipe().expect("a pipe");
+        File {
+            inner: Rc::new(Inner {
+                driver,
+                fd: Rc::new(pipe),
+                volatile: true,
+                durable: Cell::new(0),
+                broken: Cell::new(false),
+                flush: Flush::default(),
+            }),
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn after_a_flush_that_failed_nothing_succeeds_any_more() {
+        block_on(RuntimeConfig::small(), async {
+            let file = Rc::new(unflushable());
+            let flushes = (0..3).map(|_| {
+                let file = file.clone();
+                async move { file.flush().await }
+            });
+            assert_eq!(join_all(flushes).await, [Err(IoError::Gone); 3]);
+            assert_eq!(file.flush().await, Err(IoError::Gone));
+            let write = file.write(0, Buf::zeroed(4096).await.freeze().into(), false).await;
+            assert_eq!(write, Err(IoError::Gone));
+            assert_eq!(file.read(0, Buf::alloc(4096).await).await.0, Err(IoError::Gone));
+        });
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn callers_that_come_while_a_flush_runs_share_the_next_one() {
+        block_on(RuntimeConfig::small(), async {
+            let file = Rc::new(unflushable());
+            let first = file.clone();
+            crate::spawn(async move { assert!(first.flush().await.is_err()) });
+            // The caller's turn, then that of the task which flushes.
+            crate::yield_now().await;
+            crate::yield_now().await;
+            let flushes = (0..10).map(|_| {
+                let file = file.clone();
+                async move { assert!(file.flush().await.is_err()) }
+            });
+            join_all(flushes).await;
+            assert_eq!(file.inner.flush.started.get(), 2);
+        });
+    }
+}

@@ -462,7 +462,8 @@ fn bound_to(fd: &OwnedFd) -> Result<SocketAddr, NetError> {
     }
 }
 
-/// Removes the file of a Unix socket on which nobody listens.
+/// Removes the file of a Unix socket on which nobody listens. Somebody who does sees a connection that ends at
+/// once.
 fn remove_stale(addr: &Addr, path: &Path) -> Result<(), NetError> {
     let fd = open_socket(addr)?;
     match SockAddr::of(addr)?.connect(&fd) {

@@ -165,26 +165,34 @@ pub(super) struct Ops {
     free: Cell<u32>,
     /// Operations on files: they own buffers.
     pub(super) files: Cell<usize>,
+    files_max: usize,
     pub(super) freed: Notify,
 }
 
 const NONE: u32 = u32::MAX;
 
 impl Ops {
-    pub(super) fn new(count: usize) -> Ops {
+    pub(super) fn new(count: usize, files_max: usize) -> Ops {
         let next = |i: usize| if i + 1 == count { NONE } else { i as u32 + 1 };
         let slots =
             (0..count).map(|i| Slot { generation: 0, state: State::Free { next: next(i) } }).collect();
-        Ops { slots: RefCell::new(slots), free: Cell::new(0), files: Cell::new(0), freed: Notify::default() }
+        Ops {
+            slots: RefCell::new(slots),
+            free: Cell::new(0),
+            files: Cell::new(0),
+            files_max,
+            freed: Notify::default(),
+        }
     }
 
     /// Hands the state back when the table is full.
     pub(super) fn insert(&self, state: State) -> Result<u64, State> {
         let index = self.free.get();
-        if index == NONE {
+        let file = matches!(state, State::File(_));
+        if index == NONE || (file && self.files.get() == self.files_max) {
             return Err(state);
         }
-        if matches!(state, State::File(_)) {
+        if file {
             self.files.set(self.files.get() + 1);
         }
         let mut slots = self.slots.borrow_mut();
