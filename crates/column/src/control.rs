@@ -111,6 +111,8 @@ impl Server {
             table.encode(inner.label.device, slot, &mut block);
             Ok(table.column_crc())
         })?;
+        // A seal that has begun is never followed by an append, which its zeros could overtake.
+        inner.slots.borrow_mut().begin_seal(id, &holes);
         for hole in seal.holes {
             if inner.slots.borrow().hole_needs_zeros(slot, *hole) {
                 let (me, offset) = (inner.clone(), inner.geometry().row_offset(slot, hole.first.0));

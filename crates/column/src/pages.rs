@@ -58,7 +58,7 @@ pub(crate) fn encode_page(
     let first = page * PAGE_ENTRIES as u32;
     for (i, bytes) in out.chunks_exact_mut(ENTRY_BYTES).enumerate() {
         let slot = SlotIndex(first + i as u32);
-        if (i as u32) < geometry.entries_in_page(page) && !slots.damaged().contains(&slot) {
+        if (i as u32) < geometry.entries_in_page(page) && slots.damaged().binary_search(&slot).is_err() {
             slots.entry(slot).encode(device, slot, bytes);
         }
     }

@@ -88,7 +88,10 @@ pub struct OpenColumn {
     pub admitted: u16,
     /// Device writes to the slot in flight.
     pub writing: u16,
+    /// A seal or free is at work.
     pub sealing: bool,
+    /// A seal has begun to write; it may have been given up since.
+    pub seal_begun: bool,
     /// The slot left this column behind; the memory is free when the last admitted append has gone.
     retired: bool,
 }
@@ -99,7 +102,7 @@ impl OpenColumn {
         (self.accepted, self.durable) = (RowSet::default(), RowSet::default());
         (self.complete, self.rows_end) = (complete, 0);
         (self.admitted, self.writing) = (0, 0);
-        (self.sealing, self.retired) = (false, false);
+        (self.sealing, self.seal_begun, self.retired) = (false, false, false);
     }
     fn new() -> OpenColumn {
         OpenColumn {
@@ -111,6 +114,7 @@ impl OpenColumn {
             admitted: 0,
             writing: 0,
             sealing: false,
+            seal_begun: false,
             retired: false,
         }
     }
@@ -175,6 +179,7 @@ impl SlotTable {
         for (slot, entry) in entries.iter().enumerate().rev() {
             table.load(slot as u32, entry);
         }
+        table.damaged.reverse();
         table
     }
 
@@ -226,6 +231,7 @@ impl SlotTable {
     pub fn usage(&self) -> Usage {
         Usage { reserved: self.reserve.floor(AllocClass::User).min(self.usage.free), ..self.usage }
     }
+    /// In order.
     pub fn damaged(&self) -> &[SlotIndex] {
         &self.damaged
     }
@@ -386,7 +392,7 @@ impl SlotTable {
         }
         let id = self.open_id(slot).expect("open and filling slots have one");
         let column = self.column(id);
-        if column.sealing {
+        if column.sealing || column.seal_begun {
             return Err(ColumnError::Sealed);
         }
         let first = row.0 as usize;
@@ -464,6 +470,15 @@ impl SlotTable {
         let fenced = old.fenced || old.state != SlotState::Sealed;
         self.set(slot, Entry { epoch, fenced, ..old });
         true
+    }
+
+    /// The seal's own writes begin: from here on only a seal or a free may follow, and what lay in the holes is gone.
+    pub fn begin_seal(&mut self, id: OpenId, holes: &RowSet) {
+        let column = self.column_mut(id);
+        column.seal_begun = true;
+        for (durable, hole) in column.durable.0.iter_mut().zip(holes.0) {
+            *durable &= !hole;
+        }
     }
 
     pub fn seal(&mut self, slot: SlotIndex, rows: RowIndex, column_crc: u32) {

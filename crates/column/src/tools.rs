@@ -154,38 +154,68 @@ async fn read_table(device: &Device, label: &Label) -> Table {
         differing: Vec::new(),
         unreadable_pages: [0; 2],
     };
-    for page in 0..g.table_pages {
-        let a = read(device, g.page_offset(0, page), BLOCK).await;
-        let b = read(device, g.page_offset(1, page), BLOCK).await;
-        table.unreadable_pages[0] += a.is_err() as u32;
-        table.unreadable_pages[1] += b.is_err() as u32;
-        let mut bad = [a.is_err() as u32, b.is_err() as u32];
-        for i in 0..g.entries_in_page(page) {
-            let slot = SlotIndex(page * PAGE_ENTRIES as u32 + i);
-            let at = i as usize * ENTRY_BYTES..(i as usize + 1) * ENTRY_BYTES;
-            let decode = |copy: &Result<Buf, IoError>| {
-                let bytes = &copy.as_ref().ok()?[at.clone()];
-                Entry::decode(label.device, slot, bytes)
+    let mut first = 0;
+    while first < g.table_pages {
+        let pages = ((CHUNK_BYTES / BLOCK) as u32).min(g.table_pages - first);
+        let copies =
+            [read_pages(device, g, 0, first, pages).await, read_pages(device, g, 1, first, pages).await];
+        for i in 0..pages {
+            let of_copy = |copy: usize| {
+                let (bytes, unreadable) = &copies[copy];
+                let at = i as usize * BLOCK_BYTES;
+                (unreadable >> i & 1 == 0).then(|| &bytes[at..at + BLOCK_BYTES])
             };
-            let entry = match (decode(&a), decode(&b)) {
+            table.add_page(label, first + i, [of_copy(0), of_copy(1)]);
+        }
+        first += pages;
+    }
+    table
+}
+
+/// Some pages of one copy, and a bit for each that cannot be read.
+async fn read_pages(device: &Device, g: &Geometry, copy: usize, first: u32, pages: u32) -> (Buf, u32) {
+    let bytes = pages as usize * BLOCK_BYTES;
+    if let Ok(chunk) = read(device, g.page_offset(copy, first), bytes as u64).await {
+        return (chunk, 0);
+    }
+    // One bad sector fails the whole chunk: look at each page alone.
+    let (mut chunk, mut unreadable) = (Buf::zeroed(bytes).await, 0);
+    for i in 0..pages {
+        match read(device, g.page_offset(copy, first + i), BLOCK).await {
+            Ok(page) => chunk[i as usize * BLOCK_BYTES..][..BLOCK_BYTES].copy_from_slice(&page),
+            Err(_) => unreadable |= 1 << i,
+        }
+    }
+    (chunk, unreadable)
+}
+
+impl Table {
+    /// Takes each entry from the copy in which it is valid and newer.
+    fn add_page(&mut self, label: &Label, page: u32, copies: [Option<&[u8]>; 2]) {
+        let mut bad = copies.map(|copy| copy.is_none() as u32);
+        (0..2).for_each(|copy| self.unreadable_pages[copy] += bad[copy]);
+        for i in 0..label.geometry.entries_in_page(page) {
+            let slot = SlotIndex(page * PAGE_ENTRIES as u32 + i);
+            let at = i as usize * ENTRY_BYTES;
+            let [a, b] = copies.map(|copy| Entry::decode(label.device, slot, &copy?[at..at + ENTRY_BYTES]));
+            let entry = match (a, b) {
                 (Some(a), Some(b)) => {
                     bad[0] += (a.version < b.version) as u32;
                     bad[1] += (b.version < a.version) as u32;
                     Some(if a.version >= b.version { a } else { b })
                 }
-                (a, b) => {
+                _ => {
                     bad[0] += (a.is_none() && b.is_some()) as u32;
                     bad[1] += (b.is_none() && a.is_some()) as u32;
                     a.or(b)
                 }
             };
-            table.entries.push(entry);
+            self.entries.push(entry);
         }
         if bad != [0, 0] {
-            table.differing.push((page, (bad[1] > bad[0]) as u8));
+            self.differing.push((page, (bad[1] > bad[0]) as u8));
         }
     }
-    table
 }
 
 impl Server {

@@ -537,3 +537,25 @@ fn appended_data_is_checked_against_its_checksums_when_asked_to() {
         assert_eq!(answer, Err(ColumnError::CrcMismatch { row: RowIndex(3) }));
     });
 }
+
+#[test]
+fn a_seal_that_was_given_up_is_followed_by_a_seal_or_a_free_and_by_no_append() {
+    test(|env| async move {
+        let bed = Bed::new(env.clone(), 2).await;
+        let slot = bed.open(1).await;
+        bed.append(slot, 1, 0, &[1, 2, 3]).await;
+        let until = env.world.now_nanos() + 50_000_000;
+        bed.disk.set_faults(DiskFaults { stall_until: until, ..DiskFaults::default() });
+        let holes = [RowRange::new(1, 1)];
+        let with_hole = Seal { holes: &holes, ..seal(3) };
+        let n = name(1);
+        let given_up = bed.s().seal(slot, &n, E1, with_hole);
+        assert!(timeout(Duration::from_millis(10), given_up).await.is_none());
+        assert_eq!(bed.append_at(slot, 1, E1, 3, &[4]).await, Err(ColumnError::Sealed));
+        // The row is zeros now, or will be: it cannot be kept after all.
+        let missing = Err(ColumnError::RowMissing { row: RowIndex(1) });
+        assert_eq!(bed.s().seal(slot, &name(1), E1, seal(3)).await, missing);
+        bed.s().seal(slot, &name(1), E1, with_hole).await.unwrap();
+        assert_eq!(bed.read_verified(slot, 1, 0, 3).await, Ok(vec![1, 0, 3]));
+    });
+}
