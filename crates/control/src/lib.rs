@@ -13,6 +13,7 @@ mod meta;
 mod records;
 mod serial;
 mod server;
+pub mod setup;
 
 pub use desired::{Change, Control, ControlError, State, VolumeSpec};
 pub use embedded::{EmbeddedStore, OpenError};

@@ -22,19 +22,28 @@ pub struct MemoryStore(Rc<RefCell<Inner>>);
 struct Inner {
     items: BTreeMap<String, Item>,
     revision: u64,
-    faults: VecDeque<MetaFault>,
+    /// What the next calls do; `None` is "as usual".
+    faults: VecDeque<Option<MetaFault>>,
 }
 
 impl MemoryStore {
     /// Queues a fault; each call takes one.
     pub fn inject(&self, fault: MetaFault) {
-        self.0.borrow_mut().faults.push_back(fault);
+        self.0.borrow_mut().faults.push_back(Some(fault));
+    }
+    /// Lets one call pass before the faults that are queued after this.
+    pub fn inject_none(&self) {
+        self.0.borrow_mut().faults.push_back(None);
+    }
+    /// Forgets the faults that are still queued.
+    pub fn clear_faults(&self) {
+        self.0.borrow_mut().faults.clear();
     }
 }
 
 impl Inner {
     fn read_fault(&mut self) -> Result<(), MetaError> {
-        match self.faults.pop_front() {
+        match self.faults.pop_front().flatten() {
             None => Ok(()),
             Some(_) => Err(MetaError::Unavailable("injected".into())),
         }
@@ -75,7 +84,7 @@ impl MetaStore for MemoryStore {
     async fn commit(&self, txn: Txn) -> Result<Revision, MetaError> {
         txn.check()?;
         let mut inner = self.0.borrow_mut();
-        match inner.faults.pop_front() {
+        match inner.faults.pop_front().flatten() {
             None => inner.commit(txn),
             Some(MetaFault::Unavailable) => Err(MetaError::Unavailable("injected".into())),
             Some(MetaFault::UnknownLost) => Err(MetaError::Unknown("injected".into())),
