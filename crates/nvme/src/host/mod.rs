@@ -85,7 +85,8 @@ pub enum HostClose {
     Asked,
 }
 
-/// All of the queue's entries are in flight, or the connection is not ready (any more).
+/// All of the queue's entries are in flight, or as many events wait to be polled, or the connection is not
+/// ready (any more).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotNow;
 
@@ -187,7 +188,8 @@ impl HostQpair {
             current: None,
             slots: vec![EMPTY; count],
             free: (0..count as u16).rev().collect(),
-            events: VecDeque::with_capacity(count + 1),
+            // Undrained ones at the last submission, and those of everything in flight then.
+            events: VecDeque::with_capacity(2 * count + 1),
             out,
             term: None,
             close_told: false,
@@ -202,7 +204,7 @@ impl HostQpair {
     /// Queues a command; PSDT, SGL1 and CID are filled in. The data lies (or will lie) in the driver's
     /// buffer for the returned tag, untouched until [`Event::Complete`].
     pub fn submit(&mut self, mut sqe: Sqe, data: Data) -> Result<Tag, NotNow> {
-        if self.phase != Phase::Ready {
+        if self.phase != Phase::Ready || self.events.len() >= self.slots.len() {
             return Err(NotNow);
         }
         let index = self.free.pop().ok_or(NotNow)?;
