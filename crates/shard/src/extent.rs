@@ -89,7 +89,7 @@ impl Extent {
     /// Whether a data column holds something at a row. `None`: the extent is sealed, so holes are zeros on the
     /// device.
     pub fn is_hole(&self, column: usize, row: u16) -> Option<bool> {
-        if self.phase == ExtentPhase::Sealed {
+        if self.phase == ExtentPhase::Sealed && self.missing >> column & 1 == 0 {
             return None;
         }
         let Some(layout) = self.frame_at(row) else { return Some(true) };

@@ -139,11 +139,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(())
     }
 
-    async fn read_piece(
-        self: &Rc<Self>,
-        piece: Piece,
-        gather: &SharedGather,
-    ) -> Result<View, ShardError> {
+    async fn read_piece(self: &Rc<Self>, piece: Piece, gather: &SharedGather) -> Result<View, ShardError> {
         let bytes = piece.count as usize * BLOCK_BYTES;
         let Some(ptr) = piece.ptr else { return Ok(Buf::zeroed(bytes).await.freeze()) };
         let buf = Buf::alloc(bytes).await;

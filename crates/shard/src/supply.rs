@@ -4,11 +4,12 @@ use crate::columns::{ColumnFault, Columns};
 use crate::error::StopReason;
 use crate::extent::{Extent, ExtentPhase, Width};
 use crate::shard::{Shard, State};
-use peristyle_base::{ColumnName, ColumnPlace, ExtentId, Nonce, Scheme};
+use peristyle_base::{ColumnName, ColumnPlace, DeviceId, ExtentId, Nonce, Scheme};
 use peristyle_cluster::{
     ColumnPlaces, ExtentState, OPEN_EXTENTS_MAX, OpenExtent, PlacementError, PoolView, ShardRecord,
     ShardStore, StoreError,
 };
+use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, join_all};
 use std::rc::Rc;
 
@@ -21,6 +22,8 @@ const RETRY_PERIOD: Duration = Duration::from_millis(100);
 /// Pause before a seal that failed is tried again, and how often.
 const SEAL_RETRY: Duration = Duration::from_millis(500);
 const SEAL_TRIES: usize = 3;
+/// Extents that are sealed at the same time.
+const SEALS_MAX: usize = 4;
 
 /// Extent numbers that one write of the record reserves.
 const EXTENTS_RESERVED: u64 = 64;
@@ -204,7 +207,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         state: &mut State,
         width: Width,
         id: ExtentId,
-    ) -> Result<(Scheme, Vec<peristyle_base::DeviceId>), PlacementError> {
+    ) -> Result<(Scheme, Vec<DeviceId>), PlacementError> {
         let mut devices = Vec::new();
         self.columns.devices(&mut devices);
         let pool = PoolView {
@@ -274,21 +277,57 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     async fn run_sealer(self: Rc<Self>) {
+        let turns = Semaphore::new(SEALS_MAX);
         loop {
             if self.stopped().is_some() {
                 return;
             }
-            let Some(id) = self.next_to_seal() else {
-                let ready = || self.stopped().is_some() || self.next_to_seal().is_some();
-                self.supply_wanted.wait_until(ready).await;
+            if let Some(id) = self.next_to_seal() {
+                let turn = turns.acquire(1).await;
+                let me = self.clone();
+                let used = {
+                    let state = &mut *self.state.borrow_mut();
+                    // Decided now: no frame is in flight and none will come.
+                    let extent = state.extents.at(id);
+                    extent.phase = ExtentPhase::Sealing;
+                    extent.committed_rows > 0
+                };
+                peristyle_rt::spawn(async move {
+                    match used {
+                        true => me.seal_columns(id, |_| Vec::new()).await,
+                        false => me.discard(id).await,
+                    }
+                    drop(turn);
+                });
                 continue;
-            };
-            let used = self.state.borrow_mut().extents.at(id).committed_rows > 0;
-            match used {
-                true => self.seal(id).await,
-                false => self.discard(id).await,
+            }
+            let ready = || self.stopped().is_some() || self.next_to_seal().is_some();
+            peristyle_rt::timeout(SEAL_RETRY, self.supply_wanted.wait_until(ready)).await;
+            if let Some(id) = self.next_to_complete() {
+                self.seal_columns(id, |_| Vec::new()).await;
             }
         }
+    }
+
+    /// A sealed extent with a column that missed its seal and whose device answers again.
+    fn next_to_complete(&self) -> Option<ExtentId> {
+        let bad = self.bad_devices();
+        let state = self.state.borrow();
+        let ready = |e: &&Extent| {
+            let missed = |c: usize| {
+                let place = e.place(c);
+                e.missing >> c & 1 == 1 && !place.device.is_nil() && !bad.contains(&place.device)
+            };
+            e.phase == ExtentPhase::Sealed && !e.frames.is_empty() && (0..e.scheme.width()).any(missed)
+        };
+        state.extents.iter().find(ready).map(|e| e.id)
+    }
+
+    /// Devices that failed or stalled and have not come back.
+    fn bad_devices(&self) -> Vec<DeviceId> {
+        let mut devices = Vec::new();
+        self.columns.devices(&mut devices);
+        devices.iter().filter(|d| !d.healthy || d.avoid).map(|d| d.id).collect()
     }
 
     fn next_to_seal(&self) -> Option<ExtentId> {
@@ -296,29 +335,21 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         state.extents.iter().find(|e| e.phase == ExtentPhase::Closed && e.in_flight.is_empty()).map(|e| e.id)
     }
 
-    /// Seals all columns of a closed extent at its committed rows.
-    async fn seal(self: &Rc<Self>, id: ExtentId) {
-        {
-            let state = &mut *self.state.borrow_mut();
-            // Decided now: no frame is in flight and none will come.
-            state.extents.at(id).phase = ExtentPhase::Sealing;
-        }
-        self.seal_columns(id, |_| Vec::new()).await;
-    }
-
     /// Seals every column at the extent's committed rows. `crcs` gives a column's row checksums, or nothing when
     /// the column server has them from the appends.
     pub(crate) async fn seal_columns(self: &Rc<Self>, id: ExtentId, crcs: impl Fn(usize) -> Vec<u32>) {
-        let (name, places, rows, epoch, width, missing) = {
+        let (name, places, rows, epoch, width, missing, phase) = {
             let state = &mut *self.state.borrow_mut();
             let epoch = state.record.epoch;
             let e = state.extents.at(id);
-            (e.name(self.id, 0), e.places, e.committed_rows, epoch, e.scheme.width(), e.missing)
+            (e.name(self.id, 0), e.places, e.committed_rows, epoch, e.scheme.width(), e.missing, e.phase)
         };
-        // At takeover, a column that no device lists has no place.
-        let placed = |c: &usize| missing >> c & 1 == 0 || !places[*c].device.is_nil();
-        let mut unsealed: Vec<usize> = (0..width).filter(placed).collect();
-        let unplaced: Vec<usize> = (0..width).filter(|c| !placed(c)).collect();
+        // A column that no device lists has no place; one on a bad device is sealed when that comes back.
+        let bad = self.bad_devices();
+        let now = |c: &usize| !places[*c].device.is_nil() && !bad.contains(&places[*c].device);
+        let sealed_before = |c: &usize| phase == ExtentPhase::Sealed && missing >> c & 1 == 0;
+        let mut unsealed: Vec<usize> = (0..width).filter(|c| now(c) && !sealed_before(c)).collect();
+        let later: Vec<usize> = (0..width).filter(|c| !now(c) && !sealed_before(c)).collect();
         for attempt in 0..SEAL_TRIES {
             if attempt > 0 {
                 peristyle_rt::sleep(SEAL_RETRY).await;
@@ -342,7 +373,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 break;
             }
         }
-        unsealed.extend(unplaced);
+        unsealed.extend(later);
         self.sealed(id, &unsealed);
     }
 
@@ -353,6 +384,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         extent.missing = unsealed.iter().fold(0, |set, c| set | 1 << c);
         if extent.scheme.width() - unsealed.len() >= extent.scheme.k() {
             extent.phase = ExtentPhase::Sealed;
+        }
+        if extent.missing == 0 {
             extent.frames = Vec::new();
         }
     }
@@ -363,12 +396,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if extent.in_record && self.write_record(|_| {}).await.is_err() {
             return;
         }
-        let epoch = self.epoch();
-        for column in 0..extent.scheme.width() {
+        let (epoch, bad) = (self.epoch(), self.bad_devices());
+        // A device that cannot answer keeps a leftover, which the next start of the shard recognises.
+        let answering = (0..extent.scheme.width()).filter(|&c| !bad.contains(&extent.place(c).device));
+        let frees = answering.map(|column| {
             let request = self.columns.free(extent.place(column), extent.name(self.id, column), epoch);
-            // A device that cannot answer keeps a leftover, which the next start of the shard recognises.
-            let _ = peristyle_rt::timeout(SEAL_RETRY * 4, request).await;
-        }
+            peristyle_rt::timeout(SEAL_RETRY * 4, request)
+        });
+        join_all(frees).await;
     }
 }
 
@@ -397,7 +432,12 @@ fn open_set(state: &State) -> Vec<OpenExtent> {
             columns: e.places,
         })
         .collect();
-    set.sort_unstable_by_key(|e| e.extent);
+    // Those that take frames come first: a backlog of seals must not push them out.
+    let appended = |e: &OpenExtent| {
+        state.extents.get(e.extent).is_some_and(|x| matches!(x.phase, ExtentPhase::Ready | ExtentPhase::Open))
+    };
+    set.sort_unstable_by_key(|e| (!appended(e), e.extent));
     set.truncate(OPEN_EXTENTS_MAX);
+    set.sort_unstable_by_key(|e| e.extent);
     set
 }
