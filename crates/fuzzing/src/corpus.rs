@@ -25,3 +25,14 @@ pub fn read(target: &Target) -> Result<Vec<Vec<u8>>> {
     ensure!(!inputs.is_empty(), "{} holds no input", folder.display());
     Ok(inputs)
 }
+
+/// Writes `seed-NNN` for each input that our own encoders give a target.
+pub fn write_seeds(target: &Target) -> Result<()> {
+    let folder = folder().join("corpus").join(target.name);
+    fs::create_dir_all(&folder)?;
+    for (index, seed) in (target.seeds)().into_iter().enumerate() {
+        let path = folder.join(format!("seed-{index:03}"));
+        fs::write(&path, seed).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}

@@ -5,6 +5,7 @@
 pub mod corpus;
 pub mod mutate;
 pub mod run;
+mod seeds;
 mod targets;
 
 pub use targets::{TARGETS, Target, target};

@@ -4,14 +4,14 @@
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use peristyle_fuzzing::run::{self, Plan};
-use peristyle_fuzzing::{TARGETS, target};
+use peristyle_fuzzing::{TARGETS, corpus, target};
 use std::path::PathBuf;
 use std::time::Instant;
 
 /// Runs the fuzz targets over mutations of their committed corpora.
 #[derive(Parser)]
 struct Cli {
-    /// Executions in all, shared evenly by the targets.
+    /// Executions in all, shared by the targets according to their weights.
     #[arg(long, default_value_t = 10_000_000)]
     executions: u64,
     /// What every input is drawn from.
@@ -23,6 +23,9 @@ struct Cli {
     /// Run one target on this one input, and nothing else.
     #[arg(long, requires = "target")]
     input: Option<PathBuf>,
+    /// Write the inputs that begin each corpus, made by our own encoders, and leave.
+    #[arg(long)]
+    seed_corpus: bool,
     /// Print the names of the targets and leave.
     #[arg(long)]
     list: bool,
@@ -40,6 +43,9 @@ fn main() -> Result<()> {
     if cli.list {
         targets.iter().for_each(|t| println!("{}", t.name));
         return Ok(());
+    }
+    if cli.seed_corpus {
+        return targets.iter().try_for_each(corpus::write_seeds);
     }
     if let Some(path) = cli.input {
         let [one] = &targets[..] else { bail!("--input goes with exactly one --target") };

@@ -31,8 +31,9 @@ const HANG: Duration = Duration::from_secs(20);
 
 /// Runs the plan's targets one after the other; the first failure ends it and leaves its input in a file.
 pub fn run(plan: &Plan, mut done: impl FnMut(&Report)) -> Result<()> {
-    let share = plan.executions.div_ceil(plan.targets.len().max(1) as u64);
+    let weights: u64 = plan.targets.iter().map(|t| t.weight).sum();
     for target in &plan.targets {
+        let share = (plan.executions * target.weight).div_ceil(weights);
         let inputs = corpus::read(target)?;
         let start = Instant::now();
         for input in &inputs {

@@ -40,7 +40,8 @@ fn a_panic_becomes_an_error_that_names_its_input() {
     fn fails(input: &[u8]) {
         assert!(input.len() < 3);
     }
-    let target = peristyle_fuzzing::Target { name: "self_test", run: fails, bytes_max: 8 };
+    let target =
+        peristyle_fuzzing::Target { name: "self_test", run: fails, bytes_max: 8, weight: 1, seeds: Vec::new };
     execute(&target, &[1, 2]).unwrap();
     let error = execute(&target, &[1, 2, 3]).unwrap_err().to_string();
     let path = error.rsplit(' ').next().unwrap();
