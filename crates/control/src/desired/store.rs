@@ -79,7 +79,7 @@ impl<S: MetaStore> Control<S> {
             }
             match self.store.commit(difference(&before, &after, revision)).await {
                 Ok(revision) => {
-                    *self.known.borrow_mut() = Known { state: after.clone(), revision };
+                    self.learn(Known { state: after.clone(), revision });
                     return Ok(after);
                 }
                 Err(MetaError::Conflict { .. }) => {
@@ -97,13 +97,21 @@ impl<S: MetaStore> Control<S> {
         Err(MetaError::Conflict { key: CLUSTER.into() }.into())
     }
 
-    /// Reads the state anew; says whether it had changed.
+    /// Reads the state anew; says whether it is newer than what was known.
     pub async fn refresh(&self) -> Result<bool, ControlError> {
         let unreadable = || ControlError::Unreadable { key: CLUSTER.into(), why: "it is gone".into() };
         let fresh = load(&self.store).await?.ok_or_else(unreadable)?;
-        let changed = fresh.revision != self.known.borrow().revision;
-        *self.known.borrow_mut() = fresh;
-        Ok(changed)
+        Ok(self.learn(fresh))
+    }
+
+    /// Two tasks may load and change at once: an older state never takes the place of a newer one.
+    fn learn(&self, fresh: Known) -> bool {
+        let mut known = self.known.borrow_mut();
+        let newer = fresh.revision > known.revision;
+        if newer {
+            *known = fresh;
+        }
+        newer
     }
 }
 
