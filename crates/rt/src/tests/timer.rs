@@ -39,7 +39,7 @@ fn a_dropped_sleep_is_not_waited_for() {
 #[test]
 fn deadlines_that_are_met_do_not_fill_the_heap() {
     let timers = Timers::new();
-    for i in 0..100_000u64 {
+    for i in 0..if cfg!(miri) { 5_000 } else { 100_000u64 } {
         let (slot, order) = timers.insert(Instant(1_000_000 + i), Waker::noop().clone());
         timers.cancel(slot, order);
     }

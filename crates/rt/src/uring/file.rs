@@ -38,6 +38,8 @@ struct Inner {
     driver: Rc<Driver>,
     fd: Rc<OwnedFd>,
     volatile: bool,
+    /// A single durable write is written through instead of flushed.
+    through: bool,
     /// Durable writes in flight.
     durable: Cell<usize>,
     /// A flush failed. The system may have forgotten what it could not write, and a later flush that succeeds
@@ -69,6 +71,7 @@ impl File {
             driver,
             fd: Rc::new(fd),
             volatile: info.volatile_cache,
+            through: info.kind == DeviceKind::Block,
             durable: Cell::new(0),
             broken: Cell::new(false),
             flush: Flush::default(),
@@ -82,8 +85,9 @@ impl File {
         (result, buf)
     }
 
-    /// A durable write that is alone is written through. Several at once are written plainly and share one
-    /// flush: that costs the device less than as many write-throughs.
+    /// Durable writes are written plainly and share a flush. Only on a block device, one that is alone is written
+    /// through (FUA). On a file that would take a kernel worker's turn, for which a busy machine waited 8 to 12 ms
+    /// where the flush took 0.2 to 0.4 ms.
     pub(crate) async fn write(&self, offset: u64, iov: IoVec, durable: bool) -> Result<(), IoError> {
         let inner = &self.inner;
         if iov.is_empty() {
@@ -93,7 +97,7 @@ impl File {
             return inner.run(Task::Write { iov, offset, flags: 0 }).await.0;
         }
         let _count = Count::enter(&inner.durable);
-        if inner.durable.get() == 1 {
+        if inner.through && inner.durable.get() == 1 {
             let result = inner.run(Task::Write { iov, offset, flags: libc::RWF_DSYNC }).await.0;
             if matches!(result, Err(error) if error != IoError::Full) {
                 inner.broken.set(true);
@@ -277,6 +281,7 @@ mod tests {
                 driver,
                 fd: Rc::new(pipe),
                 volatile: true,
+                through: false,
                 durable: Cell::new(0),
                 broken: Cell::new(false),
                 flush: Flush::default(),
