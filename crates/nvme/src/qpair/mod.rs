@@ -223,7 +223,8 @@ pub struct Qpair {
     term: Option<transmit::Term>,
     /// The first half of a fused pair, until the next command comes.
     fuse_first: Option<u16>,
-    connect_pending: bool,
+    /// The Connect that waits for its data or its answer: at most one.
+    connect_pending: Option<u16>,
     qid: u16,
     entries: u32,
     flow_control: bool,
@@ -261,7 +262,7 @@ impl Qpair {
             out: VecDeque::new(),
             term: None,
             fuse_first: None,
-            connect_pending: false,
+            connect_pending: None,
             qid: 0,
             entries: 0,
             flow_control: true,
@@ -392,7 +393,7 @@ impl Qpair {
     pub fn accept_connect(&mut self, tag: Tag, accept: Accept) -> Result<(), StaleTag> {
         let index = self.executing(tag)?;
         assert!(
-            self.connect_pending && (2..=SLOTS_MAX as u32).contains(&accept.entries),
+            self.connect_pending == Some(index) && (2..=SLOTS_MAX as u32).contains(&accept.entries),
             "checked by Connect"
         );
         if self.phase == Phase::ConnectWait {

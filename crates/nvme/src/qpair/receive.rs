@@ -224,7 +224,7 @@ impl Qpair {
             return Err(Status::COMMAND_ID_CONFLICT);
         }
         // Connect comes first, once. Base 3.3.2.2, 6.3.
-        if connect == (self.phase == Phase::Live) || connect && self.connect_pending {
+        if connect == (self.phase == Phase::Live) || connect && self.connect_pending.is_some() {
             return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr());
         }
         self.fuse(index)?;
@@ -237,7 +237,7 @@ impl Qpair {
             return Err(self.invalid_field(index, connect, SGL_OFFSET));
         }
         if connect && source.is_ok() {
-            self.connect_pending = true;
+            self.connect_pending = Some(index);
         }
         source.map_err(Status::with_dnr)
     }

@@ -93,8 +93,9 @@ impl Qpair {
         let slot = self.slots.get_mut(index);
         slot.completion = completion;
         slot.state = SlotState::Responding;
-        if slot.sqe.is_fabrics() && slot.sqe.fctype() == opcode::fctype::CONNECT {
-            self.connect_pending = false;
+        // A second Connect that is refused says nothing about the first, which still waits for its answer.
+        if self.connect_pending == Some(index) {
+            self.connect_pending = None;
         }
         if self.is_open() {
             self.out.push_back(Out::Answer(index));
