@@ -40,6 +40,11 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Simulate crashes, torn writes and failing disks from seeds.
+    Sim {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// The daemon as its users see it, through clients that are not ours.
     E2e {
         #[command(subcommand)]
@@ -62,6 +67,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test { only, list } => steps::test(&only, list),
         Task::Tidy => tidy::run(),
         Task::Fuzz { options } => tools::fuzz(&options).map(|()| ExitCode::SUCCESS),
+        Task::Sim { options } => tools::sim(&options).map(|()| ExitCode::SUCCESS),
         Task::E2e { test } => e2e::run(&test).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -22,6 +22,8 @@ const STEPS: &[Step] = &[
     Step { name: "clippy", needs: NOTHING, run: clippy },
     Step { name: "tidy", needs: NOTHING, run: tidy::check },
     Step { name: "unit", needs: NOTHING, run: unit },
+    Step { name: "sim", needs: NOTHING, run: sim },
+    Step { name: "bench-ec", needs: NOTHING, run: tools::bench_ec },
     Step { name: "fuzz", needs: NOTHING, run: fuzz },
 ];
 
@@ -40,6 +42,11 @@ fn clippy() -> Result<()> {
 
 fn unit() -> Result<()> {
     cmd::run(&mut cmd::cargo(&["test", "--workspace", "--no-fail-fast"]), minutes(20))
+}
+
+/// Each seed twice, with the same trace both times.
+fn sim() -> Result<()> {
+    tools::sim(&["--seeds".into(), "20".into(), "--replay".into()])
 }
 
 /// Ten million executions, as in every run before a change lands.

@@ -12,3 +12,15 @@ pub fn fuzz(options: &[String]) -> Result<()> {
         cmd::cargo(&["run", "--quiet", "--profile", "fuzzing", "--package", "peristyle-fuzzing", "--"]);
     cmd::run(command.args(options), HOURS)
 }
+
+/// `cargo xtask sim`: the simulator's program, optimised.
+pub fn sim(options: &[String]) -> Result<()> {
+    let mut command = cmd::cargo(&["run", "--quiet", "--release", "--package", "peristyle-sim", "--"]);
+    cmd::run(command.args(options), HOURS)
+}
+
+/// The figures of `crates/ec`, in short.
+pub fn bench_ec() -> Result<()> {
+    let arguments = ["bench", "--quiet", "--package", "peristyle-ec", "--bench", "ec", "--", "--quick"];
+    cmd::run(&mut cmd::cargo(&arguments), HOURS)
+}

@@ -1,4 +1,5 @@
 //! Runs simulations by seed. A failure prints the one command that replays it.
+#![forbid(unsafe_code)]
 
 use clap::Parser;
 use peristyle_sim::{Outcome, SCENARIOS, Scenario};

@@ -32,6 +32,8 @@ pub struct Setup {
     pub device_size: &'static str,
     /// `NAME=SIZE`
     pub volumes: &'static [&'static str],
+    /// Logical block size of volumes that this start creates.
+    pub lba: &'static str,
     pub port: u16,
     pub nbd_port: u16,
     /// How hosts reach the node, when that is not how it listens.
@@ -71,6 +73,7 @@ impl Daemon {
         command.args(["--devices", "6", "--device-size", setup.device_size, "--scheme", "4+2"]);
         command.args(["--listen", &format!("127.0.0.1:{}", setup.port)]);
         command.args(["--nbd", &format!("127.0.0.1:{}", setup.nbd_port)]);
+        command.args(["--lba", setup.lba]);
         for volume in setup.volumes {
             command.args(["--volume", volume]);
         }

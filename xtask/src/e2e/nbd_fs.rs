@@ -25,6 +25,7 @@ pub fn run(size: Size) -> Result<()> {
         dir: store(scratch.path()),
         device_size: "1G",
         volumes: &["ext4=1G", "xfs=1G"],
+        lba: "4096",
         port: free_port()?,
         nbd_port: free_port()?,
         advertise: None,

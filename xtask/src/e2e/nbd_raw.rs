@@ -22,6 +22,7 @@ pub fn run(size: Size) -> Result<()> {
         dir: store(scratch.path()),
         device_size: "1G",
         volumes: &["raw=256M"],
+        lba: "4096",
         port: free_port()?,
         nbd_port: free_port()?,
         advertise: None,

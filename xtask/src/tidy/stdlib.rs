@@ -40,6 +40,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("crates/rt/", "the one crate that knows the operating system"),
     ("bin/", "programs: arguments, configuration files, signals, terminals"),
     ("xtask/", "the build tool"),
+    ("crates/fuzzing/", "the mutation loop: files of inputs, threads, a rate"),
     ("fuzz/", "fuzzers run outside of everything"),
     (
         "crates/sim/src/main.rs",
