@@ -85,7 +85,13 @@ impl Rig {
         self.node.start(seeds(&self.config, self.reactors, &self.store), move |seed| {
             let (story, flag) = (story.clone(), flag.clone());
             async move {
-                let node = Node::start(seed, true).await;
+                let node = Node::start(seed, false).await;
+                let mut waited = 0;
+                while !node.is_ready() {
+                    peristyle_rt::sleep(Duration::from_millis(10)).await;
+                    waited += 1;
+                    assert!(waited < 3000, "not ready: {:?}", node.shard_phases());
+                }
                 if node.id() == ReactorId(0) {
                     let spec = VolumeSpec {
                         name: "v".into(),
@@ -254,6 +260,7 @@ fn a_failing_and_a_stalling_device_cost_no_write_and_no_protection() {
                 let before = peristyle_rt::now();
                 write(&volume, i % 50 * MIB, &fill(4096 * (1 + i as usize % 9), 100 + i)).await.unwrap();
                 longest = longest.max(peristyle_rt::now().since(before));
+                peristyle_rt::sleep(Duration::from_millis(3)).await;
                 i += 1;
             }
             assert!(longest < Duration::from_millis(100), "{longest:?}");

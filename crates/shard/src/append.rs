@@ -367,6 +367,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 me.column_done(index, attempt, column, done, result);
             });
         }
+        self.sent.notify_all();
     }
 
     /// One column of one frame has answered.

@@ -385,7 +385,8 @@ impl Homes {
 
 /// Lowest extent that replay from now on must look at: every extent that is not sealed.
 fn replay_mark(state: &State) -> ExtentId {
-    let unsealed = state.extents.iter().filter(|e| e.phase != ExtentPhase::Sealed).map(|e| e.id);
+    let unsealed =
+        state.extents.iter().filter(|e| e.phase != ExtentPhase::Sealed && !e.leftover).map(|e| e.id);
     unsealed.min().unwrap_or(state.next_extent)
 }
 

@@ -121,7 +121,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Gives up columns that take too long.
     pub(crate) async fn run_watchdog(self: Rc<Self>) {
         loop {
-            self.work
+            self.sent
                 .wait_until(|| {
                     let state = self.state.borrow();
                     state.stopped.is_some() || state.frames.iter().any(|f| f.busy)

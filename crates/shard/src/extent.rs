@@ -44,6 +44,8 @@ pub struct Extent {
     pub in_record: bool,
     /// Columns that failed, could not be sealed, or that no device lists (their place is nil): bit per column.
     pub missing: u32,
+    /// What is left of an extent that was being given back when its owner stopped.
+    pub leftover: bool,
 }
 
 impl Extent {
@@ -68,6 +70,7 @@ impl Extent {
             in_flight: VecDeque::new(),
             in_record: false,
             missing: 0,
+            leftover: false,
         }
     }
 
@@ -76,6 +79,11 @@ impl Extent {
     }
     pub fn place(&self, column: usize) -> ColumnPlace {
         self.places[column]
+    }
+    /// It is sealed, but a column that a device still has missed its seal.
+    pub fn seal_is_due(&self) -> bool {
+        let missed = |c: usize| self.missing >> c & 1 == 1 && !self.places[c].device.is_nil();
+        self.phase == ExtentPhase::Sealed && !self.leftover && (0..self.scheme.width()).any(missed)
     }
     pub fn layout_of(&self, frame: (u16, u16)) -> Layout {
         Layout { scheme: self.scheme, first_row: RowIndex(frame.0), blocks: frame.1 }

@@ -2,7 +2,6 @@
 
 use crate::columns::Columns;
 use crate::error::ShardError;
-use crate::extent::ExtentPhase;
 use crate::map::{Lookup, Ptr};
 use crate::shard::Shard;
 use peristyle_base::{BLOCK_BYTES, ColumnIndex, LayerId, RowIndex, Scheme, crc32c};
@@ -230,8 +229,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             (Self::code(state, scheme), scheme)
         };
         let mut row_of = RowSet::new(scheme);
-        let width = scheme.width();
-        for c in (0..width).filter(|&c| c != column.0 as usize) {
+        let missing = self.state.borrow().extents.get(id).map_or(0, |e| e.missing);
+        // Columns without their seal come last: what they give is believed only if the result has the checksum.
+        let others = |seal_missed: u32| {
+            (0..scheme.width()).filter(move |&c| c != column.0 as usize && missing >> c & 1 == seal_missed)
+        };
+        for c in others(0).chain(others(1)) {
             self.read_row(id, c, row, &mut row_of).await;
             // Only once the first k are there is it worth trying; after that, each further column widens the choice.
             if row_of.have.count() >= scheme.k()
@@ -248,8 +251,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let (place, name, hole) = {
             let state = self.state.borrow();
             let Some(extent) = state.extents.get(id) else { return };
-            // A column without its seal is trusted block by block, never as part of a codeword (DESIGN §6).
-            if extent.phase == ExtentPhase::Sealed && extent.missing >> c & 1 == 1 {
+            if extent.place(c).device.is_nil() {
                 return;
             }
             (extent.place(c), extent.name(self.id, c), extent.is_hole(c, row.0) == Some(true))

@@ -74,6 +74,8 @@ pub struct RecoveryReport {
 struct Scan {
     extent: ExtentId,
     headers: Vec<Header>,
+    /// Entries of checkpoint frames; those of user frames are in the replay.
+    entries: Vec<Vec<Entry>>,
     end: u16,
 }
 
@@ -103,7 +105,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let mut replay = Replay::new(from, record.committed);
         let ids: Vec<ExtentId> = {
             let state = self.state.borrow();
-            let mut ids: Vec<_> = state.extents.iter().map(|e| e.id).filter(|&id| id >= mark).collect();
+            // Behind the mark, or a column of it missed its seal and has to get it now.
+            let looked_at = |e: &&Extent| !e.leftover && (e.id >= mark || e.seal_is_due());
+            let mut ids: Vec<_> = state.extents.iter().filter(looked_at).map(|e| e.id).collect();
             ids.sort_unstable();
             report.extents = state.extents.len();
             ids
@@ -120,7 +124,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let kept = self.decide_tail(&replay).await?;
         report.tail_kept = kept.len();
         report.committed = replay.committed();
-        self.cut_extents(&replay, &scans, &kept);
+        self.cut_extents(&replay, &scans, &kept).await;
         if !self.refill_now().await && self.state.borrow().extents.ready.iter().all(|r| r.is_empty()) {
             return Err(RecoverError::NoSpace);
         }
@@ -165,6 +169,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             extents.insert(open.extent, extent);
         }
         let lists = self.columns.list(self.id).await;
+        let devices_away = lists.iter().filter(|(_, list)| list.is_err()).count();
         for slot in lists.into_iter().filter_map(|(_, list)| list.ok()).flatten() {
             let ListedSlot { place, name, scheme, state, epoch, rows } = slot;
             if state == SlotState::Filling || name.column.0 as usize >= scheme.width() {
@@ -194,7 +199,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let extent = extents.get_mut(id).expect("just seen");
             extent.missing |= ((1 << extent.scheme.width()) - 1) & !columns;
         }
-        for extent in extents.values_mut().filter(|e| e.phase == ExtentPhase::Old) {
+        for extent in extents.values_mut() {
+            // More columns without a slot than devices that did not answer: it was being given back, or its
+            // allocation never finished. A live extent keeps all its slots.
+            let unplaced = extent.places.iter().filter(|p| p.device.is_nil()).count();
+            extent.leftover = !extent.in_record && unplaced > devices_away;
+        }
+        for extent in extents.values_mut().filter(|e| e.phase == ExtentPhase::Old && !e.leftover) {
             self.fence(extent, record).await?;
         }
         let state = &mut *self.state.borrow_mut();
@@ -239,7 +250,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         };
         let limit = if phase == ExtentPhase::Sealed { rows } else { COLUMN_ROWS };
         let first = self.read_rows(id, 0, 0, limit).await;
-        let mut scan = Scan { extent: id, headers: Vec::new(), end: limit };
+        let mut scan = Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: limit };
         let mut row = 0;
         let mut entries: Vec<Entry> = Vec::new();
         while row < limit {
@@ -254,12 +265,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             };
             row = header.layout().end_row();
             scan.headers.push(header);
-            replay.add(Found { header, entries: std::mem::take(&mut entries) });
+            let found = Found { header, entries: std::mem::take(&mut entries) };
+            scan.entries.push(if header.kind == FrameKind::User {
+                Vec::new()
+            } else {
+                found.entries.clone()
+            });
+            replay.add(found);
         }
         let state = &mut *self.state.borrow_mut();
         let extent = state.extents.at(id);
-        if phase != ExtentPhase::Sealed {
+        if phase != ExtentPhase::Sealed || extent.seal_is_due() {
             extent.frames = scan.headers.iter().map(|h| (h.first_row.0, h.blocks)).collect();
+        }
+        if phase != ExtentPhase::Sealed {
             extent.committed_rows = scan.end.min(row);
             extent.next_row = extent.committed_rows;
             scan.end = extent.committed_rows;
@@ -443,15 +462,25 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         readable
     }
 
-    /// Rows of unsealed extents that stay: all before the first frame that is not known to be committed.
-    fn cut_extents(&self, replay: &Replay, scans: &[Scan], kept: &[(Seq, ExtentId)]) {
-        let state = &mut *self.state.borrow_mut();
+    /// Rows of unsealed extents that stay: all before the first frame that is not known to be committed, less
+    /// checkpoint frames at the end that were never finished.
+    async fn cut_extents(self: &Rc<Self>, replay: &Replay, scans: &[Scan], kept: &[(Seq, ExtentId)]) {
         for scan in scans {
-            let extent = state.extents.at(scan.extent);
-            if extent.phase == ExtentPhase::Sealed {
+            if self.state.borrow_mut().extents.at(scan.extent).phase == ExtentPhase::Sealed {
                 continue;
             }
-            let cut = replay.cut_row(scan.extent, &scan.headers, scan.end);
+            let mut cut = replay.cut_row(scan.extent, &scan.headers, scan.end);
+            let first_cut = cut;
+            let before = scan.headers.iter().zip(&scan.entries).filter(|(h, _)| h.first_row.0 < first_cut);
+            let trailing = before.rev().take_while(|(h, _)| h.kind != FrameKind::User);
+            for (header, entries) in trailing {
+                let found = Found { header: *header, entries: entries.clone() };
+                if self.examine(&found, None).await != Verdict::Complete {
+                    cut = header.first_row.0;
+                }
+            }
+            let state = &mut *self.state.borrow_mut();
+            let extent = state.extents.at(scan.extent);
             extent.committed_rows = cut;
             extent.next_row = cut;
             // Frames of the kept tail are read from here once more; their rows go when they have moved.

@@ -13,8 +13,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn settle_old_extents(self: Rc<Self>) {
         let old: Vec<(ExtentId, bool)> = {
             let state = self.state.borrow();
-            let old = state.extents.iter().filter(|e| e.phase == ExtentPhase::Old);
-            old.map(|e| (e.id, e.committed_rows > 0)).collect()
+            let due = |e: &&Extent| e.phase == ExtentPhase::Old || e.leftover || e.seal_is_due();
+            state.extents.iter().filter(due).map(|e| (e.id, e.committed_rows > 0 && !e.leftover)).collect()
         };
         for (id, used) in old {
             if self.stopped().is_some() {
@@ -41,7 +41,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let known: Option<&Extent> = state.extents.get(id);
             // With a header column out of reach nobody knows whether it is unused: it stays for the next start.
             let header_columns = |e: &Extent| 1 | ((1 << e.scheme.width()) - 1) & !((1 << e.scheme.k()) - 1);
-            if known.is_none_or(|e| e.missing & header_columns(e) == header_columns(e)) {
+            if known.is_none_or(|e| !e.leftover && e.missing & header_columns(e) == header_columns(e)) {
                 return;
             }
             let epoch = state.record.epoch;

@@ -149,6 +149,8 @@ pub struct Shard<C: Columns, S: ShardStore> {
     pub(crate) ops: Ops,
     /// There is something to append.
     pub(crate) work: Notify,
+    /// A frame's columns were sent: the watchdog looks at them from now on.
+    pub(crate) sent: Notify,
     /// A frame was committed, or the shard stopped.
     pub(crate) progress: Notify,
     /// Ready extents were added, or the pool was found full.
@@ -206,6 +208,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             state: RefCell::new(state),
             ops: Ops::default(),
             work: Notify::default(),
+            sent: Notify::default(),
             progress: Notify::default(),
             supplied: Notify::default(),
             supply_wanted: Notify::default(),
@@ -253,6 +256,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         failed.into_iter().for_each(|op| self.ops.complete(op, Err(ShardError::Stopped)));
         self.work.notify_all();
+        self.sent.notify_all();
         self.progress.notify_all();
         self.supplied.notify_all();
         self.supply_wanted.notify_all();

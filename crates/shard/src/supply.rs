@@ -313,12 +313,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     fn next_to_complete(&self) -> Option<ExtentId> {
         let bad = self.bad_devices();
         let state = self.state.borrow();
+        // The column server remembers the checksums of appends of this epoch only; older ones are settled at start.
+        let epoch = state.record.epoch;
         let ready = |e: &&Extent| {
             let missed = |c: usize| {
                 let place = e.place(c);
                 e.missing >> c & 1 == 1 && !place.device.is_nil() && !bad.contains(&place.device)
             };
-            e.phase == ExtentPhase::Sealed && !e.frames.is_empty() && (0..e.scheme.width()).any(missed)
+            e.epoch == epoch && e.phase == ExtentPhase::Sealed && (0..e.scheme.width()).any(missed)
         };
         state.extents.iter().find(ready).map(|e| e.id)
     }
