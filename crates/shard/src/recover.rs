@@ -166,6 +166,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         for open in &record.open_set {
             let mut extent = new_extent(open.extent, open.scheme, open.nonce, open.epoch);
             extent.in_record = true;
+            // Missing until they are listed; their places are known all the same, and are written back as such.
+            extent.places = open.columns;
             extents.insert(open.extent, extent);
         }
         let lists = self.columns.list(self.id).await;

@@ -395,7 +395,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Gives back an extent that never took a committed frame. It leaves the open set first.
     async fn discard(self: &Rc<Self>, id: ExtentId) {
         let Some(extent) = self.state.borrow_mut().extents.remove(id) else { return };
-        if extent.in_record && self.write_record(|_| {}).await.is_err() {
+        // Also when it is not in the record: one that lists it may be on its way to the store right now.
+        if self.write_record(|_| {}).await.is_err() {
             return;
         }
         let (epoch, bad) = (self.epoch(), self.bad_devices());

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod column;
+pub mod model;
+pub mod node;
 mod report;
 
 pub use report::{Outcome, SCENARIOS, Scenario};

@@ -59,8 +59,15 @@ pub struct Scenario {
     pub run: fn(u64) -> Outcome,
 }
 
-pub static SCENARIOS: &[Scenario] = &[Scenario {
-    name: "column",
-    about: "one device: every crash state of format, allocate, append, fence, seal, free and of opening again",
-    run: crate::column::run,
-}];
+pub static SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "column",
+        about: "one device: every crash state of format, allocate, append, fence, seal, free and of opening again",
+        run: crate::column::run,
+    },
+    Scenario {
+        name: "node",
+        about: "one node, hosts in its process: crashes at any event, up to m devices failing, stalling or lying",
+        run: crate::node::run,
+    },
+];
