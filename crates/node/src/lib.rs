@@ -5,11 +5,13 @@ mod bus;
 pub mod columns;
 pub mod devices;
 pub mod message;
+pub mod nbd;
 mod reactor;
 pub mod stats;
 pub mod target;
 pub mod volume;
 
 pub use devices::{DeviceState, DeviceTable};
+pub use nbd::NbdConfig;
 pub use reactor::{DeviceConfig, DeviceOpenError, Node, NodeConfig, NodeSeed, ShardPhase, seeds};
 pub use volume::{Volume, VolumeSpec};

@@ -112,6 +112,7 @@ pub struct Node<S: ShardStore + Clone + 'static> {
     pub stats: RefCell<FrontStats>,
     pub volume_stats: RefCell<BTreeMap<u32, VolumeStats>>,
     pub target: crate::target::TargetState,
+    pub nbd: crate::nbd::NbdState,
 }
 
 /// Why a device is not served.
@@ -151,6 +152,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             stats: RefCell::default(),
             volume_stats: RefCell::default(),
             target: Default::default(),
+            nbd: Default::default(),
         });
         peristyle_rt::spawn(node.clone().serve_calls());
         node.open_devices().await;

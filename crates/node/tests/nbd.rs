@@ -1,0 +1,198 @@
+//! Volumes over NBD, from negotiation to the end of the connection, in simulation.
+
+mod common;
+
+use common::nbd::Client;
+use common::{MIB, Rig, fill, spec};
+use peristyle_cluster::MemoryShardStore;
+use peristyle_nbd::testing::go_data;
+use peristyle_nbd::wire::{cmd, opt, rep};
+use peristyle_node::{NbdConfig, Node, VolumeSpec};
+use peristyle_rt::{Addr, Duration};
+use std::rc::Rc;
+
+type TestNode = Rc<Node<MemoryShardStore>>;
+
+/// Runs a story against a node that listens and exports the volume; then everything is given back.
+fn with_server<F, Fut>(seed: u64, reactors: usize, story: F)
+where
+    F: Fn(TestNode, Addr) -> Fut + Clone + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    Rig::new(seed, "2+1", 4, reactors).run(move |node, _| {
+        let story = story.clone();
+        async move {
+            node.set_exports([spec()]);
+            let config = NbdConfig::new(vec![Addr::Tcp("10.0.0.1:10809".parse().unwrap())]);
+            let addr = node.start_nbd(config).await.unwrap().remove(0);
+            story(node.clone(), addr).await;
+            node.stop_nbd().await;
+            assert_eq!(node.nbd.connections(), 0);
+            let front = node.reactor_stats().front;
+            assert_eq!(front.connections, 0);
+            assert!(front.stages.iter().all(|(_, stage)| stage.in_flight == 0));
+        }
+    });
+}
+
+/// Buffers come back when what the shard does in the background has ended too.
+async fn settled() -> usize {
+    peristyle_rt::sleep(Duration::from_secs(3)).await;
+    let classes = peristyle_rt::buf::free_counts().into_iter().zip(peristyle_rt::buf::CLASS_BYTES);
+    classes.map(|(count, bytes)| count * bytes).sum()
+}
+
+#[test]
+fn what_a_client_writes_it_reads_back() {
+    for reactors in [1, 2] {
+        with_server(21, reactors, |_, addr| async move {
+            let (mut client, bytes) = Client::open(&addr, "v").await;
+            assert_eq!(bytes, 64 * MIB);
+            for (i, len) in
+                [512, 4096, 12288, 65536, 524288, 1536 * 1024, 3 * MIB as usize + 512].into_iter().enumerate()
+            {
+                let offset = i as u64 * 4 * MIB + 512;
+                assert_eq!(client.write(offset, &fill(len, i as u64)).await, 0);
+                assert!(client.read(offset, len as u32).await.unwrap() == fill(len, i as u64), "{len} bytes");
+            }
+            assert_eq!(client.run(cmd::FLUSH, 0, 0, &[]).await, 0);
+            assert_eq!(client.read(60 * MIB, 8192).await.unwrap(), vec![0; 8192]);
+        });
+    }
+}
+
+#[test]
+fn trimmed_and_zeroed_ranges_read_as_zeros() {
+    with_server(22, 1, |_, addr| async move {
+        let (mut client, _) = Client::open(&addr, "").await;
+        let data = fill(64 * 1024, 3);
+        assert_eq!(client.write(0, &data).await, 0);
+        assert_eq!(client.run(cmd::TRIM, 4096, 8192, &[]).await, 0);
+        assert_eq!(client.run(cmd::WRITE_ZEROES, 20480 + 512, 1024, &[]).await, 0);
+        assert_eq!(client.run(cmd::WRITE_ZEROES, 32 * MIB, 32 * MIB as u32, &[]).await, 0);
+        let mut expect = data;
+        expect[4096..12288].fill(0);
+        expect[20992..22016].fill(0);
+        assert!(client.read(0, 64 * 1024).await.unwrap() == expect);
+    });
+}
+
+#[test]
+fn many_requests_in_flight_are_all_answered() {
+    with_server(23, 2, |node, addr| async move {
+        let (mut client, _) = Client::open(&addr, "v").await;
+        for i in 0..200u64 {
+            client.ask(cmd::WRITE, i, i * 8192, 8192, &fill(8192, i)).await;
+        }
+        let mut seen = [false; 200];
+        for _ in 0..200 {
+            let (cookie, error) = client.reply().await.unwrap();
+            assert!(error == 0 && !std::mem::replace(&mut seen[cookie as usize], true));
+        }
+        for i in 0..200u64 {
+            client.ask(cmd::READ, i, i * 8192, 8192, &[]).await;
+        }
+        for _ in 0..200 {
+            let (cookie, error) = client.reply().await.unwrap();
+            assert!(error == 0 && client.take(8192).await.unwrap() == fill(8192, cookie));
+        }
+        let stats = node.reactor_stats();
+        assert_eq!((stats.front.read_bytes, stats.front.write_bytes), (200 * 8192, 200 * 8192));
+        let volume = &stats.volumes[&1];
+        assert_eq!((volume.read.completed, volume.write.completed), (200, 200));
+    });
+}
+
+#[test]
+fn requests_outside_of_the_export_or_of_its_blocks_are_refused_and_the_next_is_served() {
+    with_server(24, 1, |_, addr| async move {
+        let (mut client, _) = Client::open(&addr, "v").await;
+        assert_eq!(client.write(64 * MIB, &fill(512, 1)).await, 28); // ENOSPC
+        assert_eq!(client.read(64 * MIB - 512, 1024).await, Err(22)); // EINVAL
+        assert_eq!(client.read(100, 512).await, Err(22));
+        assert_eq!(client.run(99, 0, 512, &[]).await, 22);
+        assert_eq!(client.write(0, &fill(512, 1)).await, 0);
+    });
+}
+
+#[test]
+fn an_unknown_export_is_refused_and_a_known_one_may_follow() {
+    with_server(25, 1, |_, addr| async move {
+        let mut client = Client::connect(&addr).await;
+        client.send(&3u32.to_be_bytes()).await;
+        assert_eq!(client.say(opt::GO, &go_data("nobody", &[])).await.0, rep::ERR_UNKNOWN);
+        let (kind, listed) = client.say(opt::LIST, &[]).await;
+        assert_eq!((kind, &listed[4..]), (rep::SERVER, &b"v"[..]));
+        assert_eq!(client.option_reply().await.0, rep::ACK);
+        assert_eq!(client.say(opt::GO, &go_data("v", &[])).await.0, rep::INFO);
+    });
+}
+
+#[test]
+fn clients_that_vanish_in_the_middle_leave_no_buffer_behind() {
+    with_server(26, 1, |node, addr| async move {
+        assert_eq!(Client::open(&addr, "v").await.0.write(0, &fill(4096, 1)).await, 0);
+        let before = settled().await;
+        for cut in [0, 1, 100, 20_000, 70_000, 300_000, 600_000] {
+            let (mut client, _) = Client::open(&addr, "v").await;
+            for i in 0..8 {
+                client.ask(cmd::READ, i, i * MIB, 256 * 1024, &[]).await;
+                client.ask(cmd::WRITE, 10 + i, 16 * MIB, 4096, &fill(4096, i)).await;
+            }
+            client.ask(cmd::WRITE, 99, 0, MIB as u32, &fill(cut, 1)).await;
+            drop(client);
+        }
+        let after = settled().await;
+        assert_eq!(node.nbd.connections(), 0);
+        assert!(after >= before, "{} bytes of buffers are gone", before - after);
+    });
+}
+
+#[test]
+fn a_stop_answers_what_is_in_flight_and_closes() {
+    with_server(27, 1, |node, addr| async move {
+        let (mut client, _) = Client::open(&addr, "v").await;
+        client.ask(cmd::WRITE, 5, 0, 65536, &fill(65536, 5)).await;
+        // Half of a second write stands in the socket: it is not answered.
+        client.ask(cmd::WRITE, 6, MIB, 65536, &fill(1000, 6)).await;
+        while node.stats.borrow().write.snapshot(peristyle_rt::now()).in_flight == 0 {
+            peristyle_rt::sleep(Duration::from_micros(5)).await;
+        }
+        node.stop_nbd().await;
+        assert_eq!(client.reply().await, Some((5, 0)));
+        assert_eq!(client.reply().await, None);
+    });
+}
+
+#[test]
+fn a_volume_that_is_removed_takes_its_connections_along() {
+    with_server(28, 1, |node, addr| async move {
+        let other = VolumeSpec { name: "w".into(), nsid: 2, ..spec() };
+        node.set_exports([spec(), other.clone()]);
+        let (mut gone, _) = Client::open(&addr, "v").await;
+        let (mut stays, _) = Client::open(&addr, "w").await;
+        node.set_exports([other]);
+        assert_eq!(gone.reply().await, None);
+        assert_eq!(stays.write(0, &fill(4096, 1)).await, 0);
+        let (_, bytes) = Client::open(&addr, "").await;
+        assert_eq!(bytes, 64 * MIB);
+    });
+}
+
+#[test]
+fn connections_above_the_limit_and_silent_ones_are_closed() {
+    Rig::new(29, "2+1", 4, 1).run(|node, _| async move {
+        node.set_exports([spec()]);
+        let listen = vec![Addr::Tcp("10.0.0.1:10809".parse().unwrap())];
+        let config = NbdConfig { connections_max: 2, ..NbdConfig::new(listen.clone()) };
+        node.start_nbd(config).await.unwrap();
+        let (mut first, _) = Client::open(&listen[0], "v").await;
+        let mut silent = Client::connect(&listen[0]).await;
+        let (mut reader, _writer) = peristyle_rt::Stream::connect(&listen[0]).await.unwrap().split();
+        assert!(reader.recv().await.map_or(true, |view| view.is_empty()), "a third is closed");
+        // Negotiation has a time limit, an open export has none.
+        assert_eq!(silent.take(1).await, None);
+        assert_eq!(first.write(0, &fill(512, 1)).await, 0);
+        node.stop_nbd().await;
+    });
+}
