@@ -33,8 +33,8 @@ pub use mesh::{Port, mesh};
 pub use net::{Addr, Listener, NetError, Stream, StreamReader, StreamWriter};
 pub use peristyle_base::{Duration, Instant};
 pub use reactor::{
-    ReactorId, blocking, fill_random, now, random_below, random_u64, reactor_id, shutdown_requested,
-    wall_nanos,
+    ReactorId, blocking, busy_nanos, fill_random, now, random_below, random_u64, reactor_id,
+    shutdown_requested, wall_nanos,
 };
 pub use task::{TaskHandle, spawn};
 pub use task::{end_of_turn, yield_now};

@@ -34,6 +34,8 @@ pub(crate) struct Reactor {
     /// Called once per turn; true when something was found (mesh ports).
     pub(crate) pollers: RefCell<Vec<Rc<dyn Fn() -> bool>>>,
     pub(crate) shutdown: crate::sync::Event,
+    /// Time of turns that found something to do.
+    pub(crate) busy_nanos: Cell<u64>,
 }
 
 /// How other threads reach a reactor: a bounded queue of wakers and a poke when it sleeps.
@@ -113,6 +115,7 @@ impl Reactor {
             rng: Cell::new(seed_state(seed)),
             pollers: RefCell::new(Vec::new()),
             shutdown: crate::sync::Event::default(),
+            busy_nanos: Cell::new(0),
         })
     }
 
@@ -214,6 +217,12 @@ pub fn wall_nanos() -> u64 {
         Backend::Uring(driver) => driver.wall_nanos(),
         Backend::Sim(host) => host.wall_nanos(),
     })
+}
+
+/// Time in which the current reactor had something to do since its start: beside the clock, its load. Polling
+/// without a find does not count. Zero in simulation, where work takes no time.
+pub fn busy_nanos() -> u64 {
+    Reactor::current(|reactor| reactor.busy_nanos.get())
 }
 
 pub fn reactor_id() -> ReactorId {

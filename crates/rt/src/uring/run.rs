@@ -283,6 +283,8 @@ impl Thread {
     fn run_until(&self, ended: impl Fn() -> bool) {
         let (reactor, driver) = (&*self.reactor, &*self.driver);
         let mut active_at = Instant::ZERO;
+        // When the last turn began, if it found something.
+        let mut busy_since = None;
         while !ended() {
             let mut active = driver.reap();
             active |= driver.drain_inbox();
@@ -290,6 +292,9 @@ impl Thread {
                 reactor.shutdown.set();
             }
             let now = monotonic_now();
+            if let Some(since) = busy_since.take() {
+                reactor.busy_nanos.set(reactor.busy_nanos.get() + now.nanos_since(since));
+            }
             active |= reactor.timers.fire(now);
             for poller in reactor.pollers.borrow().iter() {
                 active |= poller();
@@ -302,6 +307,7 @@ impl Thread {
             driver.enter_if_needed();
             if active || more {
                 active_at = now;
+                busy_since = Some(now);
                 continue;
             }
             let spinning = match self.poll {
