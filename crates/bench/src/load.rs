@@ -1,0 +1,504 @@
+//! Closed-loop load: each job is one connection, and keeps as many commands in flight as its depth says.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use peristyle_base::{BLOCK_BYTES, Duration, Instant};
+use peristyle_nvme::wire::Status;
+use peristyle_rt::buf::CLASS_BYTES;
+use peristyle_rt::sync::Notify;
+use peristyle_rt::{Buf, BufConfig, View};
+
+use crate::host::{HostError, Payload, Queue};
+use crate::random::Random;
+use crate::report::Report;
+use crate::session::{Digests, Namespace, Session, SessionError};
+use crate::stamp::{Found, Stamp};
+
+/// Largest `block_bytes`.
+pub const IO_BYTES_MAX: u32 = 1 << 20;
+pub const DEPTH_MAX: u32 = 1024;
+/// Places whose last write a verifying run can remember.
+const PLACES_MAX: u64 = 1 << 26;
+
+/// What to do, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    pub block_bytes: u32,
+    /// Random places; otherwise each job runs through its part of the volume from front to back.
+    pub random: bool,
+    /// Reads among the commands, percent.
+    pub read_share: u8,
+    /// Commands in flight of each job.
+    pub depth: u32,
+    /// Connections.
+    pub jobs: u16,
+    pub length: Length,
+    /// Load that is not measured, before.
+    pub warmup: Duration,
+    /// Every block says what it is, and reads are compared.
+    pub verify: bool,
+    pub seed: u64,
+    pub digests: Digests,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    Time(Duration),
+    /// Commands of the whole run, without those of the warm-up.
+    Count(u64),
+}
+
+/// The share of one reactor in a run over several.
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub index: u16,
+    pub of: u16,
+    pub gate: Arc<Gate>,
+}
+
+/// Reactors start to measure together.
+#[derive(Debug)]
+pub struct Gate {
+    missing: AtomicU32,
+    broken: AtomicU32,
+}
+
+impl Gate {
+    pub fn new(parts: u16) -> Arc<Gate> {
+        Arc::new(Gate { missing: AtomicU32::new(u32::from(parts)), broken: AtomicU32::new(0) })
+    }
+    /// This part will not come: the others need not wait.
+    pub fn give_up(&self) {
+        self.broken.store(1, Ordering::Release);
+    }
+    async fn pass(&self) {
+        self.missing.fetch_sub(1, Ordering::AcqRel);
+        while self.missing.load(Ordering::Acquire) > 0 && self.broken.load(Ordering::Acquire) == 0 {
+            peristyle_rt::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl Workload {
+    /// What is wrong with it for this namespace, in words.
+    pub fn check(&self, namespace: &Namespace, session: &Session) -> Result<(), String> {
+        let bytes = self.block_bytes;
+        if bytes == 0 || bytes % namespace.lba_bytes != 0 {
+            return Err(format!(
+                "--bs {bytes} is no multiple of the volume's block size {}",
+                namespace.lba_bytes
+            ));
+        }
+        let most = session.transfer_bytes_max.min(IO_BYTES_MAX);
+        if bytes > most {
+            return Err(format!("--bs {bytes}: the target takes at most {most} bytes in one command"));
+        }
+        if self.depth == 0 || self.depth > DEPTH_MAX || self.depth >= session.entries_max {
+            return Err(format!("--qd {}: from 1 to {}", self.depth, DEPTH_MAX.min(session.entries_max - 1)));
+        }
+        let places = namespace.bytes / u64::from(bytes);
+        if places < self.workers() {
+            return Err(format!("the volume has fewer places ({places}) than commands in flight"));
+        }
+        if self.verify && (bytes as usize % BLOCK_BYTES != 0 || places > PLACES_MAX) {
+            return Err(format!(
+                "--verify needs a multiple of {BLOCK_BYTES} and at most {PLACES_MAX} places"
+            ));
+        }
+        Ok(())
+    }
+
+    fn workers(&self) -> u64 {
+        u64::from(self.depth) * u64::from(self.jobs)
+    }
+
+    /// Buffers that a reactor of the generator needs at most.
+    pub fn buffers(&self) -> BufConfig {
+        let mut config = BufConfig::small();
+        let class = CLASS_BYTES.iter().position(|&size| size >= self.block_bytes as usize);
+        config.counts[class.unwrap_or(CLASS_BYTES.len() - 1)] += 2 * self.workers() as usize;
+        config
+    }
+
+    fn jobs_of(&self, part: &Part) -> impl Iterator<Item = u16> + use<> {
+        let (index, of) = (part.index, part.of);
+        (0..self.jobs).filter(move |job| job % of == index)
+    }
+}
+
+/// Runs this reactor's jobs. All of the memory is taken before the first command.
+pub async fn drive(
+    session: &Session,
+    namespace: Namespace,
+    load: &Workload,
+    part: &Part,
+) -> Result<Report, SessionError> {
+    let jobs: Vec<u16> = load.jobs_of(part).collect();
+    session.request_queues(jobs.len() as u16).await?;
+    let state = Rc::new(State::new(load, part));
+    let mut queues = Vec::new();
+    for (n, job) in jobs.into_iter().enumerate() {
+        let queue = session.ticket().queue(n as u16 + 1, load.depth).await?;
+        let cursor = Rc::new(Cell::new(0));
+        for slot in 0..load.depth {
+            let mut worker = Worker::new(queue.clone(), namespace, load, (job, slot), &state, cursor.clone());
+            worker.prepare().await;
+            state.workers.borrow_mut().push(worker);
+        }
+        queues.push(queue);
+    }
+    part.gate.pass().await;
+    let busy_before = state.start();
+    let workers = std::mem::take(&mut *state.workers.borrow_mut());
+    state.running.set(workers.len());
+    for worker in workers {
+        peristyle_rt::spawn(worker.run());
+    }
+    state.ended.wait_until(|| state.running.get() == 0).await;
+    queues.iter().for_each(Queue::close);
+    let mut report = state.report.take();
+    report.elapsed = state.last.get().since(state.from.get());
+    report.finish(busy_before, peristyle_rt::busy_nanos());
+    Ok(report)
+}
+
+/// What the workers of one reactor share.
+struct State {
+    /// Measured is what starts from then on.
+    from: Cell<Instant>,
+    until: Cell<Instant>,
+    /// Commands that may still be started.
+    left: Cell<u64>,
+    warm: Cell<Instant>,
+    time: Duration,
+    running: Cell<usize>,
+    ended: Notify,
+    last: Cell<Instant>,
+    report: RefCell<Report>,
+    workers: RefCell<Vec<Worker>>,
+    warmup: Duration,
+}
+
+impl State {
+    fn new(load: &Workload, part: &Part) -> State {
+        let (time, left) = match load.length {
+            Length::Time(time) => (time, u64::MAX),
+            // The first parts do what does not divide.
+            Length::Count(n) => {
+                let of = u64::from(part.of);
+                (Duration::MAX, n / of + u64::from(u64::from(part.index) < n % of))
+            }
+        };
+        State {
+            from: Cell::new(Instant::ZERO),
+            until: Cell::new(Instant::FAR),
+            left: Cell::new(left),
+            warm: Cell::new(Instant::ZERO),
+            time,
+            running: Cell::new(0),
+            ended: Notify::default(),
+            last: Cell::new(Instant::ZERO),
+            report: RefCell::new(Report::default()),
+            workers: RefCell::new(Vec::new()),
+            warmup: load.warmup,
+        }
+    }
+
+    fn start(&self) -> u64 {
+        let now = peristyle_rt::now();
+        self.from.set(now + self.warmup);
+        self.until.set(self.from.get() + self.time);
+        self.last.set(self.from.get());
+        self.warm.set(now);
+        peristyle_rt::busy_nanos()
+    }
+
+    /// Whether a command may start now, and whether it counts.
+    fn admit(&self, now: Instant) -> Option<bool> {
+        if now >= self.until.get() {
+            return None;
+        }
+        if now < self.from.get() {
+            return Some(false);
+        }
+        let left = self.left.get();
+        if left == 0 {
+            return None;
+        }
+        self.left.set(left - 1);
+        Some(true)
+    }
+}
+
+/// Keeps one command in flight.
+struct Worker {
+    queue: Queue,
+    namespace: Namespace,
+    state: Rc<State>,
+    places: Places,
+    random: Random,
+    read_share: u64,
+    bytes: u32,
+    memory: Option<Memory>,
+    /// For reads.
+    buf: Option<Buf>,
+    /// What is written when nothing is verified.
+    data: Option<View>,
+}
+
+/// What a verifying worker knows of its own places: nobody else writes them.
+struct Memory {
+    seed: u64,
+    worker: u64,
+    writes: u64,
+    /// The write that each place holds; 0 is not known.
+    last: Vec<u64>,
+}
+
+/// Which places a worker goes to.
+struct Places {
+    random: bool,
+    /// Place of index `i` is `first + i * step`.
+    first: u64,
+    step: u64,
+    count: u64,
+    /// Shared by the workers of a sequential job.
+    cursor: Rc<Cell<u64>>,
+}
+
+impl Places {
+    /// A verifying worker has places of its own: every `workers`-th.
+    fn new(load: &Workload, total: u64, job: u16, worker: u64, cursor: Rc<Cell<u64>>) -> Places {
+        let workers = load.workers();
+        if load.verify {
+            let count = (total - worker).div_ceil(workers);
+            let cursor = Rc::new(Cell::new(0));
+            return Places { random: load.random, first: worker, step: workers, count, cursor };
+        }
+        if load.random {
+            return Places { random: true, first: 0, step: 1, count: total, cursor };
+        }
+        let jobs = u64::from(load.jobs);
+        let first = total * u64::from(job) / jobs;
+        let end = total * (u64::from(job) + 1) / jobs;
+        Places { random: false, first, step: 1, count: end - first, cursor }
+    }
+    /// The index of the next place, and the place.
+    fn next(&self, random: &mut Random) -> (u64, u64) {
+        let index = if self.random {
+            random.below(self.count)
+        } else {
+            let at = self.cursor.get();
+            self.cursor.set(if at + 1 == self.count { 0 } else { at + 1 });
+            at
+        };
+        (index, self.first + index * self.step)
+    }
+}
+
+impl Worker {
+    fn new(
+        queue: Queue,
+        namespace: Namespace,
+        load: &Workload,
+        (job, slot): (u16, u32),
+        state: &Rc<State>,
+        cursor: Rc<Cell<u64>>,
+    ) -> Worker {
+        let worker = u64::from(job) * u64::from(load.depth) + u64::from(slot);
+        let places = Places::new(load, namespace.bytes / u64::from(load.block_bytes), job, worker, cursor);
+        let memory = load.verify.then(|| Memory {
+            seed: load.seed,
+            worker,
+            writes: 0,
+            last: vec![0; places.count as usize],
+        });
+        Worker {
+            queue,
+            namespace,
+            state: state.clone(),
+            places,
+            random: Random::of_worker(load.seed, worker),
+            read_share: u64::from(load.read_share),
+            bytes: load.block_bytes,
+            memory,
+            buf: None,
+            data: None,
+        }
+    }
+
+    async fn prepare(&mut self) {
+        let bytes = self.bytes as usize;
+        if self.read_share > 0 {
+            self.buf = Some(Buf::alloc(bytes).await);
+        }
+        if self.read_share < 100 && self.memory.is_none() {
+            let mut data = Buf::alloc(bytes).await;
+            data.chunks_mut(8).for_each(|word| {
+                let random = self.random.next_u64().to_le_bytes();
+                word.copy_from_slice(&random[..word.len()]);
+            });
+            self.data = Some(data.freeze());
+        }
+    }
+
+    async fn run(mut self) {
+        while let Some(counts) = self.state.admit(peristyle_rt::now()) {
+            let (index, place) = self.places.next(&mut self.random);
+            let reads = self.read_share == 100 || self.random.below(100) < self.read_share;
+            let result = if reads {
+                self.read(index, place, counts).await
+            } else {
+                self.write(index, place, counts).await
+            };
+            if let Err(error) = result {
+                self.state.report.borrow_mut().lost(error);
+                break;
+            }
+        }
+        self.state.running.set(self.state.running.get() - 1);
+        self.state.ended.notify_all();
+    }
+
+    fn record(&self, read: bool, started: Instant, status: Status, counts: bool) {
+        let now = peristyle_rt::now();
+        if counts {
+            self.state.last.set(now);
+            self.state.report.borrow_mut().record(read, self.bytes, now.nanos_since(started), status);
+        }
+    }
+
+    async fn read(&mut self, index: u64, place: u64, counts: bool) -> Result<(), HostError> {
+        let offset = place * u64::from(self.bytes);
+        let sqe = self.namespace.read(offset, self.bytes);
+        let buf = self.buf.take().expect("a worker has one command in flight");
+        let started = peristyle_rt::now();
+        let answer = self.queue.command(sqe, Payload::FromTarget(buf)).await?;
+        self.record(true, started, answer.status(), counts);
+        let buf = answer.data.expect("a command with a buffer keeps it");
+        if let Some(memory) = &self.memory
+            && answer.cqe.status().is_success()
+            && !memory.is_right(index, offset, &buf)
+        {
+            self.state.report.borrow_mut().mismatch(offset);
+        }
+        self.buf = Some(buf);
+        Ok(())
+    }
+
+    async fn write(&mut self, index: u64, place: u64, counts: bool) -> Result<(), HostError> {
+        let offset = place * u64::from(self.bytes);
+        let data = match &mut self.memory {
+            None => self.data.clone().expect("made before the first command"),
+            Some(memory) => {
+                let mut buf = Buf::alloc(self.bytes as usize).await;
+                memory.write(index, offset, &mut buf);
+                buf.freeze()
+            }
+        };
+        let sqe = self.namespace.write(offset, self.bytes);
+        let started = peristyle_rt::now();
+        let status = self.queue.command(sqe, Payload::ToTarget(data)).await?.status();
+        self.record(false, started, status, counts);
+        if let Some(memory) = &mut self.memory
+            && !status.is_success()
+        {
+            memory.last[index as usize] = 0;
+        }
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn stamp(&self, block: u64, write: u64) -> Stamp {
+        Stamp { seed: self.seed, block, write: self.worker << 40 | write }
+    }
+    fn write(&mut self, index: u64, offset: u64, out: &mut [u8]) {
+        self.writes += 1;
+        self.last[index as usize] = self.writes;
+        for (n, block) in out.chunks_exact_mut(BLOCK_BYTES).enumerate() {
+            self.stamp(offset / BLOCK_BYTES as u64 + n as u64, self.writes).fill(block);
+        }
+    }
+    fn is_right(&self, index: u64, offset: u64, data: &[u8]) -> bool {
+        let write = self.last[index as usize];
+        write == 0
+            || data.chunks_exact(BLOCK_BYTES).enumerate().all(|(n, block)| {
+                Stamp::find(block) == Found::Stamp(self.stamp(offset / BLOCK_BYTES as u64 + n as u64, write))
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn load(random: bool, verify: bool, depth: u32, jobs: u16) -> Workload {
+        Workload {
+            block_bytes: 4096,
+            random,
+            read_share: 50,
+            depth,
+            jobs,
+            length: Length::Count(1),
+            warmup: Duration::ZERO,
+            verify,
+            seed: 1,
+            digests: Digests::default(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn verifying_workers_never_share_a_place_and_leave_none_out(
+            depth in 1u32..9, jobs in 1u16..5, total in 40u64..200, random: bool,
+        ) {
+            let load = load(random, true, depth, jobs);
+            let mut owners = vec![0; total as usize];
+            for worker in 0..load.workers() {
+                let places = Places::new(&load, total, (worker / u64::from(depth)) as u16, worker, Rc::default());
+                (0..places.count).for_each(|i| owners[(places.first + i * places.step) as usize] += 1);
+            }
+            prop_assert!(owners.iter().all(|&n| n == 1), "{owners:?}");
+        }
+
+        #[test]
+        fn sequential_jobs_run_through_their_parts_in_order(jobs in 1u16..7, total in 10u64..100) {
+            let load = load(false, false, 2, jobs);
+            let mut next = 0;
+            for job in 0..jobs {
+                let places = Places::new(&load, total, job, u64::from(job) * 2, Rc::default());
+                for _ in 0..places.count {
+                    prop_assert_eq!(places.next(&mut Random::new(1)).1, next);
+                    next += 1;
+                }
+                prop_assert_eq!(places.next(&mut Random::new(1)).0, 0, "from the front again");
+            }
+            prop_assert_eq!(next, total);
+        }
+
+        #[test]
+        fn random_places_lie_in_the_volume(total in 1u64..1000, seed: u64) {
+            let places = Places::new(&load(true, false, 1, 1), total, 0, 0, Rc::default());
+            let mut random = Random::new(seed);
+            prop_assert!((0..100).all(|_| places.next(&mut random).1 < total));
+        }
+    }
+
+    #[test]
+    fn what_was_written_last_is_right_and_nothing_else() {
+        let mut memory = Memory { seed: 3, worker: 2, writes: 0, last: vec![0; 4] };
+        let (mut old, mut new) = (vec![0; 8192], vec![0; 8192]);
+        assert!(memory.is_right(1, 8192, &old), "what nobody wrote is not judged");
+        memory.write(1, 8192, &mut old);
+        memory.write(1, 8192, &mut new);
+        assert!(memory.is_right(1, 8192, &new) && !memory.is_right(1, 8192, &old));
+        assert!(!memory.is_right(1, 8192, &[&new[..4096], &old[4096..]].concat()), "torn");
+        memory.write(2, 16384, &mut old);
+        assert!(!memory.is_right(1, 8192, &old), "misdirected");
+    }
+}
