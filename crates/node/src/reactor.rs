@@ -111,8 +111,9 @@ pub struct Node<S: ShardStore + Clone + 'static> {
     shards_ready: Arc<AtomicUsize>,
     pub stats: RefCell<FrontStats>,
     pub volume_stats: RefCell<BTreeMap<u32, VolumeStats>>,
-    pub target: crate::target::TargetState,
     pub nbd: crate::nbd::NbdState,
+    pub qos: crate::qos::Qos,
+    pub(crate) target: crate::target::TargetState<S>,
 }
 
 /// Why a device is not served.
@@ -151,6 +152,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             shards_ready,
             stats: RefCell::default(),
             volume_stats: RefCell::default(),
+            qos: Default::default(),
             target: Default::default(),
             nbd: Default::default(),
         });
@@ -224,6 +226,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     /// Stops this reactor's shards: commands that wait fail, what was acknowledged is durable.
     pub fn stop(&self) {
         self.stopping.set(true);
+        self.close_target();
         self.shards.borrow().values().for_each(|s| s.stop(StopReason::Shutdown));
     }
 

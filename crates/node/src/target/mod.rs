@@ -1,20 +1,199 @@
-//! The NVMe/TCP target: connections on every reactor, controllers on one.
+//! The NVMe/TCP target: connections on every reactor, controllers on one, the home reactor.
+//!
+//! A connection is served where it was accepted ([`conn`]): one task receives and starts a task per command, one
+//! sends. What all connections share (subsystems, controllers, keep alive) is the home reactor's ([`home`]); others
+//! ask it by message. Every reactor has its own copy of the namespace table.
+
+mod conn;
+mod execute;
+mod home;
+mod transmit;
+
+pub use home::{HomeReply, HomeRequest};
 
 use crate::reactor::Node;
+use crate::volume::{Volume, VolumeSpec};
+use conn::Conn;
+use home::Home;
+use peristyle_base::{LayerId, ShardId};
 use peristyle_cluster::ShardStore;
-use std::rc::Rc;
+use peristyle_nvme::QpairLimits;
+use peristyle_nvme::discovery::Portal;
+use peristyle_nvme::registry::ConnId;
+use peristyle_nvme::subsystem::{Hosts, NamespaceTable};
+use peristyle_nvme::wire::fabrics::Nqn;
+use peristyle_rt::sync::{Event, Notify};
+use peristyle_rt::{Addr, Duration, Either, Listener, NetError, ReactorId, select};
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
 
-/// What a connection asks of the home reactor.
-pub enum HomeRequest {}
-/// What the home reactor answers.
-pub enum HomeReply {}
+/// The reactor that has the controllers.
+pub const HOME: ReactorId = ReactorId(0);
+/// Connections that one reactor serves; more are accepted and closed.
+pub const CONNECTIONS_MAX: usize = 1024;
+/// Commands in flight get so long to be answered when the target stops.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// Pause after an accept that failed (no descriptors, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// What the target listens on and what it exports.
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    pub listen: Addr,
+    /// What the discovery log says.
+    pub portals: Vec<Portal>,
+    pub nqn: Nqn,
+    /// At most 20 ASCII characters.
+    pub serial: String,
+    pub hosts: Hosts,
+    pub volumes: Vec<VolumeSpec>,
+    pub limits: QpairLimits,
+}
+
+/// Where a namespace's data is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    shard: ShardId,
+    layer: LayerId,
+    home: ReactorId,
+}
+
+/// The namespaces as one reactor sees them.
+#[derive(Clone, Default)]
+pub struct Namespaces {
+    table: NamespaceTable,
+    /// By namespace ID, in its order.
+    places: Vec<(u32, Place)>,
+}
+
+impl Namespaces {
+    fn place(&self, nsid: u32) -> Option<Place> {
+        self.places.binary_search_by_key(&nsid, |p| p.0).ok().map(|i| self.places[i].1)
+    }
+}
+
+/// A connection's place here, and how often it was used.
+struct Slot<S: ShardStore + Clone + 'static> {
+    generation: u32,
+    conn: Weak<Conn<S>>,
+}
 
 /// What this reactor's part of the target knows.
-#[derive(Default)]
-pub struct TargetState {}
+pub struct TargetState<S: ShardStore + Clone + 'static> {
+    /// The connections' tasks own them; here they are found by name.
+    conns: RefCell<Vec<Slot<S>>>,
+    count: Cell<usize>,
+    gone: Notify,
+    stopping: Event,
+    namespaces: RefCell<Rc<Namespaces>>,
+    home: RefCell<Option<Rc<Home>>>,
+}
+
+impl<S: ShardStore + Clone + 'static> Default for TargetState<S> {
+    fn default() -> Self {
+        TargetState {
+            conns: RefCell::default(),
+            count: Cell::new(0),
+            gone: Notify::default(),
+            stopping: Event::default(),
+            namespaces: RefCell::default(),
+            home: RefCell::default(),
+        }
+    }
+}
+
+impl<S: ShardStore + Clone + 'static> TargetState<S> {
+    fn namespaces(&self) -> Rc<Namespaces> {
+        self.namespaces.borrow().clone()
+    }
+    fn conn(&self, id: ConnId) -> Option<Rc<Conn<S>>> {
+        let conns = self.conns.borrow();
+        let slot = conns.get(id.0 as u16 as usize)?;
+        (slot.generation == (id.0 >> 16) as u32).then(|| slot.conn.upgrade()).flatten()
+    }
+    fn all(&self) -> Vec<Rc<Conn<S>>> {
+        self.conns.borrow().iter().filter_map(|s| s.conn.upgrade()).collect()
+    }
+}
+
+/// Reactor in the upper 16 bits, then 32 bits of generation, then the index.
+fn reactor_of(conn: ConnId) -> ReactorId {
+    ReactorId((conn.0 >> 48) as u16)
+}
 
 impl<S: ShardStore + Clone + 'static> Node<S> {
-    pub(crate) async fn serve_home(self: &Rc<Self>, request: HomeRequest) -> HomeReply {
-        match request {}
+    /// Starts this reactor's part of the target: call it on every reactor with the same configuration. The home
+    /// reactor's returns when the volumes whose shards serve are exported; the others follow.
+    pub async fn start_target(self: &Rc<Self>, config: TargetConfig) -> Result<Addr, NetError> {
+        let listener = Listener::bind(&config.listen, self.reactors() > 1).await?;
+        let addr = listener.local_addr();
+        if self.id() == HOME {
+            self.start_home(&config).await;
+        }
+        peristyle_rt::spawn(self.clone().accept(listener, config.limits));
+        Ok(addr)
+    }
+
+    async fn accept(self: Rc<Self>, listener: Listener, limits: QpairLimits) {
+        let stopping = self.target.stopping.clone();
+        loop {
+            match select(stopping.wait(), listener.accept()).await {
+                Either::Left(()) => return,
+                Either::Right(Ok(stream)) if self.target.count.get() < CONNECTIONS_MAX => {
+                    self.begin_connection(stream, limits);
+                }
+                Either::Right(Ok(flood)) => drop(flood),
+                Either::Right(Err(_)) => peristyle_rt::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+
+    fn begin_connection(self: &Rc<Self>, stream: peristyle_rt::Stream, limits: QpairLimits) {
+        let mut conns = self.target.conns.borrow_mut();
+        let index = conns.iter().position(|s| s.conn.strong_count() == 0).unwrap_or_else(|| {
+            conns.push(Slot { generation: 0, conn: Weak::new() });
+            conns.len() - 1
+        });
+        let slot = &mut conns[index];
+        slot.generation = slot.generation.wrapping_add(1);
+        let id = u64::from(self.id().0) << 48 | u64::from(slot.generation) << 16 | index as u64;
+        let conn = Conn::new(self.clone(), ConnId(id), limits);
+        slot.conn = Rc::downgrade(&conn);
+        drop(conns);
+        self.target.count.set(self.target.count.get() + 1);
+        self.stats.borrow_mut().connections += 1;
+        conn.start(stream);
+    }
+
+    pub(super) fn connection_ended(&self) {
+        self.target.count.set(self.target.count.get() - 1);
+        self.stats.borrow_mut().connections -= 1;
+        self.target.gone.notify_all();
+    }
+
+    /// Connections of this reactor.
+    pub fn connections(&self) -> usize {
+        self.target.count.get()
+    }
+
+    /// Ends this reactor's part of the target: nothing new is taken; commands in flight are answered, within
+    /// [`DRAIN_LIMIT`]; then connections are closed. Call it before [`Node::stop`].
+    pub async fn stop_target(&self) {
+        self.target.stopping.set();
+        self.target.all().iter().for_each(|c| c.drain());
+        let all_gone = self.target.gone.wait_until(|| self.target.count.get() == 0);
+        if peristyle_rt::timeout(DRAIN_LIMIT, all_gone).await.is_none() {
+            self.target.all().iter().for_each(|c| c.close());
+        }
+    }
+
+    /// [`Self::stop_target`] at once: for [`Node::stop`].
+    pub(crate) fn close_target(&self) {
+        self.target.stopping.set();
+        self.target.all().iter().for_each(|c| c.drain());
+    }
+
+    fn volume_at(self: &Rc<Self>, place: Place) -> Volume<S> {
+        Volume::new(self.clone(), place.shard, place.layer, place.home)
     }
 }

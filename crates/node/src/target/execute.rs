@@ -1,0 +1,338 @@
+//! Commands, one task each: Connect and admin commands go home, I/O commands to their volume.
+
+use super::Namespaces;
+use super::conn::{Conn, Reply};
+use super::home::{HomeReply, HomeRequest};
+use crate::qos::Class;
+use crate::stats::FrontStats;
+use crate::volume::Volume;
+use peristyle_base::stage::Stage;
+use peristyle_cluster::ShardStore;
+use peristyle_nvme::controller::AdminOutcome;
+use peristyle_nvme::io_command::{self, IoCommand, IoQueueFabrics, LbaRange};
+use peristyle_nvme::qpair::{Accept, Command, Completion};
+use peristyle_nvme::subsystem::NamespaceView;
+use peristyle_nvme::wire::{Status, dsm};
+use peristyle_rt::sync::Permit;
+use peristyle_rt::{Buf, Instant, IoVec, View, join_all};
+use peristyle_shard::ShardError;
+use std::rc::Rc;
+
+/// Ranges of one Dataset Management command that are deallocated at once.
+const RANGES_AT_ONCE: usize = 8;
+
+/// What a host is told when a shard fails a command. DNR: nothing that the host could wait for changes it.
+pub fn status_of(error: ShardError) -> Status {
+    match error {
+        ShardError::NoSpace => Status::CAPACITY_EXCEEDED.with_dnr(),
+        // A device may come back.
+        ShardError::Unreadable => Status::UNRECOVERED_READ_ERROR,
+        ShardError::Different => Status::COMPARE_FAILURE.with_dnr(),
+        ShardError::OutOfRange => Status::LBA_OUT_OF_RANGE.with_dnr(),
+        // Linux waits and tries again, on this path or another, and never gives the error to a file system.
+        ShardError::Stopped => Status::ANA_TRANSITION,
+        ShardError::MapFull => Status::INTERNAL_ERROR,
+    }
+}
+
+/// Which figures a command counts to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    Other,
+}
+
+impl Kind {
+    fn of(command: &IoCommand) -> Kind {
+        match command {
+            IoCommand::Read { .. } => Kind::Read,
+            IoCommand::Write { .. } => Kind::Write,
+            _ => Kind::Other,
+        }
+    }
+    fn stage(self, stats: &mut FrontStats) -> &mut Stage {
+        match self {
+            Kind::Read => &mut stats.read,
+            Kind::Write => &mut stats.write,
+            Kind::Other => &mut stats.other,
+        }
+    }
+}
+
+impl<S: ShardStore + Clone + 'static> Conn<S> {
+    pub async fn connect(self: Rc<Self>, command: Command, buf: Option<Buf>) {
+        let conn = &self;
+        let data = match buf {
+            Some(buf) => buf.freeze(),
+            None => {
+                return conn.complete(command.tag, Status::DATA_SGL_LENGTH_INVALID.with_dnr().into(), None);
+            }
+        };
+        if let Some(host_id) = data.first_chunk::<16>() {
+            conn.host_id.set(*host_id);
+        }
+        let request = HomeRequest::Connect { conn: conn.id, sqe: command.sqe, data };
+        let connected = match conn.node.ask_home(request).await {
+            HomeReply::Connect(Ok(connected)) => connected,
+            HomeReply::Connect(Err(refused)) => {
+                let completion = Completion { status: refused.status, dw0: refused.dw0, dw1: 0 };
+                return conn.complete(command.tag, completion, None);
+            }
+            _ => return conn.complete(command.tag, Status::INTERNAL_ERROR.into(), None),
+        };
+        let accept = Accept {
+            qid: connected.qid,
+            entries: u32::from(connected.entries),
+            flow_control: !connected.flow_control_disabled,
+            dw0: u32::from(connected.cntlid),
+        };
+        let accepted = { conn.qpair.borrow_mut().accept_connect(command.tag, accept) };
+        if accepted.is_err() || conn.closed.is_set() {
+            return conn.leave_home(connected); // Gone meanwhile.
+        }
+        conn.connected.set(Some(connected));
+        conn.answered(command.tag, None);
+        conn.act();
+    }
+
+    pub async fn admin(self: Rc<Self>, command: Command) {
+        let conn = &self;
+        let Some(connected) = conn.connected.get() else {
+            return conn.complete(command.tag, Status::COMMAND_SEQUENCE_ERROR.with_dnr().into(), None);
+        };
+        let request = HomeRequest::Admin { controller: connected.controller, sqe: command.sqe };
+        let HomeReply::Admin(outcome, data) = conn.node.ask_home(request).await else {
+            return conn.complete(command.tag, Status::INTERNAL_ERROR.into(), None);
+        };
+        // Of an asynchronous event request home tells later.
+        if let AdminOutcome::Complete { status, dw0, dw1, .. } = outcome {
+            let reply = data.map(|view| Reply { pieces: IoVec::from(view), permit: None });
+            conn.complete(command.tag, Completion { status, dw0, dw1 }, reply);
+        }
+    }
+
+    /// A command of an I/O queue.
+    pub async fn run(self: Rc<Self>, command: Command, buf: Option<Buf>) {
+        let conn = &self;
+        if command.sqe.is_fabrics() {
+            return self.fabrics(command);
+        }
+        let _admitted = conn.admit().await;
+        let namespaces = conn.node.target.namespaces();
+        let (io, ns) = match io_command::decode(&command.sqe, &namespaces.table) {
+            Ok((io, ns)) => (io, ns.copied()),
+            Err(status) => return conn.complete(command.tag, status.into(), None),
+        };
+        let data = buf.map(Buf::freeze);
+        let (kind, started) = (Kind::of(&io), peristyle_rt::now());
+        conn.enter(kind, started, ns.as_ref());
+        let result = match ns {
+            Some(ns) => conn.execute(io, &ns, &namespaces, data).await,
+            None => conn.flush_all(&namespaces).await.map(|()| None),
+        };
+        conn.leave(kind, started, &io, ns.as_ref(), result.is_ok());
+        match result {
+            Ok(reply) => conn.complete(command.tag, Status::SUCCESS.into(), reply),
+            Err(status) => conn.complete(command.tag, status.into(), None),
+        }
+    }
+
+    fn fabrics(&self, command: Command) {
+        let conn = &self;
+        match io_command::fabrics_on_io_queue(&command.sqe) {
+            IoQueueFabrics::Refuse(status) => conn.complete(command.tag, status.into(), None),
+            IoQueueFabrics::Disconnect => {
+                conn.complete(command.tag, Status::SUCCESS.into(), None);
+                conn.drain();
+            }
+        }
+    }
+
+    /// Compare and Write.
+    pub async fn run_fused(
+        self: Rc<Self>,
+        first: Command,
+        second: Command,
+        bufs: (Option<Buf>, Option<Buf>),
+    ) {
+        let conn = &self;
+        let _admitted = conn.admit().await;
+        let namespaces = conn.node.target.namespaces();
+        let started = peristyle_rt::now();
+        conn.node.stats.borrow_mut().other.enter(started);
+        let statuses = conn.compare_and_write(&first, &second, &namespaces, bufs).await;
+        let now = peristyle_rt::now();
+        conn.node.stats.borrow_mut().other.leave(started, now);
+        conn.complete(first.tag, statuses.0.into(), None);
+        conn.complete(second.tag, statuses.1.into(), None);
+    }
+}
+
+impl<S: ShardStore + Clone + 'static> Conn<S> {
+    /// Waits for its turn among all commands of this reactor.
+    async fn admit(&self) -> Permit {
+        let started = peristyle_rt::now();
+        self.node.stats.borrow_mut().qos_wait.enter(started);
+        let permit = self.node.qos.admit(Class::Foreground).await;
+        self.node.stats.borrow_mut().qos_wait.leave(started, peristyle_rt::now());
+        permit
+    }
+
+    fn volume(&self, namespaces: &Namespaces, nsid: u32) -> Result<Volume<S>, Status> {
+        let place = namespaces.place(nsid).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
+        Ok(self.node.volume_at(place))
+    }
+
+    async fn execute(
+        &self,
+        io: IoCommand,
+        ns: &NamespaceView,
+        namespaces: &Namespaces,
+        data: Option<View>,
+    ) -> Result<Option<Reply>, Status> {
+        let volume = self.volume(namespaces, ns.nsid)?;
+        let done = match io {
+            IoCommand::Read { range, .. } => {
+                let (offset, bytes) = range.bytes(ns);
+                let permit = self.room_for(bytes).await;
+                let pieces = volume.read(offset, bytes).await.map_err(|e| self.status(e, ns.nsid))?;
+                return Ok(Some(Reply { pieces, permit: Some(permit) }));
+            }
+            // What is acknowledged is durable: FUA asks for nothing more.
+            IoCommand::Write { range, .. } => {
+                volume.write(range.bytes(ns).0, payload(data, &range, ns)?).await
+            }
+            IoCommand::Compare { range } => {
+                volume.compare(range.bytes(ns).0, payload(data, &range, ns)?).await
+            }
+            IoCommand::Flush => volume.flush().await,
+            IoCommand::WriteZeroes { range, .. } => {
+                let (offset, bytes) = range.bytes(ns);
+                volume.zero(offset, bytes).await
+            }
+            IoCommand::Verify { range } => {
+                let (offset, bytes) = range.bytes(ns);
+                volume.verify(offset, bytes).await
+            }
+            IoCommand::DatasetManagement { deallocate: false, .. } => Ok(()),
+            IoCommand::DatasetManagement { ranges, deallocate: true } => {
+                deallocate(&volume, data.as_deref().unwrap_or_default(), ranges, ns).await?
+            }
+        };
+        done.map(|()| None).map_err(|e| self.status(e, ns.nsid))
+    }
+
+    /// A volume that was removed while its command ran is no namespace any more.
+    fn status(&self, error: ShardError, nsid: u32) -> Status {
+        match error {
+            ShardError::OutOfRange if self.node.target.namespaces().place(nsid).is_none() => {
+                Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()
+            }
+            error => status_of(error),
+        }
+    }
+
+    async fn flush_all(&self, namespaces: &Namespaces) -> Result<(), Status> {
+        for &(nsid, place) in &namespaces.places {
+            self.node.volume_at(place).flush().await.map_err(|e| self.status(e, nsid))?;
+        }
+        Ok(())
+    }
+
+    /// The statuses of both halves.
+    async fn compare_and_write(
+        &self,
+        first: &Command,
+        second: &Command,
+        namespaces: &Namespaces,
+        bufs: (Option<Buf>, Option<Buf>),
+    ) -> (Status, Status) {
+        let (io, ns) = match io_command::decode_compare_write(&first.sqe, &second.sqe, &namespaces.table) {
+            Ok((io, ns)) => (io, *ns),
+            Err(statuses) => return statuses,
+        };
+        let prepared = self.volume(namespaces, ns.nsid).and_then(|volume| {
+            let expected = payload(bufs.0.map(Buf::freeze), &io.range, &ns)?;
+            Ok((volume, expected, payload(bufs.1.map(Buf::freeze), &io.range, &ns)?))
+        });
+        let (volume, expected, data) = match prepared {
+            Ok(prepared) => prepared,
+            Err(status) => return (status, Status::ABORTED_FAILED_FUSED),
+        };
+        match volume.compare_and_write(io.range.bytes(&ns).0, expected, data).await {
+            Ok(()) => (Status::SUCCESS, Status::SUCCESS),
+            Err(ShardError::Different) => (status_of(ShardError::Different), Status::ABORTED_FAILED_FUSED),
+            Err(error) => (Status::ABORTED_FAILED_FUSED, self.status(error, ns.nsid)),
+        }
+    }
+
+    fn enter(&self, kind: Kind, now: Instant, ns: Option<&NamespaceView>) {
+        kind.stage(&mut self.node.stats.borrow_mut()).enter(now);
+        let Some(ns) = ns else { return };
+        let mut volumes = self.node.volume_stats.borrow_mut();
+        match kind {
+            Kind::Read => volumes.entry(ns.nsid).or_default().read.enter(now),
+            Kind::Write => volumes.entry(ns.nsid).or_default().write.enter(now),
+            Kind::Other => {}
+        }
+    }
+
+    fn leave(&self, kind: Kind, started: Instant, io: &IoCommand, ns: Option<&NamespaceView>, good: bool) {
+        let now = peristyle_rt::now();
+        let leave = |stage: &mut Stage| match good {
+            true => stage.leave(started, now),
+            false => stage.leave_failed(started, now),
+        };
+        let stats = &mut *self.node.stats.borrow_mut();
+        leave(kind.stage(stats));
+        let Some(ns) = ns else { return };
+        let bytes = if good { u64::from(io.data_bytes(ns)) } else { 0 };
+        let mut volumes = self.node.volume_stats.borrow_mut();
+        let volume = volumes.entry(ns.nsid).or_default();
+        match kind {
+            Kind::Read => {
+                stats.read_bytes += bytes;
+                volume.read_bytes += bytes;
+                leave(&mut volume.read);
+            }
+            Kind::Write => {
+                stats.write_bytes += bytes;
+                volume.write_bytes += bytes;
+                leave(&mut volume.write);
+            }
+            Kind::Other => {}
+        }
+    }
+}
+
+/// The command's data, which the host may have sent more of.
+fn payload(data: Option<View>, range: &LbaRange, ns: &NamespaceView) -> Result<View, Status> {
+    let bytes = range.bytes(ns).1 as usize;
+    match data {
+        Some(view) if view.len() >= bytes => Ok(view.slice(0..bytes)),
+        _ => Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr()),
+    }
+}
+
+async fn deallocate<S: ShardStore + Clone + 'static>(
+    volume: &Volume<S>,
+    data: &[u8],
+    ranges: u16,
+    ns: &NamespaceView,
+) -> Result<Result<(), ShardError>, Status> {
+    io_command::check_ranges(data, ranges, ns)?;
+    let shift = ns.lba_size.shift();
+    let definitions = &data[..usize::from(ranges) * dsm::RANGE_BYTES];
+    for some in definitions.chunks(RANGES_AT_ONCE * dsm::RANGE_BYTES) {
+        let zeros = dsm::parse_ranges(some)
+            .filter(|r| r.blocks > 0)
+            .map(|r| volume.zero(r.slba << shift, u64::from(r.blocks) << shift));
+        for result in join_all(zeros).await {
+            if result.is_err() {
+                return Ok(result);
+            }
+        }
+    }
+    Ok(Ok(()))
+}

@@ -1,0 +1,305 @@
+//! The home reactor's part: the registry of subsystems and controllers, and what it has to tell the connections.
+
+use super::{HOME, Namespaces, Place, TargetConfig, reactor_of};
+use crate::message::{Reply, Request};
+use crate::reactor::Node;
+use crate::volume::VolumeSpec;
+use peristyle_cluster::ShardStore;
+use peristyle_nvme::controller::{AdminOutcome, admin_data_bytes};
+use peristyle_nvme::registry::{
+    ConnId, Connected, ControllerRef, Refused, Registry, RegistryConfig, SubsystemId, TargetEvent,
+};
+use peristyle_nvme::subsystem::{LbaSize, Namespace, Subsystem};
+use peristyle_nvme::wire::{Sqe, Status};
+use peristyle_rt::sync::Notify;
+use peristyle_rt::{Buf, Duration, ReactorId, View, select, sleep_until};
+use peristyle_shard::ShardError;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// Pause between attempts to export a volume whose shard does not serve yet.
+const EXPORT_PERIOD: Duration = Duration::from_millis(200);
+/// A volume's ANA group: one for all, as long as all are served here.
+const ANA_GROUP: u32 = 1;
+
+/// What a connection asks of the home reactor, and what the home reactor tells others.
+pub enum HomeRequest {
+    Connect {
+        conn: ConnId,
+        sqe: Sqe,
+        data: View,
+    },
+    Admin {
+        controller: ControllerRef,
+        sqe: Sqe,
+    },
+    /// The queue is over. With `draining` some of that host's commands are still being executed; until
+    /// `Drained`, the host's next Connect waits: an old write must not come after a new one.
+    Disconnected {
+        connected: Connected,
+        draining: Option<[u8; 16]>,
+    },
+    Drained {
+        conn: ConnId,
+    },
+    /// From home to every reactor.
+    Namespaces(Namespaces),
+    /// From home to a connection's reactor.
+    Event(TargetEvent),
+}
+
+/// What the home reactor answers.
+pub enum HomeReply {
+    Connect(Result<Connected, Refused>),
+    Admin(AdminOutcome, Option<View>),
+    Done,
+}
+
+pub(super) struct Home {
+    registry: RefCell<Registry>,
+    subsystem: SubsystemId,
+    /// Exported, in the order of their NSID.
+    volumes: RefCell<Vec<VolumeSpec>>,
+    /// Connections whose last commands are still being executed, and their hosts.
+    draining: RefCell<Vec<(ConnId, [u8; 16])>>,
+    drained: Notify,
+    /// The registry may have events, or an earlier deadline.
+    changed: Notify,
+    is_changed: Cell<bool>,
+}
+
+impl Home {
+    fn changed(&self) {
+        self.is_changed.set(true);
+        self.changed.notify_all();
+    }
+}
+
+fn namespace(spec: &VolumeSpec) -> Namespace {
+    let lba_size = if spec.lba_bytes == 512 { LbaSize::B512 } else { LbaSize::B4096 };
+    Namespace {
+        nsid: spec.nsid,
+        uuid: spec.uuid,
+        nguid: spec.nguid,
+        lba_size,
+        lbas: spec.bytes >> lba_size.shift(),
+        lbas_used: spec.bytes >> lba_size.shift(),
+        read_only: false,
+        ana_group: ANA_GROUP,
+    }
+}
+
+impl<S: ShardStore + Clone + 'static> Node<S> {
+    pub(super) async fn start_home(self: &Rc<Self>, config: &TargetConfig) {
+        let mut registry = Registry::new(RegistryConfig::default());
+        let subsystem = Subsystem::new(config.nqn, &config.serial);
+        let id = registry.add_subsystem(subsystem).expect("the first subsystem");
+        registry.set_portals(config.portals.clone());
+        if registry.set_hosts(id, config.hosts.clone()).is_err() {
+            // Too many hosts: nobody is safer than anybody.
+            let nobody = peristyle_nvme::subsystem::Hosts::Listed(Vec::new());
+            registry.set_hosts(id, nobody).expect("an empty list fits");
+        }
+        *self.target.home.borrow_mut() = Some(Rc::new(Home {
+            registry: RefCell::new(registry),
+            subsystem: id,
+            volumes: RefCell::default(),
+            draining: RefCell::default(),
+            drained: Notify::default(),
+            changed: Notify::default(),
+            is_changed: Cell::new(false),
+        }));
+        peristyle_rt::spawn(self.clone().run_home());
+        for spec in &config.volumes {
+            if self.add_volume(spec.clone()).await == Err(ShardError::Stopped) {
+                peristyle_rt::spawn(self.clone().export_later(spec.clone()));
+            }
+        }
+    }
+
+    async fn export_later(self: Rc<Self>, spec: VolumeSpec) {
+        while !self.target.stopping.is_set()
+            && self.add_volume(spec.clone()).await == Err(ShardError::Stopped)
+        {
+            peristyle_rt::sleep(EXPORT_PERIOD).await;
+        }
+    }
+
+    /// Exports a volume to hosts, or exports it with other properties (home reactor).
+    /// [`ShardError::Stopped`] when its shard does not serve, [`ShardError::OutOfRange`] when its NSID is none.
+    pub async fn add_volume(self: &Rc<Self>, spec: VolumeSpec) -> Result<(), ShardError> {
+        let home = self.home_part().ok_or(ShardError::Stopped)?;
+        let volume = self.volume(&spec).ok_or(ShardError::OutOfRange)?;
+        volume.ensure_layer(spec.bytes.div_ceil(peristyle_base::BLOCK_BYTES as u64)).await?;
+        home.registry
+            .borrow_mut()
+            .put_namespace(home.subsystem, namespace(&spec))
+            .map_err(|_| ShardError::OutOfRange)?;
+        {
+            let mut volumes = home.volumes.borrow_mut();
+            volumes.retain(|v| v.nsid != spec.nsid);
+            let at = volumes.partition_point(|v| v.nsid < spec.nsid);
+            volumes.insert(at, spec);
+        }
+        self.tell_namespaces(&home).await;
+        Ok(())
+    }
+
+    /// Takes a volume away from hosts; its data stays (home reactor). Says whether it was there.
+    pub async fn remove_volume(self: &Rc<Self>, nsid: u32) -> bool {
+        let Some(home) = self.home_part() else { return false };
+        let removed = home.registry.borrow_mut().remove_namespace(home.subsystem, nsid).is_ok();
+        home.volumes.borrow_mut().retain(|v| v.nsid != nsid);
+        self.tell_namespaces(&home).await;
+        removed
+    }
+
+    /// Hosts that the new list does not allow lose their connections (home reactor). False when it is too long.
+    pub fn set_hosts(&self, hosts: peristyle_nvme::subsystem::Hosts) -> bool {
+        let Some(home) = self.home_part() else { return false };
+        let done = home.registry.borrow_mut().set_hosts(home.subsystem, hosts).is_ok();
+        home.changed();
+        done
+    }
+
+    /// The volumes that are exported now (home reactor).
+    pub fn exported(&self) -> Vec<VolumeSpec> {
+        self.home_part().map(|home| home.volumes.borrow().clone()).unwrap_or_default()
+    }
+
+    fn home_part(&self) -> Option<Rc<super::Home>> {
+        self.target.home.borrow().clone()
+    }
+
+    /// All reactors get the table, then hosts are told.
+    async fn tell_namespaces(self: &Rc<Self>, home: &Home) {
+        let place = |v: &VolumeSpec| {
+            Some((v.nsid, Place { shard: v.shard, layer: v.layer, home: self.home_of(v.shard)? }))
+        };
+        let places = home.volumes.borrow().iter().filter_map(place).collect();
+        let table = home.registry.borrow().namespace_table(home.subsystem);
+        let namespaces = Namespaces { table, places };
+        for reactor in (0..self.reactors() as u16).map(ReactorId) {
+            let request = HomeRequest::Namespaces(namespaces.clone());
+            self.tell(reactor, request).await;
+        }
+        home.changed();
+    }
+
+    async fn tell(self: &Rc<Self>, reactor: ReactorId, request: HomeRequest) {
+        if reactor == self.id() {
+            self.hear(request);
+        } else {
+            self.bus().call(reactor, Request::Target(request)).await;
+        }
+    }
+
+    /// Delivers what the registry has to say, and minds its timers.
+    async fn run_home(self: Rc<Self>) {
+        let Some(home) = self.home_part() else { return };
+        loop {
+            home.is_changed.set(false);
+            while let Some(event) = { home.registry.borrow_mut().poll_event() } {
+                let (TargetEvent::CompleteAer { conn, .. } | TargetEvent::Close { conn, .. }) = event;
+                self.tell(reactor_of(conn), HomeRequest::Event(event)).await;
+            }
+            let deadline = { home.registry.borrow().poll_timeout() };
+            let changed = home.changed.wait_until(|| home.is_changed.get());
+            match deadline {
+                Some(deadline) => {
+                    select(changed, sleep_until(deadline)).await;
+                }
+                None => changed.await,
+            }
+            home.registry.borrow_mut().handle_timeout(peristyle_rt::now());
+        }
+    }
+
+    /// What home tells this reactor.
+    fn hear(&self, request: HomeRequest) {
+        match request {
+            HomeRequest::Namespaces(namespaces) => {
+                *self.target.namespaces.borrow_mut() = Rc::new(namespaces);
+            }
+            HomeRequest::Event(TargetEvent::CompleteAer { conn, cid, status, dw0 }) => {
+                if let Some(conn) = self.target.conn(conn) {
+                    conn.complete_event(cid, status, dw0);
+                }
+            }
+            HomeRequest::Event(TargetEvent::Close { conn, .. }) => {
+                if let Some(conn) = self.target.conn(conn) {
+                    conn.close();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) async fn serve_home(self: &Rc<Self>, request: HomeRequest) -> HomeReply {
+        match request {
+            HomeRequest::Connect { conn, sqe, data } => {
+                HomeReply::Connect(self.serve_connect(conn, &sqe, &data).await)
+            }
+            HomeRequest::Admin { controller, sqe } => self.serve_admin(controller, &sqe).await,
+            HomeRequest::Disconnected { connected, draining } => {
+                if let Some(home) = self.home_part() {
+                    home.registry.borrow_mut().disconnected(&connected);
+                    home.draining.borrow_mut().extend(draining.map(|host| (connected.conn, host)));
+                    home.changed();
+                }
+                HomeReply::Done
+            }
+            HomeRequest::Drained { conn } => {
+                if let Some(home) = self.home_part() {
+                    home.draining.borrow_mut().retain(|d| d.0 != conn);
+                    home.drained.notify_all();
+                }
+                HomeReply::Done
+            }
+            told => {
+                self.hear(told);
+                HomeReply::Done
+            }
+        }
+    }
+
+    async fn serve_connect(&self, conn: ConnId, sqe: &Sqe, data: &[u8]) -> Result<Connected, Refused> {
+        // Not yet (or no more): the host may come again.
+        let home = self.home_part().ok_or(Refused { status: Status::CONTROLLER_BUSY, dw0: 0 })?;
+        if let Some(host) = data.get(..16) {
+            home.drained.wait_until(|| !home.draining.borrow().iter().any(|d| d.1 == host)).await;
+        }
+        let result = home.registry.borrow_mut().connect(peristyle_rt::now(), conn, sqe, data);
+        home.changed();
+        result
+    }
+
+    async fn serve_admin(&self, controller: ControllerRef, sqe: &Sqe) -> HomeReply {
+        let Some(home) = self.home_part() else {
+            return HomeReply::Admin(AdminOutcome::status(Status::ABORTED_SQ_DELETION), None);
+        };
+        let bytes = admin_data_bytes(sqe);
+        let mut buf = if bytes > 0 { Some(Buf::alloc(bytes).await) } else { None };
+        let out = buf.as_deref_mut().unwrap_or_default();
+        let outcome = home.registry.borrow_mut().handle_admin(peristyle_rt::now(), controller, sqe, out);
+        home.changed();
+        match outcome {
+            AdminOutcome::Complete { data_bytes, .. } if data_bytes > 0 => {
+                let data = buf.map(|buf| buf.freeze().slice(0..data_bytes));
+                HomeReply::Admin(outcome, data)
+            }
+            _ => HomeReply::Admin(outcome, None),
+        }
+    }
+
+    /// Asks the home reactor, wherever this is.
+    pub(super) async fn ask_home(self: &Rc<Self>, request: HomeRequest) -> HomeReply {
+        if self.id() == HOME {
+            return self.serve_home(request).await;
+        }
+        match self.bus().call(HOME, Request::Target(request)).await {
+            Reply::Target(reply) => reply,
+            _ => HomeReply::Done,
+        }
+    }
+}

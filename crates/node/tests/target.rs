@@ -1,0 +1,323 @@
+//! The NVMe/TCP target over simulated TCP, disks and reactors, driven by a real initiator.
+
+use peristyle_base::{DeviceId, LayerId, NodeId, Scheme, ShardId, Uuid};
+use peristyle_bench::host::{Host, HostError, HostOptions};
+use peristyle_cluster::{DomainId, MemoryShardStore};
+use peristyle_column::FormatOptions;
+use peristyle_node::{DeviceConfig, Node, NodeConfig, TargetConfig, VolumeSpec, seeds};
+use peristyle_nvme::QpairLimits;
+use peristyle_nvme::host::HostClose;
+use peristyle_nvme::subsystem::Hosts;
+use peristyle_nvme::wire::Status;
+use peristyle_nvme::wire::fabrics::Nqn;
+use peristyle_rt::sim::{DiskConfig, NodeHandle, World, WorldConfig};
+use peristyle_rt::{Addr, Buf, Device, Duration, ReactorId, View};
+use peristyle_shard::ShardConfig;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+const MIB: u64 = 1 << 20;
+const NQN: &str = "nqn.2026-01.io.peristyle:pool";
+const ALICE: &str = "nqn.2026-01.io.peristyle:alice";
+const MALLORY: &str = "nqn.2026-01.io.peristyle:mallory";
+
+type Shared = Rc<Node<MemoryShardStore>>;
+
+fn addr() -> Addr {
+    Addr::Tcp("10.0.0.1:4420".parse().unwrap())
+}
+
+fn volume(nsid: u32, lba_bytes: u32) -> VolumeSpec {
+    VolumeSpec {
+        name: format!("v{nsid}"),
+        nsid,
+        uuid: Uuid::from_random([nsid as u8; 16]),
+        nguid: [nsid as u8; 16],
+        bytes: 64 * MIB,
+        lba_bytes,
+        shard: ShardId(0),
+        layer: LayerId(nsid),
+    }
+}
+
+struct Rig {
+    world: World,
+    target: NodeHandle,
+    client: NodeHandle,
+    config: NodeConfig,
+    reactors: usize,
+    /// The first reactor's node, once it serves.
+    node: Rc<RefCell<Vec<Shared>>>,
+}
+
+impl Rig {
+    /// A target that serves two volumes to Alice. With two reactors the shard lives on the second.
+    fn new(seed: u64, reactors: usize) -> Rig {
+        let world = World::new(WorldConfig::new(seed));
+        let target = world.handle().add_node([10, 0, 0, 1].into());
+        let client = world.handle().add_node([10, 0, 0, 2].into());
+        let mut devices = Vec::new();
+        for i in 0..4usize {
+            let disk = target.add_disk(&format!("d{i}"), 256 * MIB, DiskConfig::default());
+            devices.push(DeviceConfig {
+                id: Uuid::from_random([i as u8 + 1; 16]),
+                spec: disk.spec(),
+                domain: DomainId(i as u32),
+                home: ReactorId((i % reactors) as u16),
+            });
+        }
+        let scheme: Scheme = "2+1".parse().unwrap();
+        let config = NodeConfig {
+            node: NodeId(0),
+            cluster: Uuid::from_random([9; 16]),
+            devices,
+            shards: vec![(ShardId(0), ReactorId(reactors as u16 - 1))],
+            shard: ShardConfig::new(scheme),
+            development: true,
+        };
+        let rig = Rig { world, target, client, config, reactors, node: Rc::default() };
+        rig.format();
+        rig.start();
+        rig
+    }
+
+    fn format(&self) {
+        let specs: Vec<(DeviceId, _)> = self.config.devices.iter().map(|d| (d.id, d.spec.clone())).collect();
+        let cluster = self.config.cluster;
+        let done = Rc::new(Cell::new(false));
+        let flag = done.clone();
+        self.target.start(vec![()], move |()| {
+            let (specs, flag) = (specs.clone(), flag.clone());
+            async move {
+                for (device, spec) in specs {
+                    let disk = Device::open(&spec).await.unwrap();
+                    let options = FormatOptions { cluster, device, force: false };
+                    peristyle_column::format(&disk, options).await.unwrap();
+                }
+                flag.set(true);
+            }
+        });
+        assert!(self.world.handle().run_until(|| done.get(), Duration::from_secs(60)));
+        self.target.kill();
+    }
+
+    fn start(&self) {
+        let nodes = self.node.clone();
+        self.target.start(seeds(&self.config, self.reactors, &MemoryShardStore::default()), move |seed| {
+            let nodes = nodes.clone();
+            async move {
+                let node = Node::start(seed, true).await;
+                let config = TargetConfig {
+                    listen: addr(),
+                    portals: Vec::new(),
+                    nqn: Nqn::new(NQN).unwrap(),
+                    serial: "0123456789".into(),
+                    hosts: Hosts::Listed(vec![Nqn::new(ALICE).unwrap()]),
+                    volumes: vec![volume(1, 4096), volume(2, 512)],
+                    limits: QpairLimits::default(),
+                };
+                node.start_target(config).await.unwrap();
+                nodes.borrow_mut().push(node);
+                peristyle_rt::shutdown_requested().await;
+            }
+        });
+        let all = self.reactors;
+        let nodes = self.node.clone();
+        assert!(self.world.handle().run_until(move || nodes.borrow().len() == all, Duration::from_secs(60)));
+    }
+
+    /// Runs `story` on the client's machine.
+    fn run<F, Fut>(&self, story: F)
+    where
+        F: Fn() -> Fut + Clone + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let done = Rc::new(Cell::new(false));
+        let flag = done.clone();
+        self.client.start(vec![()], move |()| {
+            let (story, flag) = (story.clone(), flag.clone());
+            async move {
+                story().await;
+                flag.set(true);
+            }
+        });
+        assert!(
+            self.world.handle().run_until(|| done.get(), Duration::from_secs(600)),
+            "the story did not end"
+        );
+        self.client.kill();
+    }
+
+    fn connections(&self) -> usize {
+        self.node.borrow().iter().map(|n| n.connections()).sum()
+    }
+
+    /// Lets everything settle until no connection is left.
+    fn settle(&self) {
+        assert!(self.world.handle().run_until(|| self.connections() == 0, Duration::from_secs(60)));
+        self.world.handle().run_for(Duration::from_secs(1));
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.node.borrow_mut().clear();
+    }
+}
+
+fn fill(len: usize, salt: u64) -> Vec<u8> {
+    let mut x = salt.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+async fn view(data: &[u8]) -> View {
+    let mut buf = Buf::alloc(data.len()).await;
+    buf.copy_from_slice(data);
+    buf.freeze()
+}
+
+fn status<T>(result: Result<T, HostError>) -> Status {
+    match result {
+        Ok(_) => Status::SUCCESS,
+        Err(HostError::Status(status)) => status,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// What a host does with a namespace, from small to large, and what it must see.
+async fn use_volumes(options: HostOptions) {
+    let host = Host::connect(&addr(), &options, 2).await.unwrap();
+    let identity = host.admin.identify(0, 1).await.unwrap();
+    assert_eq!(u64::from_le_bytes(identity[..8].try_into().unwrap()), 64 * MIB / 4096);
+    for (nsid, lba) in [(1u32, 4096usize), (2, 512)] {
+        let mut at = 0;
+        for (i, bytes) in [lba, 4096, 8192, 12288, 65536, 524288].into_iter().enumerate() {
+            let (queue, blocks) = (&host.io[i % 2], (bytes / lba) as u32);
+            let data = fill(bytes, i as u64 + 1);
+            queue.write(nsid, at, blocks, view(&data).await).await.unwrap();
+            let back = queue.read(nsid, at, blocks, Buf::alloc(bytes).await).await.unwrap();
+            assert!(back[..] == data[..], "{bytes} bytes of namespace {nsid}");
+            queue.compare(nsid, at, blocks, view(&data).await).await.unwrap();
+            let other = fill(bytes, 77);
+            let answer = queue.compare(nsid, at, blocks, view(&other).await).await;
+            assert!(status(answer).is(Status::COMPARE_FAILURE));
+            queue.verify(nsid, at, blocks).await.unwrap();
+            let (first, second) = queue
+                .compare_and_write(nsid, at, blocks, view(&other).await, view(&other).await)
+                .await
+                .unwrap();
+            assert!(first.is(Status::COMPARE_FAILURE) && second.is(Status::ABORTED_FAILED_FUSED));
+            let (first, second) = queue
+                .compare_and_write(nsid, at, blocks, view(&data).await, view(&other).await)
+                .await
+                .unwrap();
+            assert!(first.is_success() && second.is_success());
+            let back = queue.read(nsid, at, blocks, Buf::alloc(bytes).await).await.unwrap();
+            assert!(back[..] == other[..]);
+            queue.flush(nsid).await.unwrap();
+            queue.write_zeroes(nsid, at, blocks).await.unwrap();
+            let back = queue.read(nsid, at, blocks, Buf::alloc(bytes).await).await.unwrap();
+            assert!(back.iter().all(|b| *b == 0));
+            queue.write(nsid, at, blocks, view(&data).await).await.unwrap();
+            queue.deallocate(nsid, &[(at, blocks), (at, 1)]).await.unwrap();
+            let back = queue.read(nsid, at, blocks, Buf::alloc(bytes).await).await.unwrap();
+            assert!(back.iter().all(|b| *b == 0));
+            at += u64::from(blocks);
+        }
+        let beyond = 64 * MIB / lba as u64;
+        let answer = host.io[0].read(nsid, beyond, 1, Buf::alloc(lba).await).await;
+        assert!(status(answer).is(Status::LBA_OUT_OF_RANGE));
+    }
+    host.io[0].flush(u32::MAX).await.unwrap();
+    let answer = host.io[0].read(3, 0, 1, Buf::alloc(4096).await).await;
+    assert!(status(answer).is(Status::INVALID_NAMESPACE_OR_FORMAT));
+    host.close();
+}
+
+#[test]
+fn a_host_reads_what_it_wrote_on_one_reactor_and_on_two_with_and_without_digests() {
+    for (reactors, digests) in [(1, false), (1, true), (2, false), (2, true)] {
+        let rig = Rig::new(1, reactors);
+        rig.run(move || async move {
+            let mut options = HostOptions::new(ALICE, NQN);
+            (options.header_digest, options.data_digest) = (digests, digests);
+            use_volumes(options).await;
+        });
+        rig.settle();
+    }
+}
+
+#[test]
+fn a_host_that_is_not_listed_is_refused() {
+    let rig = Rig::new(2, 1);
+    rig.run(|| async {
+        let answer = Host::connect(&addr(), &HostOptions::new(MALLORY, NQN), 1).await;
+        assert!(status(answer).is(Status::CONNECT_INVALID_HOST));
+    });
+    rig.settle();
+}
+
+#[test]
+fn a_host_that_falls_silent_loses_its_connections() {
+    let rig = Rig::new(3, 2);
+    rig.run(|| async {
+        let mut options = HostOptions::new(ALICE, NQN);
+        options.keep_alive_ms = 2000;
+        let alive = Host::connect(&addr(), &options, 1).await.unwrap();
+        peristyle_rt::sleep(Duration::from_secs(10)).await;
+        assert!(alive.admin.is_open() && alive.io[0].is_open());
+        let silent = peristyle_bench::host::Queue::connect(&addr(), &options, 0, 0).await.unwrap();
+        silent.closed().await;
+        assert!(alive.admin.is_open());
+    });
+    rig.settle();
+}
+
+#[test]
+fn a_host_that_leaves_in_the_middle_takes_no_buffer_with_it() {
+    for reactors in [1, 2] {
+        let rig = Rig::new(4, reactors);
+        for round in 0..20u64 {
+            rig.run(move || async move {
+                let options = HostOptions::new(ALICE, NQN);
+                let host = Rc::new(Host::connect(&addr(), &options, 2).await.unwrap());
+                for i in 0..12u64 {
+                    let host = host.clone();
+                    peristyle_rt::spawn(async move {
+                        let bytes = [4096usize, 131072, 524288][i as usize % 3];
+                        let blocks = bytes as u32 / 4096;
+                        let queue = &host.io[i as usize % 2];
+                        let data = view(&fill(bytes, i)).await;
+                        let _ = queue.write(1, i * 128, blocks, data).await;
+                        let _ = queue.read(1, i * 128, blocks, Buf::alloc(bytes).await).await;
+                    });
+                }
+                peristyle_rt::sleep(Duration::from_micros(50 + round * 97)).await;
+                host.close();
+            });
+            rig.settle();
+        }
+        assert_eq!(rig.connections(), 0);
+    }
+}
+
+#[test]
+fn a_queue_without_its_admin_queue_is_closed() {
+    let rig = Rig::new(6, 2);
+    rig.run(|| async {
+        let host = Host::connect(&addr(), &HostOptions::new(ALICE, NQN), 2).await.unwrap();
+        host.admin.close();
+        for queue in &host.io {
+            queue.closed().await;
+            let answer = queue.flush(1).await;
+            assert!(matches!(answer, Err(HostError::Closed(HostClose::PeerClosed))), "{answer:?}");
+        }
+    });
+    rig.settle();
+}
