@@ -1,5 +1,6 @@
 //! What a command failed with, and its exit code.
 
+use peristyle_control::ControlError;
 use peristyle_control::api::{ApiError, Code};
 use std::fmt;
 
@@ -55,6 +56,12 @@ impl From<ApiError> for Failure {
             }
         };
         Failure::new(kind, e.message)
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(e: ControlError) -> Failure {
+        ApiError::from(e).into()
     }
 }
 

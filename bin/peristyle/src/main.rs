@@ -1,8 +1,6 @@
 //! `peristyle`: the node daemon, a development store in one command, offline tools, and the client of a running
 //! node's admin socket.
 #![forbid(unsafe_code)]
-// Until `wiring` runs a data plane, nothing calls what renders its progress.
-#![allow(dead_code, unused_imports)]
 
 mod cli;
 mod client;

@@ -4,7 +4,7 @@ mod ready;
 mod stats;
 mod tables;
 
-pub use ready::{Ready, ReadyVolume, StatusLine};
+pub use ready::{Rates, Ready, ReadyVolume, StatusLine};
 pub use stats::stats;
 pub use tables::{device_reports, devices, status, volume, volumes};
 

@@ -1,0 +1,241 @@
+//! What the admin socket answers.
+
+use super::serve::{ThisNode, spec_of};
+use super::{Plan, stats};
+use peristyle_base::units::COLUMN_BYTES;
+use peristyle_base::{DeviceId, Scheme};
+use peristyle_cluster::{PoolView, Protection};
+use peristyle_control::api::{
+    ApiError, Code, DeviceInfo, FaultKind, Request, Response, ShardInfo, Stats, Status, VolumeInfo,
+};
+use peristyle_control::config::ListenAddr;
+use peristyle_control::desired::{Change, Volume};
+use peristyle_control::setup::VolumeWish;
+use peristyle_control::{AdminHandler, Control, EmbeddedStore};
+use peristyle_node::{DeviceState, ShardPhase};
+use peristyle_rt::{Duration, Fault, Instant};
+use peristyle_shard::ShardError;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+pub struct Admin {
+    node: Rc<ThisNode>,
+    control: Rc<Control<EmbeddedStore>>,
+    plan: Plan,
+    listen: Vec<SocketAddr>,
+    nbd: Vec<ListenAddr>,
+    started: Instant,
+}
+
+fn internal(e: ShardError) -> ApiError {
+    let code = match e {
+        ShardError::MapFull | ShardError::NoSpace => Code::LimitReached,
+        ShardError::Stopped => Code::Busy,
+        _ => Code::Internal,
+    };
+    ApiError::new(code, e.to_string())
+}
+
+impl Admin {
+    pub fn new(
+        node: Rc<ThisNode>,
+        control: Rc<Control<EmbeddedStore>>,
+        plan: Plan,
+        listen: Vec<SocketAddr>,
+        nbd: Vec<ListenAddr>,
+    ) -> Admin {
+        Admin { node, control, plan, listen, nbd, started: peristyle_rt::now() }
+    }
+
+    fn find(&self, name: &str) -> Result<Volume, ApiError> {
+        let found = self.control.state().volume(name).cloned();
+        found.ok_or_else(|| ApiError::new(Code::NotFound, format!("no volume `{name}`")))
+    }
+
+    async fn create(&self, name: String, bytes: u64, lba_bytes: Option<u32>) -> Result<Response, ApiError> {
+        let wish =
+            VolumeWish { name: name.clone(), bytes, lba_bytes: lba_bytes.unwrap_or(self.plan.lba_bytes) };
+        self.control.apply(&Change::CreateVolume(wish.spec(peristyle_rt::fill_random))).await?;
+        let volume = self.find(&name)?;
+        let spec = spec_of(&volume);
+        let handle = self.node.volume(&spec);
+        let handle = handle.ok_or_else(|| ApiError::new(Code::Internal, "the volume's shard is not here"))?;
+        if let Err(e) = handle.ensure_layer(spec.bytes.div_ceil(4096)).await {
+            // Nobody has seen the volume: take it back, so that the name is free.
+            self.control.apply(&Change::BeginDelete { name }).await?;
+            self.control.apply(&Change::FinishDelete { volume: volume.id }).await?;
+            return Err(internal(e));
+        }
+        super::target::add(&self.node, &spec).await;
+        self.publish_exports();
+        Ok(Response::Volume(VolumeInfo::from(&volume)))
+    }
+
+    async fn delete(&self, name: String) -> Result<Response, ApiError> {
+        let volume = self.find(&name)?;
+        self.control.apply(&Change::BeginDelete { name }).await?;
+        // Hosts lose it before its blocks go.
+        super::target::remove(&self.node, volume.id.0).await;
+        self.publish_exports();
+        if let Some(handle) = self.node.volume(&spec_of(&volume)) {
+            handle.drop_layer().await.map_err(internal)?;
+        }
+        self.control.apply(&Change::FinishDelete { volume: volume.id }).await?;
+        Ok(Response::Done)
+    }
+
+    fn publish_exports(&self) {
+        let specs: Vec<_> = self.control.state().active_volumes().map(spec_of).collect();
+        self.node.set_exports(specs);
+    }
+
+    fn device_infos(&self) -> Vec<DeviceInfo> {
+        let devices = self.node.devices().0.iter();
+        devices
+            .map(|d| {
+                let (slots_total, slots_used) = d.usage();
+                let server = self.node.columns().server(d.id);
+                let info = server.as_ref().map(|s| s.device().info().clone());
+                DeviceInfo {
+                    uuid: d.id.to_string(),
+                    path: d.path.clone(),
+                    domain: d.domain.0,
+                    state: match d.state() {
+                        DeviceState::Closed => "missing",
+                        DeviceState::Healthy => "healthy",
+                        DeviceState::Slow => "slow",
+                        DeviceState::Failed => "failed",
+                    }
+                    .into(),
+                    slots_total,
+                    slots_used,
+                    bytes: info.as_ref().map_or(slots_total as u64 * COLUMN_BYTES, |i| i.bytes),
+                    write_cache: match info {
+                        Some(i) if i.volatile_cache => "volatile",
+                        Some(_) => "protected",
+                        None => "",
+                    }
+                    .into(),
+                }
+            })
+            .collect()
+    }
+
+    /// By UUID, path, or number in `device list`.
+    fn device(&self, text: &str) -> Result<DeviceId, ApiError> {
+        let devices = &self.node.devices().0;
+        let by_number = text.parse::<usize>().ok().and_then(|n| devices.get(n));
+        let found = by_number.or_else(|| devices.iter().find(|d| d.path == text || d.id.to_string() == text));
+        found.map(|d| d.id).ok_or_else(|| ApiError::new(Code::NotFound, format!("no device `{text}`")))
+    }
+
+    async fn inject(&self, device: &str, fault: FaultKind, duration_ms: u64) -> Result<Response, ApiError> {
+        if !self.plan.development {
+            return Err(ApiError::new(Code::NotAllowed, "faults are injected into development stores only"));
+        }
+        let device = self.device(device)?;
+        let until = peristyle_rt::now() + Duration::from_millis(duration_ms);
+        let fault = match fault {
+            FaultKind::Fail => Fault::FailUntil(until),
+            FaultKind::Stall => Fault::StallUntil(until),
+        };
+        match self.node.inject(device, fault).await {
+            true => Ok(Response::Done),
+            false => Err(ApiError::new(Code::NotFound, "the device is not open")),
+        }
+    }
+
+    async fn status(&self) -> Status {
+        let mut views = Vec::new();
+        views.extend(self.node.devices().0.iter().map(|d| d.view()));
+        let state = self.control.state();
+        let pool = state.pools.values().next();
+        let (scheme, too_few): (Scheme, _) =
+            pool.map_or((self.plan.scheme, self.plan.too_few), |p| (p.scheme, p.too_few_domains));
+        let view = PoolView { id: peristyle_base::PoolId(0), scheme, too_few, devices: &views };
+        let (effective, protection) = match view.effective() {
+            Ok(e) => (
+                e.scheme.to_string(),
+                match e.protection {
+                    Protection::Full => "full",
+                    Protection::FewerData => "fewer-data",
+                    Protection::Reduced => "reduced",
+                },
+            ),
+            Err(_) => ("none".into(), "none"),
+        };
+        let slots =
+            |f: fn((u32, u32)) -> u32| self.node.devices().0.iter().map(|d| f(d.usage()) as u64).sum::<u64>();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_ms: peristyle_rt::now().since(self.started).as_millis() as u64,
+            nqn: state.cluster.nqn.clone(),
+            cluster: state.cluster.uuid.to_string(),
+            generation: state.cluster.generation,
+            scheme: scheme.to_string(),
+            effective_scheme: effective,
+            protection: protection.into(),
+            listen: self.listen.iter().map(|a| a.to_string()).collect(),
+            nbd: self.nbd.iter().map(|a| a.to_string()).collect(),
+            reactors: self.node.reactors() as u32,
+            shards: self.shards(),
+            connections: self.node.reactor_stats().front.connections as u32,
+            devices: views.len() as u32,
+            devices_healthy: views.iter().filter(|v| v.healthy && !v.avoid).count() as u32,
+            capacity_bytes: slots(|u| u.0) * COLUMN_BYTES,
+            used_bytes: slots(|u| u.1) * COLUMN_BYTES,
+        }
+    }
+
+    /// Shards of other reactors are shown as serving: the node was ready before this socket opened.
+    fn shards(&self) -> Vec<ShardInfo> {
+        let here = self.node.shard_phases();
+        let config = self.node.config().shards.iter();
+        config
+            .map(|&(id, reactor)| {
+                let phase = here.iter().find(|p| p.0 == id).map(|p| p.1);
+                ShardInfo {
+                    id: id.0,
+                    reactor: reactor.0.into(),
+                    epoch: self.node.shard(id).map_or(0, |s| s.epoch().0),
+                    state: match phase {
+                        Some(ShardPhase::Recovering(Some(e))) => e.to_string(),
+                        Some(ShardPhase::Recovering(None)) => "recovering".into(),
+                        Some(ShardPhase::Stopped(_)) => "stopped".into(),
+                        Some(ShardPhase::Serving(_)) | None => "serving".into(),
+                    },
+                }
+            })
+            .collect()
+    }
+}
+
+impl AdminHandler for Admin {
+    async fn handle(&self, request: Request) -> Result<Response, ApiError> {
+        Ok(match request {
+            Request::Status => Response::Status(self.status().await),
+            Request::VolumeList => Response::Volumes { volumes: self.control.state().volume_infos() },
+            Request::VolumeShow { name } => Response::Volume(VolumeInfo::from(&self.find(&name)?)),
+            Request::VolumeCreate { name, bytes, lba_bytes } => {
+                return self.create(name, bytes, lba_bytes).await;
+            }
+            Request::VolumeDelete { name } => return self.delete(name).await,
+            Request::DeviceList => Response::Devices { devices: self.device_infos() },
+            Request::Stats => {
+                let names = self.control.state().volumes.values().map(|v| (v.id.0, v.name.clone())).collect();
+                let all = self.node.all_stats().await;
+                let root = stats::tree(&all, &names, self.node.devices());
+                let uptime_ms = peristyle_rt::now().since(self.started).as_millis() as u64;
+                Response::Stats(Stats { uptime_ms, root })
+            }
+            Request::Inject { device, fault, duration_ms } => {
+                return self.inject(&device, fault, duration_ms).await;
+            }
+            Request::Shutdown => {
+                peristyle_rt::request_shutdown();
+                Response::Done
+            }
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! Where the program meets the data plane: everything here ends in `node` and `column`.
+
+mod admin;
+mod offline;
+mod serve;
+mod stats;
+mod store;
+mod target;
+
+use crate::failure::Failure;
+use crate::render::Ready;
+use peristyle_base::{GIB, MIB, Scheme};
+use peristyle_cluster::TooFewPolicy;
+use peristyle_control::config::{self, Config, HugePages, ListenAddr, Poll};
+use peristyle_rt::device::WriteCache;
+use serde::Serialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// A development store, as the command line asked for it.
+#[derive(Clone, Debug)]
+pub struct DevPlan {
+    pub dir: PathBuf,
+    pub devices: DevDevices,
+    pub scheme: Scheme,
+    /// Created when they are not there.
+    pub volumes: Vec<(String, u64)>,
+    /// Whether `volumes` is the default: then a store that has volumes gets no other.
+    pub default_volumes: bool,
+    pub lba_bytes: u32,
+    pub listen: SocketAddr,
+    pub advertise: Option<SocketAddr>,
+    pub nbd: Option<ListenAddr>,
+    pub reactors: u32,
+    pub poll: Poll,
+    pub admin: PathBuf,
+    pub state_file: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DevDevices {
+    /// `device-0`, `device-1`, … in the store's folder.
+    Files {
+        count: u16,
+        bytes: u64,
+    },
+    Paths(Vec<PathBuf>),
+}
+
+/// What offline tools say of one device.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DeviceReport {
+    pub path: PathBuf,
+    pub uuid: String,
+    pub cluster: String,
+    /// Version of the disk format.
+    pub format: u32,
+    pub bytes: u64,
+    pub slots_total: u32,
+    pub slots_free: u32,
+    pub slots_open: u32,
+    pub slots_sealed: u32,
+    pub slots_filling: u32,
+    /// In words, each with where it is.
+    pub problems: Vec<String>,
+}
+
+/// What a running node tells the program, on the program's thread.
+pub trait Observer {
+    fn ready(&mut self, ready: &Ready);
+    /// About once a second.
+    fn status(&mut self, line: &crate::render::StatusLine);
+}
+
+pub use offline::{device_check, device_format, device_inspect};
+
+/// What `dev` and `node` come down to.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub state_file: PathBuf,
+    pub admin: PathBuf,
+    pub devices: Vec<PlannedDevice>,
+    /// Blank devices are formatted; a production node refuses them.
+    pub format_blank: bool,
+    pub pool_name: String,
+    pub scheme: Scheme,
+    pub too_few: TooFewPolicy,
+    pub shards: usize,
+    pub nqn: Option<String>,
+    pub volumes: Vec<(String, u64)>,
+    pub default_volumes: bool,
+    pub lba_bytes: u32,
+    pub listen: Vec<SocketAddr>,
+    pub advertise: Option<SocketAddr>,
+    pub hosts: config::Hosts,
+    pub nbd: Vec<ListenAddr>,
+    pub reactors: usize,
+    pub cores: Vec<u32>,
+    pub poll: Poll,
+    /// Bytes of I/O buffers per reactor.
+    pub buffers: u64,
+    pub hugepages: HugePages,
+    pub map_cache: u64,
+    /// Faults may be injected.
+    pub development: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct PlannedDevice {
+    pub path: PathBuf,
+    /// A missing file is created with this size.
+    pub create_bytes: Option<u64>,
+    pub write_cache: WriteCache,
+    pub domain: Option<u32>,
+}
+
+fn cores_of_this_machine() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// Creates or opens the store, serves it until SIGINT or SIGTERM, and stops cleanly.
+pub fn dev(plan: &DevPlan, observer: &mut dyn Observer) -> Result<(), Failure> {
+    let dir = plan.dir.display();
+    std::fs::create_dir_all(&plan.dir).map_err(|e| Failure::failed(format!("{dir}: {e}")))?;
+    // Sockets have short paths: an absolute one may not fit where a relative one does.
+    let file = |path: PathBuf, create_bytes| PlannedDevice {
+        path,
+        create_bytes,
+        // Development data need not outlive a power cut of this machine; kill -9 it does.
+        write_cache: WriteCache::Protected,
+        domain: None,
+    };
+    let devices = match &plan.devices {
+        DevDevices::Files { count, bytes } => {
+            (0..*count).map(|i| file(plan.dir.join(format!("device-{i}")), Some(*bytes))).collect()
+        }
+        DevDevices::Paths(paths) => paths
+            .iter()
+            .map(|path| PlannedDevice { write_cache: WriteCache::Auto, ..file(path.clone(), None) })
+            .collect(),
+    };
+    serve::run(
+        Plan {
+            state_file: plan.state_file.clone(),
+            admin: plan.admin.clone(),
+            devices,
+            format_blank: true,
+            pool_name: "dev".into(),
+            scheme: plan.scheme,
+            too_few: TooFewPolicy::Refuse,
+            shards: 4,
+            nqn: None,
+            volumes: plan.volumes.clone(),
+            default_volumes: plan.default_volumes,
+            lba_bytes: plan.lba_bytes,
+            listen: vec![plan.listen],
+            advertise: plan.advertise,
+            hosts: config::Hosts::Any,
+            nbd: plan.nbd.clone().into_iter().collect(),
+            reactors: (plan.reactors as usize).max(1),
+            cores: Vec::new(),
+            poll: plan.poll,
+            buffers: 144 * MIB,
+            hugepages: HugePages::Auto,
+            map_cache: GIB,
+            development: true,
+        },
+        observer,
+    )
+}
+
+/// Serves what the configuration says until SIGINT or SIGTERM, and stops cleanly.
+pub fn node(config: &Config, observer: &mut dyn Observer) -> Result<(), Failure> {
+    let devices = config
+        .devices
+        .iter()
+        .map(|d| PlannedDevice {
+            path: d.path.clone(),
+            create_bytes: None,
+            write_cache: match d.write_cache {
+                config::WriteCache::Auto => WriteCache::Auto,
+                config::WriteCache::Protected => WriteCache::Protected,
+            },
+            domain: d.domain,
+        })
+        .collect();
+    for dir in [Some(config.node.data_dir.as_path()), config.node.admin_socket.parent()].into_iter().flatten()
+    {
+        std::fs::create_dir_all(dir).map_err(|e| Failure::failed(format!("{}: {e}", dir.display())))?;
+    }
+    let reactors = match (config.reactors.count, config.reactors.cores.len()) {
+        (0, 0) => cores_of_this_machine(),
+        (0, cores) => cores,
+        (count, _) => count as usize,
+    };
+    serve::run(
+        Plan {
+            state_file: config.state_file(),
+            admin: config.node.admin_socket.clone(),
+            devices,
+            format_blank: false,
+            pool_name: config.pool.name.clone(),
+            scheme: config.pool.scheme,
+            too_few: config.pool.too_few_domains,
+            shards: config.node.shards as usize,
+            nqn: config.nvme.nqn.clone(),
+            volumes: Vec::new(),
+            default_volumes: true,
+            lba_bytes: config.volumes.lba_bytes,
+            listen: config.nvme.listen.clone(),
+            advertise: config.nvme.advertise,
+            hosts: config.nvme.hosts.clone(),
+            nbd: config.nbd.listen.clone(),
+            reactors,
+            cores: config.reactors.cores.clone(),
+            poll: config.reactors.poll,
+            buffers: config.memory.buffers.0,
+            hugepages: config.memory.hugepages,
+            map_cache: config.memory.map_cache.0,
+            development: false,
+        },
+        observer,
+    )
+}

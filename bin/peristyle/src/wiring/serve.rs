@@ -1,0 +1,359 @@
+//! A running node: reactors on threads of their own, what they say on the program's thread.
+
+use super::admin::Admin;
+use super::{Observer, Plan, store};
+use crate::failure::Failure;
+use crate::render::{Rates, Ready, ReadyVolume, StatusLine};
+use peristyle_base::units::format_bytes;
+use peristyle_control::config::{HugePages, ListenAddr, Poll};
+use peristyle_control::desired::{Change, VolumeState};
+use peristyle_control::{Control, EmbeddedStore, ShardRecords, serve_admin};
+use peristyle_node::nbd::NbdConfig;
+use peristyle_node::{DeviceState, Node, NodeSeed, ShardPhase, VolumeSpec, seeds};
+use peristyle_rt::buf::{BufConfig, CLASS_BYTES};
+use peristyle_rt::{Addr, Duration, Instant, Listener, PollMode, ReactorId, RuntimeConfig};
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+pub type Store = ShardRecords<EmbeddedStore>;
+pub type ThisNode = Node<Store>;
+
+/// How often a line of status is made.
+const STATUS_PERIOD: Duration = Duration::from_secs(1);
+/// A node whose shards do not come up says why, this often.
+const WAITING_PERIOD: Duration = Duration::from_secs(5);
+
+/// From the reactors to the program's thread.
+enum News {
+    Note(String),
+    Ready(Ready),
+    Status(StatusLine),
+    Failed(Failure),
+}
+
+/// What the first reactor gets besides its part of the node: the control plane's edge and the voice.
+struct Home {
+    plan: Plan,
+    store: EmbeddedStore,
+    news: Sender<News>,
+}
+
+/// Opens the store, runs the node until it is asked to stop, and closes the store.
+pub fn run(plan: Plan, observer: &mut dyn Observer) -> Result<(), Failure> {
+    let opened = store::open(&plan)?;
+    for note in &opened.notes {
+        eprintln!("peristyle: {note}");
+    }
+    let config = runtime(&plan);
+    let (news, told) = channel();
+    let records = ShardRecords(opened.store.clone());
+    let mut homes = vec![Some(Home { plan: plan.clone(), store: opened.store.clone(), news })];
+    homes.resize_with(plan.reactors, || None);
+    let parts: Vec<_> = seeds(&opened.node, plan.reactors, &records)
+        .into_iter()
+        .zip(homes)
+        .map(|(seed, home)| (seed, home, plan.clone()))
+        .collect();
+    let running = std::thread::Builder::new()
+        .name("reactors".into())
+        .spawn(move || peristyle_rt::run(config, parts, |(seed, home, plan)| reactor(seed, home, plan)))
+        .map_err(|e| Failure::failed(format!("cannot start a thread: {e}")))?;
+    let outcome = listen(&told, observer);
+    let ended = running.join().map_err(|_| Failure::failed("a reactor panicked"))?;
+    ended.map_err(|e| Failure::failed(e.to_string()))?;
+    opened.store.close().map_err(|e| Failure::failed(e.to_string()))?;
+    outcome
+}
+
+fn listen(told: &Receiver<News>, observer: &mut dyn Observer) -> Result<(), Failure> {
+    // Ends when the first reactor drops its sender.
+    let mut outcome = Ok(());
+    while let Ok(news) = told.recv() {
+        match news {
+            News::Note(note) => eprintln!("peristyle: {note}"),
+            News::Ready(ready) => observer.ready(&ready),
+            News::Status(line) => observer.status(&line),
+            News::Failed(failure) => outcome = Err(failure),
+        }
+    }
+    outcome
+}
+
+fn runtime(plan: &Plan) -> RuntimeConfig {
+    let cores = match plan.cores.is_empty() {
+        true => None,
+        false => Some(plan.cores.iter().cycle().take(plan.reactors).map(|&c| c as usize).collect()),
+    };
+    RuntimeConfig {
+        reactors: plan.reactors,
+        cores,
+        poll: match plan.poll {
+            Poll::Busy => PollMode::Busy,
+            Poll::Adaptive => PollMode::Adaptive,
+            Poll::Sleep => PollMode::Sleep,
+        },
+        buffers: buffers(plan.buffers, plan.hugepages != HugePages::Off),
+        signals: true,
+        ..RuntimeConfig::default()
+    }
+}
+
+/// The default mixture of sizes, scaled to a budget.
+fn buffers(bytes: u64, huge_pages: bool) -> BufConfig {
+    let default = BufConfig::default();
+    let whole = default.total_bytes() as u64;
+    let mut counts = default.counts.map(|n| ((n as u64 * bytes / whole) as usize).max(1));
+    // Whatever the budget: recovery reads whole columns, a transfer has 512 KiB.
+    let least = [512, 32, 16, 16, 16, 6];
+    for (count, least) in counts.iter_mut().zip(least) {
+        *count = (*count).max(least);
+    }
+    debug_assert_eq!(counts.len(), CLASS_BYTES.len());
+    BufConfig { counts, huge_pages }
+}
+
+async fn reactor(seed: NodeSeed<Store>, home: Option<Home>, plan: Plan) {
+    let node: Rc<ThisNode> = Node::start(seed, false).await;
+    let Some(home) = home else {
+        follow(&node, &plan).await;
+        stop(&node).await;
+        return;
+    };
+    let news = home.news.clone();
+    if let Err(failure) = lead(&node, home).await {
+        let _ = news.send(News::Failed(failure));
+        peristyle_rt::request_shutdown();
+    }
+    stop(&node).await;
+}
+
+/// Another reactor's work: connections that the system gives to it.
+async fn follow(node: &Rc<ThisNode>, plan: &Plan) {
+    let ready = async {
+        while !node.is_ready() {
+            peristyle_rt::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    if let peristyle_rt::Either::Right(()) =
+        peristyle_rt::select(ready, peristyle_rt::shutdown_requested()).await
+    {
+        return;
+    }
+    if let Err(e) = start_front_ends(node, plan, Vec::new(), String::new()).await {
+        eprintln!("peristyle: reactor {}: {e}", node.id().0);
+    }
+    peristyle_rt::shutdown_requested().await;
+}
+
+/// Front ends first: what is in flight is answered before the shards stop.
+async fn stop(node: &Rc<ThisNode>) {
+    node.stop_nbd().await;
+    super::target::stop(node).await;
+    node.stop();
+}
+
+/// The first reactor's work: front ends, admin socket, status.
+async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
+    let Home { plan, store, news } = home;
+    let say = |note: String| drop(news.send(News::Note(note)));
+    let control = Control::open(store).await?.ok_or_else(|| Failure::failed("the control store is empty"))?;
+    for (id, error) in node.open_errors() {
+        let path = node.devices().get(id).map_or(String::new(), |d| d.path.clone());
+        say(format!("device {path} is not served: {error}"));
+    }
+    if !wait_until_ready(node, &say).await {
+        return Ok(());
+    }
+    let volumes = settle_volumes(node, &control).await?;
+    let nqn = control.state().cluster.nqn.clone();
+    let (listen, nbd) = start_front_ends(node, &plan, volumes, nqn.clone()).await?;
+    let control = Rc::new(control);
+    let admin_addr = Addr::Unix(plan.admin.clone());
+    let listener = Listener::bind(&admin_addr, false)
+        .await
+        .map_err(|e| Failure::failed(format!("admin socket {}: {e}", plan.admin.display())))?;
+    let admin = Rc::new(Admin::new(node.clone(), control.clone(), plan.clone(), listen.clone(), nbd.clone()));
+    peristyle_rt::spawn({
+        let admin = admin.clone();
+        async move {
+            let _ = serve_admin(listener, admin).await;
+        }
+    });
+    let _ = news.send(News::Ready(Ready {
+        nqn,
+        listen,
+        advertise: plan.advertise,
+        nbd,
+        admin: plan.admin.clone(),
+        pid: std::process::id(),
+        volumes: control.state().active_volumes().map(ReadyVolume::from).collect(),
+    }));
+    say(format!("memory: {}", memory_line(node, &plan)));
+    let status = report_status(node.clone(), news.clone());
+    peristyle_rt::select(peristyle_rt::shutdown_requested(), status).await;
+    drop(std::fs::remove_file(&plan.admin));
+    Ok(())
+}
+
+fn memory_line(node: &Rc<ThisNode>, plan: &Plan) -> String {
+    let buffers = buffers(plan.buffers, false).total_bytes() as u64 * plan.reactors as u64;
+    let map = node.config().shard.map_leaves_max as u64 * 4096 * node.config().shards.len() as u64;
+    format!("buffers {}, map at most {}", format_bytes(buffers), format_bytes(map))
+}
+
+/// Waits for every shard; says why when that takes long. False when the node is to stop.
+async fn wait_until_ready(node: &Rc<ThisNode>, say: &impl Fn(String)) -> bool {
+    let mut next = peristyle_rt::now() + WAITING_PERIOD;
+    let ready = async {
+        while !node.is_ready() {
+            peristyle_rt::sleep(Duration::from_millis(1)).await;
+            if peristyle_rt::now() >= next {
+                next = peristyle_rt::now() + WAITING_PERIOD;
+                for (shard, phase) in node.shard_phases() {
+                    if let ShardPhase::Recovering(Some(error)) = phase {
+                        say(format!("shard {shard} waits: {error}"));
+                    }
+                }
+            }
+        }
+    };
+    matches!(
+        peristyle_rt::select(ready, peristyle_rt::shutdown_requested()).await,
+        peristyle_rt::Either::Left(())
+    )
+}
+
+pub fn spec_of(v: &peristyle_control::desired::Volume) -> VolumeSpec {
+    VolumeSpec {
+        name: v.name.clone(),
+        nsid: v.id.0,
+        uuid: v.uuid,
+        nguid: v.nguid.0,
+        bytes: v.bytes,
+        lba_bytes: v.lba_bytes,
+        shard: v.shard,
+        layer: v.layer,
+    }
+}
+
+/// Brings the shards' layers to what the control store says: a create or delete may have been cut short.
+async fn settle_volumes(
+    node: &Rc<ThisNode>,
+    control: &Control<EmbeddedStore>,
+) -> Result<Vec<VolumeSpec>, Failure> {
+    let all: Vec<_> = control.state().volumes.values().cloned().collect();
+    let mut active = Vec::new();
+    for volume in all {
+        let spec = spec_of(&volume);
+        let Some(handle) = node.volume(&spec) else { continue };
+        let failed = |e| Failure::failed(format!("volume {}: {e}", spec.name));
+        match volume.state {
+            VolumeState::Active => {
+                handle.ensure_layer(spec.bytes.div_ceil(4096)).await.map_err(failed)?;
+                active.push(spec);
+            }
+            VolumeState::Deleting => {
+                handle.drop_layer().await.map_err(failed)?;
+                control.apply(&Change::FinishDelete { volume: volume.id }).await?;
+            }
+        }
+    }
+    Ok(active)
+}
+
+fn addr_of(listen: &ListenAddr) -> Addr {
+    match listen {
+        ListenAddr::Tcp(addr) => Addr::Tcp(*addr),
+        ListenAddr::Unix(path) => Addr::Unix(path.clone()),
+    }
+}
+
+/// Listens for NVMe/TCP on every reactor, and for NBD on the first.
+async fn start_front_ends(
+    node: &Rc<ThisNode>,
+    plan: &Plan,
+    volumes: Vec<VolumeSpec>,
+    nqn: String,
+) -> Result<(Vec<std::net::SocketAddr>, Vec<ListenAddr>), Failure> {
+    let listen = super::target::start(node, plan, &volumes, &nqn).await?;
+    let mut nbd = Vec::new();
+    if node.id() == ReactorId(0) && !plan.nbd.is_empty() {
+        node.set_exports(volumes);
+        let addrs: Vec<Addr> = plan.nbd.iter().map(addr_of).collect();
+        let bound = node.start_nbd(NbdConfig::new(addrs)).await;
+        let bound = bound.map_err(|e| Failure::failed(format!("NBD on {}: {e}", plan.nbd[0])))?;
+        nbd.extend(bound.into_iter().map(|addr| match addr {
+            Addr::Tcp(addr) => ListenAddr::Tcp(addr),
+            Addr::Unix(path) => ListenAddr::Unix(path),
+        }));
+    }
+    Ok((listen, nbd))
+}
+
+async fn report_status(node: Rc<ThisNode>, news: Sender<News>) {
+    let started = peristyle_rt::now();
+    let mut last = Totals::default();
+    let mut at = started;
+    loop {
+        peristyle_rt::sleep(STATUS_PERIOD).await;
+        let now = peristyle_rt::now();
+        let totals = Totals::of(&node).await;
+        let line = totals.line(&last, at, now, started, &node);
+        (last, at) = (totals, now);
+        if news.send(News::Status(line)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Sums since the start, of which the status line shows the last second.
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    reads: (u64, u64, u128),
+    writes: (u64, u64, u128),
+    connections: u64,
+}
+
+impl Totals {
+    async fn of(node: &Rc<ThisNode>) -> Totals {
+        let mut t = Totals::default();
+        for reactor in node.all_stats().await {
+            t.connections += reactor.front.connections;
+            for v in reactor.volumes.values() {
+                t.reads.0 += v.read.completed;
+                t.reads.1 += v.read_bytes;
+                t.reads.2 += v.read.latency.sum();
+                t.writes.0 += v.write.completed;
+                t.writes.1 += v.write_bytes;
+                t.writes.2 += v.write.latency.sum();
+            }
+        }
+        t
+    }
+
+    fn line(
+        &self,
+        last: &Totals,
+        at: Instant,
+        now: Instant,
+        started: Instant,
+        node: &ThisNode,
+    ) -> StatusLine {
+        let seconds = now.since(at).as_secs_f64().max(1e-9);
+        let rates = |new: (u64, u64, u128), old: (u64, u64, u128)| {
+            let operations = new.0.saturating_sub(old.0) as f64;
+            let mean_us = if operations > 0.0 { (new.2 - old.2) as f64 / operations / 1000.0 } else { 0.0 };
+            let bytes = new.1.saturating_sub(old.1) as f64;
+            Rates { operations: operations / seconds, bytes: bytes / seconds, mean_us }
+        };
+        let devices = &node.devices().0;
+        StatusLine {
+            uptime: now.since(started),
+            connections: self.connections,
+            devices_healthy: devices.iter().filter(|d| d.state() == DeviceState::Healthy).count() as u32,
+            devices: devices.len() as u32,
+            reads: rates(self.reads, last.reads),
+            writes: rates(self.writes, last.writes),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The reactors' statistics as the tree that the admin protocol carries.
+
+use peristyle_base::units::COLUMN_BYTES;
+use peristyle_column::WritePurpose;
+use peristyle_control::api::StatsNode;
+use peristyle_node::DeviceTable;
+use peristyle_node::stats::{FrontSnapshot, ReactorStats, VolumeSnapshot};
+use peristyle_shard::ShardSnapshot;
+use std::collections::BTreeMap;
+
+/// One tree over all reactors: stages add up, reactors are not shown apart.
+pub fn tree(all: &[ReactorStats], volumes: &BTreeMap<u32, String>, devices: &DeviceTable) -> StatsNode {
+    StatsNode::new("node")
+        .child(front(all))
+        .child(shards(all))
+        .child(volume_nodes(all, volumes))
+        .child(device_nodes(all, devices))
+}
+
+fn front(all: &[ReactorStats]) -> StatsNode {
+    let mut sum = FrontSnapshot::default();
+    for reactor in all {
+        merge_stages(&mut sum.stages, &reactor.front.stages);
+        sum.read_bytes += reactor.front.read_bytes;
+        sum.write_bytes += reactor.front.write_bytes;
+        sum.connections += reactor.front.connections;
+    }
+    let mut node = StatsNode::new("front")
+        .counter("read_bytes", sum.read_bytes)
+        .counter("write_bytes", sum.write_bytes)
+        .counter("connections", sum.connections);
+    for (name, stage) in &sum.stages {
+        node = node.stage(name, stage);
+    }
+    node
+}
+
+fn merge_stages(
+    sum: &mut Vec<(&'static str, peristyle_base::stage::StageSnapshot)>,
+    more: &[(&'static str, peristyle_base::stage::StageSnapshot)],
+) {
+    if sum.is_empty() {
+        *sum = more.to_vec();
+        return;
+    }
+    for ((_, mine), (_, theirs)) in sum.iter_mut().zip(more) {
+        mine.merge(theirs);
+    }
+}
+
+fn shards(all: &[ReactorStats]) -> StatsNode {
+    let mut sum = ShardSnapshot::default();
+    for (_, shard) in all.iter().flat_map(|r| &r.shards) {
+        sum.merge(shard.clone());
+    }
+    let mut node = StatsNode::new("shards");
+    for (name, stage) in &sum.stages {
+        node = node.stage(name, stage);
+    }
+    for (name, value) in &sum.counters {
+        node = node.counter(name, *value);
+    }
+    node
+}
+
+fn volume_nodes(all: &[ReactorStats], names: &BTreeMap<u32, String>) -> StatsNode {
+    let mut sums: BTreeMap<u32, VolumeSnapshot> = BTreeMap::new();
+    for (nsid, volume) in all.iter().flat_map(|r| &r.volumes) {
+        let sum = sums.entry(*nsid).or_default();
+        sum.read.merge(&volume.read);
+        sum.write.merge(&volume.write);
+        sum.read_bytes += volume.read_bytes;
+        sum.write_bytes += volume.write_bytes;
+    }
+    let mut node = StatsNode::new("volumes");
+    for (nsid, v) in sums {
+        let name = names.get(&nsid).cloned().unwrap_or_else(|| format!("namespace {nsid}"));
+        node = node.child(
+            StatsNode::new(name)
+                .stage("read", &v.read)
+                .stage("write", &v.write)
+                .counter("read_bytes", v.read_bytes)
+                .counter("write_bytes", v.write_bytes),
+        );
+    }
+    node
+}
+
+fn device_nodes(all: &[ReactorStats], table: &DeviceTable) -> StatsNode {
+    let mut node = StatsNode::new("devices");
+    let mut devices: Vec<_> = all.iter().flat_map(|r| &r.devices).collect();
+    devices.sort_by_key(|d| d.device);
+    for d in devices {
+        let name = table.get(d.device).map_or_else(|| d.device.to_string(), |s| s.path.clone());
+        let mut child = StatsNode::new(name)
+            .stage("append.queue", &d.append_queue)
+            .stage("append.service", &d.append_service)
+            .stage("read.queue", &d.read_queue)
+            .stage("read.service", &d.read_service)
+            .stage("control", &d.control)
+            .counter("reads", d.reads.ops)
+            .counter("read_bytes", d.reads.bytes)
+            .counter("flushes", d.flushes)
+            .counter("refused", d.refused)
+            .counter("errors", d.device_errors)
+            .counter("used_bytes", (d.usage.total - d.usage.free) as u64 * COLUMN_BYTES);
+        for purpose in WritePurpose::ALL {
+            let count = d.written(purpose);
+            child = child
+                .counter(&format!("writes.{}", purpose.name()), count.ops)
+                .counter(&format!("write_bytes.{}", purpose.name()), count.bytes);
+        }
+        node = node.child(child);
+    }
+    node
+}

@@ -1,0 +1,183 @@
+//! Before the reactors start: the devices' labels, the control store, and what both make the node of.
+
+use super::{Plan, PlannedDevice};
+use crate::failure::Failure;
+use peristyle_base::{BLOCK_BYTES, NodeId, Uuid};
+use peristyle_cluster::DomainId;
+use peristyle_column::{FormatError, FormatOptions, LabelError, OpenError, inspect};
+use peristyle_control::desired::State;
+use peristyle_control::setup::{FoundDevice, Setup, VolumeWish, open_or_create};
+use peristyle_control::{Control, EmbeddedStore};
+use peristyle_node::{DeviceConfig, NodeConfig};
+use peristyle_rt::{Device, DeviceSpec, ReactorId, RuntimeConfig};
+use peristyle_shard::ShardConfig;
+
+/// The store, opened, and the node that it describes.
+pub struct Opened {
+    pub store: EmbeddedStore,
+    pub node: NodeConfig,
+    /// Devices that were formatted now, and other things worth a line.
+    pub notes: Vec<String>,
+}
+
+pub fn spec_of(device: &PlannedDevice) -> DeviceSpec {
+    DeviceSpec::Path {
+        path: device.path.clone(),
+        create_bytes: device.create_bytes,
+        write_cache: device.write_cache,
+    }
+}
+
+/// Opens or creates everything that `plan` names.
+pub fn open(plan: &Plan) -> Result<Opened, Failure> {
+    let store = EmbeddedStore::open(&plan.state_file).map_err(|e| Failure::failed(e.to_string()))?;
+    let mut notes = Vec::new();
+    if store.was_repaired() {
+        notes.push(format!("{} was damaged and has been repaired", plan.state_file.display()));
+    }
+    let (plan, shared) = (plan.clone(), store.clone());
+    let node =
+        peristyle_rt::block_on(RuntimeConfig::small(), async move { describe(&plan, shared, notes).await });
+    node.map(|(node, notes)| Opened { store, node, notes })
+}
+
+async fn describe(
+    plan: &Plan,
+    store: EmbeddedStore,
+    mut notes: Vec<String>,
+) -> Result<(NodeConfig, Vec<String>), Failure> {
+    let control = Control::open(store.clone()).await.map_err(Failure::from)?;
+    let known = control.as_ref().map(|c| c.state().cluster.uuid);
+    let mut found = Vec::new();
+    let mut cluster = known;
+    // Labelled devices first: they say which cluster a new store belongs to.
+    let mut blank = Vec::new();
+    for device in &plan.devices {
+        match label(device).await {
+            Ok(Some((of, id))) => {
+                let mine = *cluster.get_or_insert(of);
+                if of != mine {
+                    let path = device.path.display();
+                    return Err(Failure::failed(format!(
+                        "{path} belongs to cluster {of}, and this store is {mine}: give it another device, or format it"
+                    )));
+                }
+                found.push((device, id));
+            }
+            Ok(None) => blank.push(device),
+            Err(e) if known.is_some() => {
+                notes.push(format!("{}: {e}; the store goes on without it", device.path.display()))
+            }
+            Err(e) => return Err(Failure::failed(format!("{}: {e}", device.path.display()))),
+        }
+    }
+    let cluster = cluster.unwrap_or_else(random_uuid);
+    for device in blank {
+        if !plan.format_blank {
+            let path = device.path.display();
+            return Err(Failure::failed(format!(
+                "{path} is not formatted: run `peristyle device format {path}` first"
+            )));
+        }
+        let id = format(device, cluster)
+            .await
+            .map_err(|e| Failure::failed(format!("{}: {e}", device.path.display())))?;
+        notes.push(format!("formatted {} as {id}", device.path.display()));
+        found.push((device, id));
+    }
+    let setup = Setup {
+        nqn: plan.nqn.clone(),
+        shards: plan.shards,
+        pool_name: plan.pool_name.clone(),
+        scheme: plan.scheme,
+        too_few_domains: plan.too_few,
+        devices: found
+            .iter()
+            .map(|(d, id)| FoundDevice { id: *id, path: d.path.display().to_string(), domain: d.domain })
+            .collect(),
+        volumes: plan
+            .volumes
+            .iter()
+            .map(|(name, bytes)| VolumeWish { name: name.clone(), bytes: *bytes, lba_bytes: plan.lba_bytes })
+            .collect(),
+        volumes_only_if_new: plan.default_volumes,
+    };
+    let control =
+        open_or_create(store, &setup, cluster, peristyle_rt::fill_random).await.map_err(Failure::from)?;
+    let node = node_config(plan, &control.state());
+    Ok((node, notes))
+}
+
+fn random_uuid() -> Uuid {
+    let mut bytes = [0; 16];
+    peristyle_rt::fill_random(&mut bytes);
+    Uuid::from_random(bytes)
+}
+
+/// Cluster and identity of a device; `None` when it is blank.
+async fn label(device: &PlannedDevice) -> Result<Option<(Uuid, Uuid)>, String> {
+    let device = Device::open(&spec_of(device)).await.map_err(|e| e.to_string())?;
+    match inspect(&device).await.label {
+        Ok(label) => Ok(Some((label.cluster, label.device))),
+        Err(OpenError::NoLabel([LabelError::Blank, LabelError::Blank])) => Ok(None),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+async fn format(device: &PlannedDevice, cluster: Uuid) -> Result<Uuid, String> {
+    let device = Device::open(&spec_of(device)).await.map_err(|e| e.to_string())?;
+    let options = FormatOptions { cluster, device: random_uuid(), force: false };
+    match peristyle_column::format(&device, options).await {
+        Ok(label) => Ok(label.device),
+        Err(FormatError::NotBlank { .. }) => {
+            Err("it holds something that is not ours: format it with `peristyle device format --force`"
+                .into())
+        }
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// The node that the desired state and the plan describe. Devices and shards are spread over the reactors.
+fn node_config(plan: &Plan, state: &State) -> NodeConfig {
+    let reactors = plan.reactors;
+    let devices = state
+        .devices
+        .values()
+        .enumerate()
+        .map(|(i, d)| {
+            let planned = plan.devices.iter().find(|p| p.path.display().to_string() == d.path);
+            let spec = planned.map(spec_of).unwrap_or_else(|| DeviceSpec::Path {
+                path: d.path.clone().into(),
+                create_bytes: None,
+                write_cache: Default::default(),
+            });
+            // A known device that is gone must not come back as a new, blank file.
+            let spec = match spec {
+                DeviceSpec::Path { path, write_cache, .. } => {
+                    DeviceSpec::Path { path, create_bytes: None, write_cache }
+                }
+                memory => memory,
+            };
+            DeviceConfig {
+                id: d.id,
+                spec,
+                domain: DomainId(d.domain),
+                home: ReactorId((i % reactors) as u16),
+            }
+        })
+        .collect();
+    let pool = state.pools.values().next();
+    let shards: Vec<_> =
+        state.shards.values().map(|s| (s.id, ReactorId((s.reactor as usize % reactors) as u16))).collect();
+    let mut shard = ShardConfig::new(pool.map_or(plan.scheme, |p| p.scheme));
+    shard.too_few = pool.map_or(plan.too_few, |p| p.too_few_domains);
+    shard.map_leaves_max = (plan.map_cache as usize / BLOCK_BYTES / shards.len().max(1)).max(1);
+    NodeConfig {
+        node: NodeId(0),
+        cluster: state.cluster.uuid,
+        devices,
+        shards,
+        shard,
+        development: plan.development,
+    }
+}
