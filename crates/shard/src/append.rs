@@ -18,6 +18,51 @@ struct FrameMemory {
     parity: [Option<Buf>; Scheme::M_MAX as usize],
 }
 
+/// What decides when the next frame starts. Hosts that keep a queue full send a burst of new commands when a
+/// frame completes; starting with the first few of them would make a small frame, then a second one, for ever.
+/// So a frame waits, a fraction of a frame's usual latency at most, for about as much as there usually is; and a
+/// second one starts beside a running one only when it is worth its header: this keeps frames large at depth 32
+/// and costs a lone writer nothing (DESIGN §1, §11; ARCHITECTURE, "Batching").
+struct Batching {
+    /// Blocks that wait, and how long the first of them has.
+    pending: usize,
+    pending_ns: u64,
+    in_flight_frames: usize,
+    in_flight_blocks: usize,
+    /// How long the oldest frame in flight has been under way.
+    running_ns: u64,
+    /// Median latency of recent frames.
+    usual_ns: u64,
+    /// Blocks that were recently pending or in flight at once: the depth of the hosts' queues.
+    expected: usize,
+}
+
+/// As much as makes a frame worth sending whatever else goes on.
+const FULL_BLOCKS: usize = 192;
+
+impl Batching {
+    /// 0: start now. `u64::MAX`: something has to happen first. Else look again after so many nanoseconds.
+    fn wait_ns(&self) -> u64 {
+        if self.pending >= FULL_BLOCKS {
+            return 0;
+        }
+        if self.in_flight_frames == 0 {
+            let enough = self.pending >= (self.expected * 3 / 4).clamp(1, FULL_BLOCKS);
+            let limit = self.usual_ns / 4;
+            return if enough { 0 } else { limit.saturating_sub(self.pending_ns) };
+        }
+        let worth = match self.in_flight_blocks {
+            0..=2 => self.pending >= self.in_flight_blocks,
+            more => self.pending >= 2 * more,
+        };
+        let slow = 2 * self.usual_ns;
+        match worth || self.running_ns >= slow {
+            true => 0,
+            false => slow - self.running_ns,
+        }
+    }
+}
+
 enum Step {
     /// Append this frame (again).
     Append(u16),
@@ -62,27 +107,29 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             return Step::Wait(None);
         }
         let now = peristyle_rt::now();
-        let in_flight = state.order.iter().map(|&i| &state.frames[i as usize]).filter(|f| !f.durable);
-        let (mut count, mut largest, mut oldest) = (0, 0, now);
-        for frame in in_flight {
-            count += 1;
-            largest = largest.max(frame.contents.data.len());
+        let (mut frames, mut blocks, mut oldest) = (0, 0, now);
+        for frame in state.order.iter().map(|&i| &state.frames[i as usize]).filter(|f| !f.durable) {
+            frames += 1;
+            blocks += frame.contents.data.len().max(1);
             oldest = oldest.min(frame.started);
-        }
-        if count == 0 {
-            return Step::Build;
         }
         if state.order.len() >= self.config.frames_in_flight_max {
             return Step::Wait(None);
         }
-        // A second frame starts while one is in flight only when as much is pending as the largest in flight
-        // has, or when the first takes longer than usual (DESIGN §11): this keeps frames large.
-        let usual = state.frame_latency_ns;
-        let running = now.nanos_since(oldest);
-        if state.queue.blocks() >= largest.max(1) || running > usual {
-            return Step::Build;
+        let batching = Batching {
+            pending: state.queue.blocks().max(1),
+            pending_ns: state.queue.oldest().map_or(0, |since| now.nanos_since(since)),
+            in_flight_frames: frames,
+            in_flight_blocks: blocks,
+            running_ns: now.nanos_since(oldest),
+            usual_ns: state.frame_latency_ns,
+            expected: state.expected_blocks,
+        };
+        match batching.wait_ns() {
+            0 => Step::Build,
+            u64::MAX => Step::Wait(None),
+            ns => Step::Wait(Some(Duration::from_nanos(ns))),
         }
-        Step::Wait(Some(Duration::from_nanos(usual - running + 1)))
     }
 
     /// Makes a frame of what is pending. `None` when nothing is (any more), or no frame slot is free.
@@ -92,6 +139,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             return None;
         }
         let index = free_frame(state)?;
+        let in_flight: usize =
+            state.order.iter().map(|&i| state.frames[i as usize].contents.data.len()).sum();
+        let outstanding = in_flight + state.queue.blocks();
+        state.expected_blocks = outstanding.max(state.expected_blocks - state.expected_blocks.div_ceil(16));
         let seq = state.next_seq;
         state.next_seq = seq.next();
         let frame = &mut state.frames[index as usize];
@@ -515,5 +566,43 @@ fn fill_crcs(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batching(pending: usize, in_flight: usize, expected: usize) -> Batching {
+        Batching {
+            pending,
+            pending_ns: 0,
+            in_flight_frames: (in_flight > 0) as usize,
+            in_flight_blocks: in_flight,
+            running_ns: 0,
+            usual_ns: 100_000,
+            expected,
+        }
+    }
+
+    #[test]
+    fn a_lone_writer_never_waits() {
+        assert_eq!(batching(1, 0, 1).wait_ns(), 0);
+    }
+
+    #[test]
+    fn the_first_of_a_burst_waits_a_quarter_of_a_frames_latency_at_most() {
+        assert_eq!(batching(4, 0, 32).wait_ns(), 25_000);
+        assert_eq!(batching(24, 0, 32).wait_ns(), 0);
+        assert_eq!(Batching { pending_ns: 25_000, ..batching(4, 0, 32) }.wait_ns(), 0);
+    }
+
+    #[test]
+    fn a_second_frame_has_to_be_worth_it_or_the_first_slow() {
+        assert_eq!(batching(1, 1, 2).wait_ns(), 0, "two writers do not wait for each other");
+        assert_eq!(batching(16, 16, 32).wait_ns(), 200_000);
+        assert_eq!(batching(22, 10, 32).wait_ns(), 0);
+        assert_eq!(Batching { running_ns: 200_000, ..batching(1, 31, 32) }.wait_ns(), 0);
+        assert_eq!(batching(200, 240, 2000).wait_ns(), 0, "a full frame goes at once");
     }
 }

@@ -92,6 +92,10 @@ impl Queue {
     pub fn len(&self) -> usize {
         self.items.len()
     }
+    /// When the first command that waits came.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.items.front().map(|p| p.since)
+    }
     /// Data blocks that wait.
     pub fn blocks(&self) -> usize {
         self.blocks

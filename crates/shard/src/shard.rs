@@ -131,6 +131,8 @@ pub(crate) struct State {
     pub log_bytes_since_checkpoint: u64,
     /// Latency of recent frames, for the second-frame rule.
     pub frame_latency_ns: u64,
+    /// Blocks that were recently pending or in flight at once; decays with every frame.
+    pub expected_blocks: usize,
     pub codes: HashMap<Scheme, Rc<Code>>,
     pub placer: Placer,
     pub abandoned_at: HashMap<peristyle_base::DeviceId, Instant>,
@@ -193,6 +195,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             full: false,
             log_bytes_since_checkpoint: 0,
             frame_latency_ns: 0,
+            expected_blocks: 0,
             codes: HashMap::new(),
             placer: Placer::default(),
             abandoned_at: HashMap::new(),
