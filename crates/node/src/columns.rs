@@ -12,7 +12,7 @@ use peristyle_rt::{Buf, IoVec, View};
 use peristyle_shard as shard;
 use peristyle_shard::{ColumnFault, Columns, ListedSlot, WriteClass};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 /// The time over which append latencies are collected before their p99 counts.
@@ -42,7 +42,8 @@ impl Latency {
 /// The node's columns, as one reactor reaches them.
 pub struct NodeColumns {
     devices: DeviceTable,
-    servers: RefCell<HashMap<DeviceId, Server>>,
+    /// In an order of their own: what is asked of all is asked in it.
+    servers: RefCell<BTreeMap<DeviceId, Server>>,
     latencies: RefCell<HashMap<DeviceId, Latency>>,
     bus: Rc<NodeBus>,
 }

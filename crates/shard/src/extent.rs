@@ -6,6 +6,7 @@ use peristyle_base::{
 };
 use peristyle_cluster::ColumnPlaces;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 
 /// Life of an extent as its owner sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,7 +140,8 @@ pub enum Width {
 /// All extents of the shard, by number.
 #[derive(Default)]
 pub struct Extents {
-    items: HashMap<ExtentId, Extent>,
+    /// Hashed the same way every time: the order of iteration must follow from the seed in simulation.
+    items: HashMap<ExtentId, Extent, BuildHasherDefault<DefaultHasher>>,
     /// What frames are appended to now, by [`Width`].
     pub current: [Option<ExtentId>; 2],
     pub ready: [VecDeque<ExtentId>; 2],

@@ -229,6 +229,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             (Self::code(state, scheme), scheme)
         };
         let mut row_of = RowSet::new(scheme);
+        // Waited for here: an empty pool is no reason to call the block unreadable.
+        let mut block = Buf::alloc(BLOCK_BYTES).await;
         let missing = self.state.borrow().extents.get(id).map_or(0, |e| e.missing);
         // Columns without their seal come last: what they give is believed only if the result has the checksum.
         let others = |seal_missed: u32| {
@@ -237,9 +239,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         for c in others(0).chain(others(1)) {
             self.read_row(id, c, row, &mut row_of).await;
             // Only once the first k are there is it worth trying; after that, each further column widens the choice.
-            if row_of.have.count() >= scheme.k()
-                && let Some(block) = row_of.solve(&code, column, crc)
-            {
+            if row_of.have.count() >= scheme.k() && row_of.solve(&code, column, crc, &mut block) {
                 return Ok(block);
             }
         }
@@ -281,9 +281,8 @@ impl RowSet {
         RowSet { scheme, have: ColumnSet(0), blocks: [const { None }; Scheme::WIDTH_MAX] }
     }
 
-    /// The wanted block, from whichever k columns give the right checksum. At most C(k+m-1, k) tries.
-    pub fn solve(&self, code: &peristyle_ec::Code, wanted: ColumnIndex, crc: u32) -> Option<Buf> {
-        let mut out = Buf::try_alloc(BLOCK_BYTES)?;
+    /// Makes `out` the wanted block, from whichever k columns give the right checksum. At most C(k+m-1, k) tries.
+    pub fn solve(&self, code: &peristyle_ec::Code, wanted: ColumnIndex, crc: u32, out: &mut Buf) -> bool {
         let (k, all) = (self.scheme.k(), self.have.0);
         let mut subset = all;
         // Subsets of `all`, largest first; those with exactly k columns are tried.
@@ -296,12 +295,12 @@ impl RowSet {
                     *slot = self.blocks[c.0 as usize].as_deref();
                 }
                 code.reconstruct(&plan, &sources[..plan.sources().len()], &mut [&mut out[..]]);
-                if crc32c(&out) == crc {
-                    return Some(out);
+                if crc32c(out) == crc {
+                    return true;
                 }
             }
             if subset == 0 {
-                return None;
+                return false;
             }
             subset = (subset - 1) & all;
         }

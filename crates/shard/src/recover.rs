@@ -106,7 +106,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let ids: Vec<ExtentId> = {
             let state = self.state.borrow();
             // Behind the mark, or a column of it missed its seal and has to get it now.
-            let looked_at = |e: &&Extent| !e.leftover && (e.id >= mark || e.seal_is_due());
+            // An unsealed one before the mark was sealed where we cannot look now: its headers say what it holds.
+            let unsealed = |e: &&Extent| e.phase == ExtentPhase::Old;
+            let looked_at = |e: &&Extent| !e.leftover && (e.id >= mark || unsealed(e) || e.seal_is_due());
             let mut ids: Vec<_> = state.extents.iter().filter(looked_at).map(|e| e.id).collect();
             ids.sort_unstable();
             report.extents = state.extents.len();
@@ -171,6 +173,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             extents.insert(open.extent, extent);
         }
         let lists = self.columns.list(self.id).await;
+        let answered: Vec<DeviceId> =
+            lists.iter().filter(|(_, list)| list.is_ok()).map(|(device, _)| *device).collect();
         let devices_away = lists.iter().filter(|(_, list)| list.is_err()).count();
         for slot in lists.into_iter().filter_map(|(_, list)| list.ok()).flatten() {
             let ListedSlot { place, name, scheme, state, epoch, rows } = slot;
@@ -195,6 +199,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 extent.next_row = rows;
                 *sealed.entry(name.extent).or_default() |= 1 << column;
             }
+        }
+        // A device that answers and does not list a recorded column has lost it, and may give its slot to another:
+        // the column gets a slot that no device has.
+        for extent in extents.values_mut().filter(|e| e.in_record) {
+            let mut places: Vec<ColumnPlace> = extent.places.to_vec();
+            let lost = |c: &usize| extent.missing >> c & 1 == 1 && answered.contains(&places[*c].device);
+            for column in (0..extent.scheme.width()).filter(lost).collect::<Vec<_>>() {
+                places[column].slot = SlotIndex(u32::MAX - (extent.id.0 & 0x00FF_FFFF) as u32);
+            }
+            extent.places = ColumnPlaces::new(&places);
         }
         // Columns of a sealed extent that came back without their seal count as missing (DESIGN §6).
         for (id, columns) in &sealed {

@@ -8,5 +8,6 @@ pub mod column;
 pub mod model;
 pub mod node;
 mod report;
+pub mod states;
 
 pub use report::{Outcome, SCENARIOS, Scenario};

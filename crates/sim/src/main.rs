@@ -48,6 +48,9 @@ fn main() -> ExitCode {
         let started = peristyle_rt::sim::real_time();
         let mut sum = Outcome::default();
         for seed in seeds.clone() {
+            if options.seed.is_some() {
+                println!("{} {seed}: {}", scenario.name, (scenario.plan)(seed));
+            }
             match run_one(scenario, seed, options.replay) {
                 Some(outcome) => {
                     if options.verbose {
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
                 }
                 None => {
                     failed += 1;
+                    println!("{} {seed}: {}", scenario.name, (scenario.plan)(seed));
                     println!(
                         "{} {seed}: FAILED; again: cargo run -p peristyle-sim -- --scenario {} --seed {seed} --verbose",
                         scenario.name, scenario.name

@@ -7,21 +7,24 @@
 use crate::Outcome;
 use crate::model::{Habits, Model, SECTOR, fill};
 use peristyle_base::{LayerId, NodeId, Scheme, ShardId, Uuid};
-use peristyle_cluster::{DomainId, MemoryShardStore};
+use peristyle_cluster::{DomainId, MemoryShardStore, ShardStore, Version};
 use peristyle_column::{FormatOptions, Geometry, format};
 use peristyle_node::{DeviceConfig, Node, NodeConfig, ShardPhase, Volume, VolumeSpec, seeds};
-use peristyle_rt::sim::{DiskConfig, DiskFaults, DiskHandle, NodeHandle, Rng, Stop, World, WorldConfig};
+use peristyle_rt::sim::{
+    CrashState, DiskConfig, DiskFaults, DiskHandle, NodeHandle, Rng, Stop, World, WorldConfig,
+};
 use peristyle_rt::{Buf, BufConfig, Device, Duration, IoVec, ReactorId};
 use peristyle_shard::{ShardConfig, ShardError};
 use std::cell::{Cell, RefCell};
 use std::net::Ipv4Addr;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 const CLUSTER: Uuid = Uuid([0xC1; 16]);
 const SHARD: ShardId = ShardId(1);
 const LAYER: LayerId = LayerId(1);
 /// Longer than any recovery may take once nothing is wrong any more.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+pub const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// What is drawn from a seed.
 #[derive(Clone, Debug)]
@@ -153,6 +156,23 @@ impl Machine {
         let model = Model::new(plan.volume_bytes);
         let store = MemoryShardStore::default();
         Machine { plan, node, disks, store, model, seed, rounds: Cell::new(0) }
+    }
+
+    /// Another machine with these disks, a copy of the control store, and hosts that know what those of this one
+    /// knew, and nothing of the end of what was under way.
+    pub fn revive(&self, world: &World, disks: CrashState, seed: u64) -> Machine {
+        let node = world.add_node(Ipv4Addr::new(10, 0, 0, 1));
+        let config = DiskConfig { volatile_cache: self.plan.volatile_cache, ..DiskConfig::default() };
+        let add = |(i, image)| node.add_disk_image(&format!("d{i}"), image, config.clone());
+        let disks: Vec<DiskHandle> = disks.into_iter().enumerate().map(add).collect();
+        let store = MemoryShardStore::default();
+        if let Some((record, _)) = self.store.peek(SHARD) {
+            let mut put = std::pin::pin!(store.put(SHARD, Version::ABSENT, &record));
+            let answer = put.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(answer, Poll::Ready(Ok(_))), "a store in memory answers at once");
+        }
+        let model = self.model.crashed_copy();
+        Machine { plan: self.plan.clone(), node, disks, store, model, seed, rounds: Cell::new(0) }
     }
 
     fn config(&self) -> NodeConfig {
@@ -364,9 +384,18 @@ async fn read_again(volume: &Volume<MemoryShardStore>, first: u64, count: u64) -
     }
 }
 
+fn generator(seed: u64) -> Rng {
+    Rng::new(seed ^ 0x0DE5)
+}
+
+/// What the seed means.
+pub fn plan(seed: u64) -> Plan {
+    Plan::draw(&mut generator(seed))
+}
+
 /// Runs one seed.
 pub fn run(seed: u64) -> Outcome {
-    let mut rng = Rng::new(seed ^ 0x0DE5);
+    let mut rng = generator(seed);
     let plan = Plan::draw(&mut rng);
     let world = world(seed);
     let machine = Machine::new(&world, plan.clone(), seed);
@@ -390,9 +419,9 @@ pub fn run(seed: u64) -> Outcome {
     machine.node.stop_at_event(u64::MAX, Stop::Kill);
     let boot = machine.boot(plan.operations_per_round, true);
     let ready = world.run_until(|| boot.is_ready(), READY_LIMIT);
-    assert!(ready, "nothing is wrong any more, and it does not serve: {:?}; {plan:?}", boot.phase());
+    assert!(ready, "nothing is wrong any more, and it does not serve: {:?}", boot.phase());
     let done = world.run_until(|| boot.is_done(), READY_LIMIT);
-    assert!(done, "nothing is wrong any more, and hosts wait for ever: {plan:?}");
+    assert!(done, "nothing is wrong any more, and hosts wait for ever");
     machine.stop(Stop::Kill);
     assert_eq!(world.leaked_buffers(), 0, "buffers that nobody gave back");
     Outcome {

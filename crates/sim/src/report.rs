@@ -54,6 +54,8 @@ impl fmt::Display for Outcome {
 pub struct Scenario {
     pub name: &'static str,
     pub about: &'static str,
+    /// What is drawn from a seed before anything runs.
+    pub plan: fn(u64) -> String,
     /// Runs one seed.
     /// # Panics — when a promise is broken.
     pub run: fn(u64) -> Outcome,
@@ -63,11 +65,19 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "column",
         about: "one device: every crash state of format, allocate, append, fence, seal, free and of opening again",
+        plan: |_| String::from("the same for every seed but for rows, epochs and interleaving"),
         run: crate::column::run,
     },
     Scenario {
         name: "node",
         about: "one node, hosts in its process: crashes at any event, up to m devices failing, stalling or lying",
+        plan: |seed| format!("{:?}", crate::node::plan(seed)),
         run: crate::node::run,
+    },
+    Scenario {
+        name: "states",
+        about: "one node: states that a loss of power may leave on all its disks together, and during recovery too",
+        plan: |seed| format!("{:?}", crate::states::plan(seed)),
+        run: crate::states::run,
     },
 ];
