@@ -58,15 +58,12 @@ impl Admin {
         self.control.apply(&Change::CreateVolume(wish.spec(peristyle_rt::fill_random))).await?;
         let volume = self.find(&name)?;
         let spec = spec_of(&volume);
-        let handle = self.node.volume(&spec);
-        let handle = handle.ok_or_else(|| ApiError::new(Code::Internal, "the volume's shard is not here"))?;
-        if let Err(e) = handle.ensure_layer(spec.bytes.div_ceil(4096)).await {
+        if let Err(e) = super::target::add(&self.node, &spec).await {
             // Nobody has seen the volume: take it back, so that the name is free.
             self.control.apply(&Change::BeginDelete { name }).await?;
             self.control.apply(&Change::FinishDelete { volume: volume.id }).await?;
             return Err(internal(e));
         }
-        super::target::add(&self.node, &spec).await;
         self.publish_exports();
         Ok(Response::Volume(VolumeInfo::from(&volume)))
     }

@@ -25,7 +25,7 @@ fn report(path: &Path, bytes: u64, i: &Inspection) -> DeviceReport {
     match &i.label {
         Ok(label) => {
             (report.uuid, report.cluster) = (label.device.to_string(), label.cluster.to_string());
-            report.format = peristyle_column::format::FORMAT_VERSION.into();
+            report.format = peristyle_column::format::FORMAT_VERSION;
         }
         Err(OpenError::NoLabel([LabelError::Blank, LabelError::Blank])) => {
             report.problems.push("not formatted".into())

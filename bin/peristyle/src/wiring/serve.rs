@@ -52,11 +52,13 @@ pub fn run(plan: Plan, observer: &mut dyn Observer) -> Result<(), Failure> {
     let parts: Vec<_> = seeds(&opened.node, plan.reactors, &records)
         .into_iter()
         .zip(homes)
-        .map(|(seed, home)| (seed, home, plan.clone()))
+        .map(|(seed, home)| (seed, home, plan.clone(), opened.nqn.clone()))
         .collect();
     let running = std::thread::Builder::new()
         .name("reactors".into())
-        .spawn(move || peristyle_rt::run(config, parts, |(seed, home, plan)| reactor(seed, home, plan)))
+        .spawn(move || {
+            peristyle_rt::run(config, parts, |(seed, home, plan, nqn)| reactor(seed, home, plan, nqn))
+        })
         .map_err(|e| Failure::failed(format!("cannot start a thread: {e}")))?;
     let outcome = listen(&told, observer);
     let ended = running.join().map_err(|_| Failure::failed("a reactor panicked"))?;
@@ -112,10 +114,10 @@ fn buffers(bytes: u64, huge_pages: bool) -> BufConfig {
     BufConfig { counts, huge_pages }
 }
 
-async fn reactor(seed: NodeSeed<Store>, home: Option<Home>, plan: Plan) {
+async fn reactor(seed: NodeSeed<Store>, home: Option<Home>, plan: Plan, nqn: String) {
     let node: Rc<ThisNode> = Node::start(seed, false).await;
     let Some(home) = home else {
-        follow(&node, &plan).await;
+        follow(&node, &plan, nqn).await;
         stop(&node).await;
         return;
     };
@@ -128,7 +130,7 @@ async fn reactor(seed: NodeSeed<Store>, home: Option<Home>, plan: Plan) {
 }
 
 /// Another reactor's work: connections that the system gives to it.
-async fn follow(node: &Rc<ThisNode>, plan: &Plan) {
+async fn follow(node: &Rc<ThisNode>, plan: &Plan, nqn: String) {
     let ready = async {
         while !node.is_ready() {
             peristyle_rt::sleep(Duration::from_millis(1)).await;
@@ -139,7 +141,7 @@ async fn follow(node: &Rc<ThisNode>, plan: &Plan) {
     {
         return;
     }
-    if let Err(e) = start_front_ends(node, plan, Vec::new(), String::new()).await {
+    if let Err(e) = start_front_ends(node, plan, Vec::new(), nqn).await {
         eprintln!("peristyle: reactor {}: {e}", node.id().0);
     }
     peristyle_rt::shutdown_requested().await;

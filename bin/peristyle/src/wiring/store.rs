@@ -16,6 +16,8 @@ use peristyle_shard::ShardConfig;
 pub struct Opened {
     pub store: EmbeddedStore,
     pub node: NodeConfig,
+    /// The subsystem's name.
+    pub nqn: String,
     /// Devices that were formatted now, and other things worth a line.
     pub notes: Vec<String>,
 }
@@ -38,14 +40,14 @@ pub fn open(plan: &Plan) -> Result<Opened, Failure> {
     let (plan, shared) = (plan.clone(), store.clone());
     let node =
         peristyle_rt::block_on(RuntimeConfig::small(), async move { describe(&plan, shared, notes).await });
-    node.map(|(node, notes)| Opened { store, node, notes })
+    node.map(|(node, nqn, notes)| Opened { store, node, nqn, notes })
 }
 
 async fn describe(
     plan: &Plan,
     store: EmbeddedStore,
     mut notes: Vec<String>,
-) -> Result<(NodeConfig, Vec<String>), Failure> {
+) -> Result<(NodeConfig, String, Vec<String>), Failure> {
     let control = Control::open(store.clone()).await.map_err(Failure::from)?;
     let known = control.as_ref().map(|c| c.state().cluster.uuid);
     let mut found = Vec::new();
@@ -105,7 +107,8 @@ async fn describe(
     let control =
         open_or_create(store, &setup, cluster, peristyle_rt::fill_random).await.map_err(Failure::from)?;
     let node = node_config(plan, &control.state());
-    Ok((node, notes))
+    let nqn = control.state().cluster.nqn.clone();
+    Ok((node, nqn, notes))
 }
 
 fn random_uuid() -> Uuid {

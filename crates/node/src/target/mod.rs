@@ -127,7 +127,14 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     pub async fn start_target(self: &Rc<Self>, config: TargetConfig) -> Result<Addr, NetError> {
         let listener = Listener::bind(&config.listen, self.reactors() > 1).await?;
         let addr = listener.local_addr();
-        if self.id() == HOME {
+        // A further address of the same target shares the controllers.
+        if self.id() == HOME && self.target.home.borrow().is_none() {
+            let mut config = config.clone();
+            for portal in config.portals.iter_mut().filter(|p| p.address.port() == 0) {
+                if let Addr::Tcp(bound) = &addr {
+                    portal.address.set_port(bound.port()); // the system chose it
+                }
+            }
             self.start_home(&config).await;
         }
         peristyle_rt::spawn(self.clone().accept(listener, config.limits));
