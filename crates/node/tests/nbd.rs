@@ -49,7 +49,7 @@ fn what_a_client_writes_it_reads_back() {
             let (mut client, bytes) = Client::open(&addr, "v").await;
             assert_eq!(bytes, 64 * MIB);
             for (i, len) in
-                [512, 4096, 12288, 65536, 524288, 1536 * 1024, 3 * MIB as usize + 512].into_iter().enumerate()
+                [512, 4096, 12288, 65536, 524288, 1536 * 1024, 1536 * 1024 + 512].into_iter().enumerate()
             {
                 let offset = i as u64 * 4 * MIB + 512;
                 assert_eq!(client.write(offset, &fill(len, i as u64)).await, 0);
@@ -100,6 +100,35 @@ fn many_requests_in_flight_are_all_answered() {
         assert_eq!((stats.front.read_bytes, stats.front.write_bytes), (200 * 8192, 200 * 8192));
         let volume = &stats.volumes[&1];
         assert_eq!((volume.read.completed, volume.write.completed), (200, 200));
+    });
+}
+
+#[test]
+fn more_than_all_buffers_in_flight_is_served_in_turn() {
+    with_server(30, 1, |_, addr| async move {
+        let mut clients = Vec::new();
+        for _ in 0..4 {
+            clients.push(Client::open(&addr, "v").await.0);
+        }
+        for (kind, len) in [(cmd::WRITE, 256 * 1024), (cmd::READ, 256 * 1024), (cmd::READ, 2 << 20)] {
+            let tasks =
+                std::mem::take(&mut clients).into_iter().enumerate().map(|(n, mut client)| async move {
+                    let base = n as u64 * 16 * MIB;
+                    let count = 16 * MIB / len as u64;
+                    for i in 0..count {
+                        let data = if kind == cmd::WRITE { fill(len, base + i) } else { Vec::new() };
+                        client.ask(kind, i, base + i * len as u64, len as u32, &data).await;
+                    }
+                    for _ in 0..count {
+                        assert_eq!(client.reply().await.unwrap().1, 0);
+                        if kind == cmd::READ {
+                            client.take(len).await.unwrap();
+                        }
+                    }
+                    client
+                });
+            clients = peristyle_rt::join_all(tasks).await;
+        }
     });
 }
 

@@ -7,17 +7,17 @@ use crate::reactor::Node;
 use crate::volume::VolumeSpec;
 use peristyle_cluster::ShardStore;
 use peristyle_nbd::Limits;
-use peristyle_rt::sync::{Event, Notify, Semaphore};
+use peristyle_rt::buf::CLASS_BYTES;
+use peristyle_rt::sync::{Event, Notify, Permit, Semaphore};
 use peristyle_rt::{Addr, Duration, Either, Listener, NetError, select};
 use session::Session;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// The unit in which the budget of buffers is counted.
-const BUDGET_UNIT_BYTES: usize = 4096;
-/// What parts in flight may hold of the reactor's buffers: one third, the rest is the shards' and the other front
-/// ends'. Otherwise writes that wait could hold the very buffers that the shard needs to serve them.
+/// What parts in flight may hold of the reactor's buffers: one third of each size, the rest is the shards' and the
+/// other front ends'. Otherwise writes that wait could hold the very buffers that the shard needs to serve them.
+/// By size, since a shard that needs a large buffer is not helped by many small ones.
 const BUDGET_SHARE: usize = 3;
 /// Pause after an accept that failed (no file descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -56,7 +56,7 @@ pub struct NbdState {
     next_link: Cell<u64>,
     left: Notify,
     stopping: Event,
-    budget: OnceCell<Rc<Semaphore>>,
+    budget: OnceCell<Budget>,
 }
 
 impl NbdState {
@@ -81,12 +81,30 @@ impl NbdState {
         self.links.borrow_mut().remove(&id);
         self.left.notify_all();
     }
+}
+
+/// Permits for buffers, by size class.
+#[derive(Clone)]
+pub(super) struct Budget(Rc<[Rc<Semaphore>]>);
+
+impl Budget {
     /// Made when the reactor begins to listen, while its buffers are free.
-    fn budget(&self) -> (Rc<Semaphore>, usize) {
-        let classes = peristyle_rt::buf::free_counts().into_iter().zip(peristyle_rt::buf::CLASS_BYTES);
-        let bytes = classes.map(|(count, bytes)| count * bytes).sum::<usize>() / BUDGET_SHARE;
-        let budget = self.budget.get_or_init(|| Semaphore::new(bytes / BUDGET_UNIT_BYTES));
-        (budget.clone(), budget.available() * BUDGET_UNIT_BYTES)
+    fn of_free_buffers() -> Budget {
+        let free = peristyle_rt::buf::free_counts();
+        Budget(free.into_iter().map(|count| Semaphore::new(count / BUDGET_SHARE)).collect())
+    }
+    fn class(bytes: usize) -> usize {
+        CLASS_BYTES.iter().position(|&class| class >= bytes).expect("a part fits a buffer")
+    }
+    /// The right to hold a buffer of so many bytes, in order of arrival.
+    pub async fn acquire(&self, bytes: usize) -> Permit {
+        self.0[Self::class(bytes)].acquire(1).await
+    }
+    /// One request must fit as a whole, for its answer begins when all its parts have been read; and one that
+    /// begins within a part has one part more.
+    fn request_bytes_max(&self, part_bytes: u32) -> u64 {
+        let parts = self.0[Self::class(part_bytes as usize)].available().saturating_sub(1);
+        parts as u64 * u64::from(part_bytes)
     }
 }
 
@@ -106,12 +124,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
 
     /// Listens, and returns where: the ports that the system chose take the place of port 0.
     pub async fn start_nbd(self: &Rc<Self>, config: NbdConfig) -> Result<Vec<Addr>, NetError> {
-        let (budget, bytes) = self.nbd.budget();
+        let budget = self.nbd.budget.get_or_init(Budget::of_free_buffers).clone();
         let mut limits = config.limits;
-        // One request must fit the budget as a whole: its answer begins when all its parts have been read.
-        let whole_parts = bytes as u64 / u64::from(limits.part_bytes_max) * u64::from(limits.part_bytes_max);
-        limits.payload_bytes_max = u64::from(limits.payload_bytes_max).min(whole_parts) as u32;
-        assert!(limits.payload_bytes_max > 0, "the reactor's buffers hold no part");
+        let bytes_max = budget.request_bytes_max(limits.part_bytes_max);
+        assert!(bytes_max > 0, "the reactor has too few buffers for a part");
+        limits.payload_bytes_max = u64::from(limits.payload_bytes_max).min(bytes_max) as u32;
         let mut listeners = Vec::new();
         for addr in &config.listen {
             let shared = config.shared && matches!(addr, Addr::Tcp(_));
@@ -130,7 +147,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         listener: Listener,
         connections_max: usize,
         limits: Limits,
-        budget: Rc<Semaphore>,
+        budget: Budget,
     ) {
         let stopping = self.nbd.stopping.clone();
         loop {

@@ -1,7 +1,7 @@
 //! One connection: a task that receives and starts commands, a task that sends, and a task for each command.
 
 use super::outbox::{Answer, Outbox};
-use super::{BUDGET_UNIT_BYTES, Link};
+use super::{Budget, Link};
 use crate::reactor::Node;
 use crate::stats::{FrontStats, VolumeStats};
 use crate::volume::{Volume, VolumeSpec};
@@ -10,7 +10,7 @@ use peristyle_cluster::ShardStore;
 use peristyle_nbd::{
     Action, Buffer, Command, Connection, Errno, Export, Extent, Found, Input, Limits, Lookup, StaleTag, Tag,
 };
-use peristyle_rt::sync::{Notify, Permit, Semaphore};
+use peristyle_rt::sync::{Notify, Permit};
 use peristyle_rt::{Buf, Duration, Either, Instant, IoVec, Stream, StreamReader, StreamWriter, View};
 use peristyle_rt::{now, select, timeout};
 use peristyle_shard::ShardError;
@@ -46,7 +46,7 @@ struct Opened<S: ShardStore + Clone + 'static> {
 pub(super) struct Session<S: ShardStore + Clone + 'static> {
     node: Rc<Node<S>>,
     link: Rc<Link>,
-    budget: Rc<Semaphore>,
+    budget: Budget,
     machine: RefCell<Connection>,
     parts: RefCell<Vec<Part>>,
     opened: RefCell<Option<Opened<S>>>,
@@ -62,7 +62,7 @@ pub(super) struct Session<S: ShardStore + Clone + 'static> {
 }
 
 impl<S: ShardStore + Clone + 'static> Session<S> {
-    pub fn new(node: Rc<Node<S>>, link: Rc<Link>, limits: Limits, budget: Rc<Semaphore>) -> Rc<Session<S>> {
+    pub fn new(node: Rc<Node<S>>, link: Rc<Link>, limits: Limits, budget: Budget) -> Rc<Session<S>> {
         Rc::new(Session {
             node,
             link,
@@ -86,8 +86,10 @@ impl<S: ShardStore + Clone + 'static> Session<S> {
         peristyle_rt::spawn(self.clone().send(writer));
         self.receive(&mut reader).await;
         self.finish().await;
-        // Commands that are still executing keep their buffers until they end; they are part of the connection.
-        self.moved.wait_until(|| self.executing.get() == 0 && !self.sending.get()).await;
+        // Commands that are still executing keep their buffers until they end; they are part of the connection. A
+        // shard that waits for lost devices may keep them for longer than anybody wants to wait for.
+        let idle = || self.executing.get() == 0 && !self.sending.get();
+        timeout(STOP_LIMIT, self.moved.wait_until(idle)).await;
         self.node.stats.borrow_mut().connections -= 1;
         self.node.nbd.leave(id);
     }
@@ -196,8 +198,7 @@ impl<S: ShardStore + Clone + 'static> Session<S> {
 
     async fn give_buffer(&self, Buffer { tag, len }: Buffer) {
         let started = now();
-        let permits = (len as usize).div_ceil(BUDGET_UNIT_BYTES);
-        let given = async { (self.budget.acquire(permits).await, Buf::alloc(len as usize).await) };
+        let given = async { (self.budget.acquire(len as usize).await, Buf::alloc(len as usize).await) };
         let Some((permit, buf)) = self.unless_over(given).await else { return };
         if self.machine.borrow_mut().buffer_ready(tag) == Err(StaleTag) {
             return;
@@ -295,7 +296,7 @@ impl<S: ShardStore + Clone + 'static> Session<S> {
         // Permits are given in order of arrival, so all parts of a request come before those of a later one; it
         // fits the budget, hence it ends.
         if let Command::Read { len, .. } = command {
-            permit = Some(self.budget.acquire((len as usize).div_ceil(BUDGET_UNIT_BYTES)).await);
+            permit = Some(self.budget.acquire(len as usize).await);
         }
         let started = now();
         self.count(nsid, &command, |stage| stage.enter(started));
