@@ -10,6 +10,7 @@
 //!
 //! Read first: [`spawn`] and `task.rs`, [`Buf`] and `buf.rs`, [`Device`], [`Stream`].
 
+pub mod alloc_count;
 mod budget;
 pub mod buf;
 pub mod device;
