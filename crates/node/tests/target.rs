@@ -4,6 +4,7 @@ use peristyle_base::{DeviceId, LayerId, NodeId, Scheme, ShardId, Uuid};
 use peristyle_bench::host::{Host, HostError, HostOptions};
 use peristyle_cluster::{DomainId, MemoryShardStore};
 use peristyle_column::FormatOptions;
+use peristyle_node::target::CONNECTIONS_MAX;
 use peristyle_node::{DeviceConfig, Node, NodeConfig, TargetConfig, VolumeSpec, seeds};
 use peristyle_nvme::QpairLimits;
 use peristyle_nvme::host::HostClose;
@@ -11,7 +12,7 @@ use peristyle_nvme::subsystem::Hosts;
 use peristyle_nvme::wire::Status;
 use peristyle_nvme::wire::fabrics::Nqn;
 use peristyle_rt::sim::{DiskConfig, NodeHandle, World, WorldConfig};
-use peristyle_rt::{Addr, Buf, Device, Duration, ReactorId, View};
+use peristyle_rt::{Addr, Buf, Device, Duration, ReactorId, Stream, StreamReader, StreamWriter, View};
 use peristyle_shard::ShardConfig;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -48,6 +49,18 @@ struct Rig {
     reactors: usize,
     /// The first reactor's node, once it serves.
     node: Rc<RefCell<Vec<Shared>>>,
+    /// Free buffers of each reactor, as they were a moment ago.
+    free: Rc<RefCell<Vec<[usize; 6]>>>,
+    /// What the home reactor is to do next.
+    order: Rc<Cell<Order>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    None,
+    RemoveSecond,
+    AddSecond,
+    Stop,
 }
 
 impl Rig {
@@ -75,7 +88,9 @@ impl Rig {
             shard: ShardConfig::new(scheme),
             development: true,
         };
-        let rig = Rig { world, target, client, config, reactors, node: Rc::default() };
+        let free = Rc::new(RefCell::new(vec![[0; 6]; reactors]));
+        let order = Rc::new(Cell::new(Order::None));
+        let rig = Rig { world, target, client, config, reactors, node: Rc::default(), free, order };
         rig.format();
         rig.start();
         rig
@@ -102,9 +117,9 @@ impl Rig {
     }
 
     fn start(&self) {
-        let nodes = self.node.clone();
+        let (nodes, free, order) = (self.node.clone(), self.free.clone(), self.order.clone());
         self.target.start(seeds(&self.config, self.reactors, &MemoryShardStore::default()), move |seed| {
-            let nodes = nodes.clone();
+            let (nodes, free, order) = (nodes.clone(), free.clone(), order.clone());
             async move {
                 let node = Node::start(seed, true).await;
                 let config = TargetConfig {
@@ -117,8 +132,14 @@ impl Rig {
                     limits: QpairLimits::default(),
                 };
                 node.start_target(config).await.unwrap();
-                nodes.borrow_mut().push(node);
-                peristyle_rt::shutdown_requested().await;
+                nodes.borrow_mut().push(node.clone());
+                loop {
+                    peristyle_rt::sleep(Duration::from_millis(5)).await;
+                    free.borrow_mut()[usize::from(node.id().0)] = peristyle_rt::buf::free_counts();
+                    if node.id() == ReactorId(0) {
+                        obey(&node, order.replace(Order::None)).await;
+                    }
+                }
             }
         });
         let all = self.reactors;
@@ -156,6 +177,15 @@ impl Rig {
     fn settle(&self) {
         assert!(self.world.handle().run_until(|| self.connections() == 0, Duration::from_secs(60)));
         self.world.handle().run_for(Duration::from_secs(1));
+    }
+}
+
+async fn obey(node: &Shared, order: Order) {
+    match order {
+        Order::None => {}
+        Order::RemoveSecond => assert!(node.remove_volume(2).await),
+        Order::AddSecond => node.add_volume(volume(2, 512)).await.unwrap(),
+        Order::Stop => node.stop_target().await,
     }
 }
 
@@ -283,6 +313,7 @@ fn a_host_that_falls_silent_loses_its_connections() {
 fn a_host_that_leaves_in_the_middle_takes_no_buffer_with_it() {
     for reactors in [1, 2] {
         let rig = Rig::new(4, reactors);
+        let mut before = Vec::new();
         for round in 0..20u64 {
             rig.run(move || async move {
                 let options = HostOptions::new(ALICE, NQN);
@@ -302,9 +333,176 @@ fn a_host_that_leaves_in_the_middle_takes_no_buffer_with_it() {
                 host.close();
             });
             rig.settle();
+            if round == 4 {
+                before = rig.free.borrow().clone();
+            }
         }
-        assert_eq!(rig.connections(), 0);
+        assert_eq!(*rig.free.borrow(), before, "a buffer is missing or too many");
     }
+}
+
+#[test]
+fn hosts_hear_of_volumes_that_go_and_come() {
+    let rig = Rig::new(5, 2);
+    let order = rig.order.clone();
+    rig.run(move || {
+        let order = order.clone();
+        async move {
+            let host = Host::connect(&addr(), &HostOptions::new(ALICE, NQN), 2).await.unwrap();
+            let data = fill(4096, 5);
+            host.io[0].write(2, 8, 8, view(&data).await).await.unwrap();
+            for (next, expected) in [
+                (Order::RemoveSecond, Status::INVALID_NAMESPACE_OR_FORMAT),
+                (Order::AddSecond, Status::SUCCESS),
+            ] {
+                order.set(next);
+                peristyle_rt::sleep(Duration::from_millis(50)).await;
+                let log = host.admin.log_page(4, 4096).await.unwrap();
+                assert_eq!(log[..8], [2, 0, 0, 0, 0, 0, 0, 0]);
+                for queue in &host.io {
+                    assert!(status(queue.flush(2).await).is(expected));
+                }
+            }
+            let back = host.io[1].read(2, 8, 8, Buf::alloc(4096).await).await.unwrap();
+            assert!(back[..] == data[..]);
+            host.close();
+        }
+    });
+    rig.settle();
+}
+
+#[test]
+fn a_target_that_stops_answers_what_is_in_flight_and_closes() {
+    let rig = Rig::new(7, 1);
+    let order = rig.order.clone();
+    rig.run(move || {
+        let order = order.clone();
+        async move {
+            let host = Host::connect(&addr(), &HostOptions::new(ALICE, NQN), 1).await.unwrap();
+            order.set(Order::Stop);
+            let mut written = 0;
+            while host.io[0].write(1, written, 128, view(&fill(524288, 1)).await).await.is_ok() {
+                written += 128;
+            }
+            host.io[0].closed().await;
+            host.admin.closed().await;
+            assert!(Host::connect(&addr(), &HostOptions::new(ALICE, NQN), 1).await.is_err());
+        }
+    });
+    assert_eq!(rig.connections(), 0);
+}
+
+/// Bytes of a connection, by hand.
+async fn raw(bytes: &[u8]) -> (StreamReader, StreamWriter) {
+    let (reader, mut writer) = Stream::connect(&addr()).await.unwrap().split();
+    if !bytes.is_empty() {
+        writer.send(view(bytes).await.into()).await.unwrap();
+    }
+    (reader, writer)
+}
+
+fn ic_req() -> Vec<u8> {
+    let mut pdu = vec![0; 128];
+    (pdu[2], pdu[4]) = (128, 128);
+    pdu
+}
+
+/// Reads until the target ends the connection; says how long that took and what came.
+async fn until_end(reader: &mut StreamReader) -> (Duration, Vec<u8>) {
+    let (started, mut all) = (peristyle_rt::now(), Vec::new());
+    while let Ok(bytes) = reader.recv().await {
+        if bytes.is_empty() {
+            break;
+        }
+        all.extend_from_slice(&bytes);
+    }
+    (peristyle_rt::now().since(started), all)
+}
+
+#[test]
+fn row_7_half_an_icreq_and_the_end_leaves_nothing() {
+    let rig = Rig::new(20, 1);
+    rig.world.handle().run_for(Duration::from_secs(1));
+    let before = rig.free.borrow().clone();
+    rig.run(|| async {
+        let (mut reader, writer) = raw(&ic_req()[..64]).await;
+        writer.shutdown();
+        let (took, answer) = until_end(&mut reader).await;
+        assert!(took < Duration::from_secs(1) && answer.is_empty());
+    });
+    rig.settle();
+    assert_eq!(*rig.free.borrow(), before);
+}
+
+#[test]
+fn row_8_a_slow_or_silent_connection_ends_at_the_set_up_timeout() {
+    let rig = Rig::new(21, 1);
+    rig.run(|| async {
+        let (mut reader, _writer) = raw(&[]).await;
+        let (took, answer) = until_end(&mut reader).await;
+        assert!(took > Duration::from_secs(9) && took < Duration::from_secs(11) && answer.is_empty());
+        let (mut reader, mut writer) = raw(&[]).await;
+        peristyle_rt::spawn(async move {
+            for byte in ic_req() {
+                let piece = view(&[byte]).await;
+                if writer.send(piece.into()).await.is_err() {
+                    return;
+                }
+                peristyle_rt::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let (took, answer) = until_end(&mut reader).await;
+        assert!(took > Duration::from_secs(9) && took < Duration::from_secs(11) && answer.is_empty());
+    });
+    rig.settle();
+}
+
+#[test]
+fn row_11_a_flood_of_silent_connections_is_capped_and_an_established_host_unaffected() {
+    let rig = Rig::new(22, 1);
+    let nodes = rig.node.clone();
+    rig.run(move || {
+        let nodes = nodes.clone();
+        async move {
+            let host = Host::connect(&addr(), &HostOptions::new(ALICE, NQN), 1).await.unwrap();
+            let mut flood = Vec::new();
+            for _ in 0..CONNECTIONS_MAX + 50 {
+                flood.push(raw(&[]).await);
+            }
+            assert_eq!(nodes.borrow()[0].connections(), CONNECTIONS_MAX);
+            let data = fill(524288, 3);
+            host.io[0].write(1, 0, 128, view(&data).await).await.unwrap();
+            let back = host.io[0].read(1, 0, 128, Buf::alloc(524288).await).await.unwrap();
+            assert!(back[..] == data[..]);
+            peristyle_rt::sleep(Duration::from_secs(11)).await;
+            assert_eq!(nodes.borrow()[0].connections(), 2);
+            host.close();
+        }
+    });
+    rig.settle();
+}
+
+#[test]
+fn rows_30_and_31_after_a_bad_pdu_nothing_is_executed_and_a_deaf_host_is_cut_off() {
+    let rig = Rig::new(23, 1);
+    rig.run(|| async {
+        let (mut reader, mut writer) = raw(&ic_req()).await;
+        let mut answer = reader.recv().await.unwrap().to_vec();
+        assert_eq!((answer.len(), answer[0]), (128, 1));
+        // A PDU of no known type, and in the same segment a capsule that would be answered.
+        let mut bytes = vec![0x77, 0, 8, 0, 8, 0, 0, 0];
+        let mut capsule = vec![0; 72];
+        (capsule[0], capsule[2], capsule[4], capsule[8]) = (4, 72, 72, 0x18);
+        bytes.extend_from_slice(&capsule);
+        writer.send(view(&bytes).await.into()).await.unwrap();
+        let (took, rest) = until_end(&mut reader).await;
+        assert!(took > Duration::from_secs(9) && took < Duration::from_secs(31), "{took:?}");
+        // One C2HTermReq, and not a word more.
+        answer = rest;
+        assert_eq!(answer[0], 3);
+        assert_eq!(answer.len(), usize::from(answer[4]));
+    });
+    rig.settle();
 }
 
 #[test]

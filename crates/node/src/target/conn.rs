@@ -85,6 +85,8 @@ pub(super) struct Conn<S: ShardStore + Clone + 'static> {
     /// For the bytes of answers.
     pub room: Rc<Semaphore>,
     draining: Cell<bool>,
+    /// A task waits for the machine's deadline.
+    watched: Cell<bool>,
 }
 
 impl<S: ShardStore + Clone + 'static> Conn<S> {
@@ -106,6 +108,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             idle: Notify::default(),
             room: Semaphore::new(ANSWER_BYTES_MAX / ANSWER_UNIT),
             draining: Cell::new(false),
+            watched: Cell::new(false),
         })
     }
 
@@ -235,6 +238,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 
     /// A deadline of the machine: set-up, or the end after a fatal error.
     fn watch_the_clock(self: &Rc<Self>) {
+        self.watched.set(true);
         let me = self.clone();
         peristyle_rt::spawn(async move {
             while let Some(deadline) = { me.qpair.borrow().poll_timeout() } {
@@ -244,12 +248,12 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
                 me.qpair.borrow_mut().handle_timeout(peristyle_rt::now());
                 me.act();
             }
+            me.watched.set(false);
         });
     }
 
     /// After every word with the machine: what it wants done, and sent.
     pub fn act(self: &Rc<Self>) {
-        let was_open = self.qpair.borrow().is_open();
         while let Some(action) = { self.qpair.borrow_mut().poll_action() } {
             match action {
                 Action::Buffer { tag, len } => self.want_buffer(tag, len),
@@ -272,12 +276,15 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
                 Action::Close(reason) => self.end(reason),
             }
         }
-        let qpair = self.qpair.borrow();
-        if qpair.has_transmit() {
+        let (sends, waits) = {
+            let qpair = self.qpair.borrow();
+            (qpair.has_transmit(), qpair.poll_timeout().is_some())
+        };
+        if sends {
             self.wake_sender();
         }
-        if was_open && !qpair.is_open() && !self.closed.is_set() {
-            drop(qpair);
+        // After a fatal error there is a deadline again.
+        if waits && !self.watched.get() {
             self.watch_the_clock();
         }
     }

@@ -30,12 +30,16 @@ pub(super) struct Batch {
 
 impl<S: ShardStore + Clone + 'static> Conn<S> {
     pub(super) async fn send(self: Rc<Self>, mut writer: StreamWriter) {
-        let mut header = Buf::alloc(HEADER_BUF_BYTES).await;
+        let mut kept = None;
         let mut batch = Batch::default();
         while !self.closed.is_set() {
             self.kick.wait_until(|| self.kicked.get() || self.closed.is_set()).await;
             peristyle_rt::end_of_turn().await;
             self.kicked.set(false);
+            let mut header = match kept.take() {
+                Some(header) => header,
+                None => Buf::alloc(HEADER_BUF_BYTES).await,
+            };
             while !self.closed.is_set() && self.gather(&mut header, &mut batch) {
                 let headers = header.freeze();
                 let sent = select(self.closed.wait(), put(&mut writer, &headers, &mut batch.pieces)).await;
@@ -49,6 +53,8 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
                     self.lost();
                 }
             }
+            // Whoever has not connected yet holds no memory while it is silent.
+            kept = self.connected.get().map(|_| header);
             self.close_when_idle();
         }
         // Wakes the receiver; the connection ends when both halves are gone.
