@@ -148,7 +148,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let frame = &mut state.frames[index as usize];
         state.queue.take(&mut state.scratch, &mut frame.contents);
         (frame.busy, frame.kind, frame.seq) = (true, FrameKind::User, seq);
-        (frame.durable, frame.reappended) = (false, false);
+        (frame.durable, frame.reappended, frame.width) = (false, false, None);
         frame.started = peristyle_rt::now();
         let now = frame.started;
         for &(_, since) in &frame.contents.ops {
@@ -166,7 +166,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let index = free_frame(state)?;
         let frame = &mut state.frames[index as usize];
         (frame.busy, frame.kind, frame.seq) = (true, kind, seq);
-        (frame.durable, frame.reappended) = (false, false);
+        (frame.durable, frame.reappended, frame.width) = (false, false, None);
         frame.started = peristyle_rt::now();
         frame.contents.clear();
         Some(index)
@@ -262,9 +262,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let attempt = frame.attempt;
         let preferred =
             if frame.kind == FrameKind::User && goes_narrow(n, wide) { Width::Narrow } else { Width::Wide };
-        let width = if wide.is_narrow() { Width::Wide } else { preferred };
+        let width = match frame.width {
+            Some(width) => width,
+            None if self.config.scheme.is_narrow() => Width::Wide,
+            None => preferred,
+        };
         if let Some(id) = state.extents.current[width as usize] {
             if is_usable(state, index, id) {
+                state.frames[index as usize].width = Some(width);
                 return Some((id, state.extents.at(id).scheme, attempt));
             }
             self.close(state, id);
@@ -278,6 +283,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         extent.phase = ExtentPhase::Open;
         let scheme = extent.scheme;
         state.extents.current[width as usize] = Some(id);
+        state.frames[index as usize].width = Some(width);
         if state.extents.ready[width as usize].len() <= self.config.ready_extents / 2 {
             self.supply_wanted.notify_all();
         }

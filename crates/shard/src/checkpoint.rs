@@ -140,6 +140,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             state.log_bytes_since_checkpoint = 0;
             state.map.capture(&mut captured);
+            for layer in state.map.take_dropped() {
+                state.homes.layers.remove(&layer);
+            }
             let layers: Vec<(LayerId, u64)> = state.map.layers().collect();
             (state.committed, replay_mark(state), layers)
         };
@@ -374,6 +377,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 }
 
 impl Homes {
+    /// Places of all map blocks that the last checkpoint refers to, but its root.
+    pub(crate) fn for_each(&self, mut f: impl FnMut(Ptr)) {
+        for page in self.layers.values().flatten() {
+            let leaves = page.leaves.iter().flat_map(|leaves| leaves.iter());
+            std::iter::once(&page.home).chain(leaves).filter_map(|p| data_ptr(*p)).for_each(&mut f);
+        }
+    }
+
     fn page(&mut self, layer: LayerId, page: u32) -> &mut HomePage {
         let pages = self.layers.entry(layer).or_default();
         if pages.len() <= page as usize {
@@ -383,11 +394,16 @@ impl Homes {
     }
 }
 
-/// Lowest extent that replay from now on must look at: every extent that is not sealed.
+fn data_ptr(ptr: Ptr) -> Option<Ptr> {
+    matches!(ptr.lookup(), Lookup::Data(_)).then_some(ptr)
+}
+
+/// Lowest extent that replay from now on must look at: every extent that is not sealed, those included that are
+/// being allocated right now.
 fn replay_mark(state: &State) -> ExtentId {
     let unsealed =
         state.extents.iter().filter(|e| e.phase != ExtentPhase::Sealed && !e.leftover).map(|e| e.id);
-    unsealed.min().unwrap_or(state.next_extent)
+    unsealed.chain(state.creating).min().unwrap_or(state.next_extent)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::columns::{ColumnFault, Columns};
 use crate::error::ShardError;
 use crate::extent::{Extent, ExtentPhase};
 use crate::frame::{Entry, FrameKind, Layout};
-use crate::map::{Map, Ptr};
+use crate::map::{Map, MapFull, Ptr};
 use crate::shard::{Shard, State};
 use peristyle_base::{ExtentId, Instant};
 use peristyle_cluster::ShardStore;
@@ -47,7 +47,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if frame.kind == FrameKind::User {
             assert_eq!(frame.seq, state.committed.next(), "invariant 3, In order");
             state.committed = frame.seq;
-            apply(map, extent.id, &frame.layout, &frame.contents.entries);
+            apply(map, extent.id, &frame.layout, &frame.contents.entries)
+                .expect("a layer's size was checked before its event was accepted");
             assert_eq!(state.order.pop_front(), Some(index));
         }
         if frame.kind == FrameKind::Meta
@@ -208,7 +209,12 @@ fn next_finished(state: &State) -> Option<u16> {
 }
 
 /// Takes a committed frame into the map. Replay uses the same.
-pub(crate) fn apply(map: &mut Map, extent: ExtentId, layout: &Layout, entries: &[Entry]) {
+pub(crate) fn apply(
+    map: &mut Map,
+    extent: ExtentId,
+    layout: &Layout,
+    entries: &[Entry],
+) -> Result<(), MapFull> {
     let mut data = 0;
     for entry in entries {
         match *entry {
@@ -218,15 +224,13 @@ pub(crate) fn apply(map: &mut Map, extent: ExtentId, layout: &Layout, entries: &
                 map.set(layer, block, Ptr::new(extent, column, row, crc));
             }
             Entry::Zero { layer, block, count } => map.zero(layer, block, count as u64, |_| {}),
-            // The size was checked against the map's memory before the event was accepted.
-            Entry::LayerCreated { layer, blocks } => {
-                let _ = map.create_layer(layer, blocks);
-            }
+            Entry::LayerCreated { layer, blocks } => map.create_layer(layer, blocks)?,
             Entry::LayerDropped { layer } => map.drop_layer(layer, |_| {}),
             Entry::LayerResized { .. } => {}
             Entry::Map { .. } => data += 1,
         }
     }
+    Ok(())
 }
 
 /// Ready extents with a column on a device that is avoided now are taken out of the stock.

@@ -45,7 +45,14 @@ pub struct Extent {
     pub in_record: bool,
     /// Columns that failed, could not be sealed, or that no device lists (their place is nil): bit per column.
     pub missing: u32,
-    /// What is left of an extent that was being given back when its owner stopped.
+    /// Columns that can never be sealed as they are, because they lack rows: a rebuild's work. Bit per column.
+    pub lost: u32,
+    /// Seals of columns that missed theirs are on their way.
+    pub completing: bool,
+    /// Found with fewer columns than the devices that do not answer can explain.
+    pub suspect: bool,
+    /// Nothing refers to it: what is left of an extent that was never used, or that was being given back when
+    /// its owner stopped.
     pub leftover: bool,
 }
 
@@ -71,6 +78,9 @@ impl Extent {
             in_flight: VecDeque::new(),
             in_record: false,
             missing: 0,
+            lost: 0,
+            completing: false,
+            suspect: false,
             leftover: false,
         }
     }
@@ -83,8 +93,17 @@ impl Extent {
     }
     /// It is sealed, but a column that a device still has missed its seal.
     pub fn seal_is_due(&self) -> bool {
-        let missed = |c: usize| self.missing >> c & 1 == 1 && !self.places[c].device.is_nil();
-        self.phase == ExtentPhase::Sealed && !self.leftover && (0..self.scheme.width()).any(missed)
+        self.phase == ExtentPhase::Sealed
+            && !self.leftover
+            && (0..self.scheme.width()).any(|c| self.missed_its_seal(c))
+    }
+    /// The column is not sealed, some device has it, and it may have all its rows.
+    pub fn missed_its_seal(&self, column: usize) -> bool {
+        (self.missing & !self.lost) >> column & 1 == 1 && !self.places[column].device.is_nil()
+    }
+    /// Bits of the columns that hold headers: column 0 and the parity columns.
+    pub fn header_columns(&self) -> u32 {
+        1 | (((1 << self.scheme.width()) - 1) & !((1 << self.scheme.k()) - 1))
     }
     pub fn layout_of(&self, frame: (u16, u16)) -> Layout {
         Layout { scheme: self.scheme, first_row: RowIndex(frame.0), blocks: frame.1 }
@@ -95,10 +114,11 @@ impl Extent {
         let layout = self.layout_of(self.frames[i]);
         (row < layout.end_row()).then_some(layout)
     }
-    /// Whether a data column holds something at a row. `None`: the extent is sealed, so holes are zeros on the
-    /// device.
+    /// Whether a column holds nothing at a row. `None`: the device is asked, because the column is sealed, so that
+    /// its holes are zeros, or because the extent's frames are not known (then only checksums tell).
     pub fn is_hole(&self, column: usize, row: u16) -> Option<bool> {
-        if self.phase == ExtentPhase::Sealed && self.missing >> column & 1 == 0 {
+        let sealed = self.phase == ExtentPhase::Sealed && self.missing >> column & 1 == 0;
+        if sealed || self.frames.is_empty() {
             return None;
         }
         let Some(layout) = self.frame_at(row) else { return Some(true) };

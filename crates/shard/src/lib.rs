@@ -8,6 +8,7 @@ pub mod columns;
 mod commit;
 mod error;
 pub mod extent;
+mod find;
 pub mod frame;
 pub mod map;
 mod ops;

@@ -142,6 +142,8 @@ pub struct MapFull;
 /// All layers of one shard.
 pub struct Map {
     layers: BTreeMap<LayerId, Layer>,
+    /// Dropped since the last capture: what a checkpoint had of them is void, also when they were made again.
+    dropped: Vec<LayerId>,
     leaves: Vec<Leaf>,
     free_leaves: Vec<u32>,
     pages: Vec<Page>,
@@ -175,6 +177,7 @@ impl Map {
     pub fn new(leaves_max: usize) -> Map {
         Map {
             layers: BTreeMap::new(),
+            dropped: Vec::new(),
             leaves: Vec::with_capacity(leaves_max.min(4096)),
             free_leaves: Vec::with_capacity(leaves_max.min(4096)),
             pages: Vec::new(),
@@ -189,10 +192,7 @@ impl Map {
         if self.layers.contains_key(&id) {
             return Ok(());
         }
-        let planned: u64 = self.layers.values().map(|l| l.blocks).sum::<u64>() + blocks;
-        if planned.div_ceil(FANOUT as u64) > self.leaves_max as u64 {
-            return Err(MapFull);
-        }
+        self.fits(blocks)?;
         let pages = blocks.div_ceil((FANOUT * FANOUT) as u64) as usize;
         let layer = Layer {
             blocks,
@@ -204,8 +204,22 @@ impl Map {
         Ok(())
     }
 
+    /// Whether the memory covers another layer of so many blocks.
+    pub fn fits(&self, blocks: u64) -> Result<(), MapFull> {
+        let leaves = |blocks: u64| blocks.div_ceil(FANOUT as u64);
+        let planned =
+            self.layers.values().fold(leaves(blocks), |sum, l| sum.saturating_add(leaves(l.blocks)));
+        if planned > self.leaves_max as u64 { Err(MapFull) } else { Ok(()) }
+    }
+
+    /// Layers that were dropped since this was asked last.
+    pub fn take_dropped(&mut self) -> Vec<LayerId> {
+        std::mem::take(&mut self.dropped)
+    }
+
     pub fn drop_layer(&mut self, id: LayerId, mut old: impl FnMut(Ptr)) {
         let Some(layer) = self.layers.remove(&id) else { return };
+        self.dropped.push(id);
         for node in layer.pages {
             self.free_page(node, &mut old);
         }

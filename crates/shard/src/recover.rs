@@ -1,20 +1,19 @@
 //! Takeover and restart: raise the epoch, fence, read the checkpoint, replay headers, decide the tail, append
 //! what is kept anew, and only then serve (DESIGN §6, §11).
 
-use crate::columns::{ColumnFault, Columns, ListedSlot, SlotState};
+use crate::columns::Columns;
 use crate::commit::apply;
 use crate::error::ShardError;
 use crate::extent::{Extent, ExtentPhase};
-use crate::frame::{Entry, FrameKind, Header, Layout, NotHeader};
-use crate::replay::{Found, HeaderCopies, NoHeader, Replay, Verdict, decide};
+use crate::find::Scan;
+use crate::frame::{Entry, FrameKind, Header, Layout};
+use crate::map::MapFull;
+use crate::replay::{Found, Replay, Verdict, decide};
 use crate::shard::{Shard, ShardConfig};
-use peristyle_base::{
-    BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, ColumnPlace, DeviceId, ExtentId, NodeId, RowIndex, Seq, ShardId,
-    SlotIndex, crc32c,
-};
-use peristyle_cluster::{ColumnPlaces, ShardRecord, ShardStore, StoreError, Version};
-use peristyle_rt::{Buf, View, join_all};
-use std::collections::BTreeMap;
+use peristyle_base::{BLOCK_BYTES, ExtentId, NodeId, Seq, ShardId, crc32c};
+use peristyle_cluster::{ShardRecord, ShardStore, StoreError, Version};
+use peristyle_rt::View;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 /// Why a shard cannot be served now. Nothing was decided: trying again later is right.
@@ -70,15 +69,6 @@ pub struct RecoveryReport {
     pub committed: Seq,
 }
 
-/// The headers of one extent, in row order.
-struct Scan {
-    extent: ExtentId,
-    headers: Vec<Header>,
-    /// Entries of checkpoint frames; those of user frames are in the replay.
-    entries: Vec<Vec<Entry>>,
-    end: u16,
-}
-
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Takes the shard over under the next epoch and serves it. On an error nothing was decided.
     pub async fn recover(
@@ -106,9 +96,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let ids: Vec<ExtentId> = {
             let state = self.state.borrow();
             // Behind the mark, or a column of it missed its seal and has to get it now.
-            // An unsealed one before the mark was sealed where we cannot look now: its headers say what it holds.
-            let unsealed = |e: &&Extent| e.phase == ExtentPhase::Old;
-            let looked_at = |e: &&Extent| !e.leftover && (e.id >= mark || unsealed(e) || e.seal_is_due());
+            let looked_at = |e: &&Extent| e.id >= mark || e.phase == ExtentPhase::Old || e.seal_is_due();
             let mut ids: Vec<_> = state.extents.iter().filter(looked_at).map(|e| e.id).collect();
             ids.sort_unstable();
             report.extents = state.extents.len();
@@ -117,16 +105,19 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         report.scanned = ids.len();
         let mut scans = Vec::new();
         for id in ids {
-            scans.push(self.scan(id, &mut replay).await?);
+            scans.push(self.scan(id, mark, &mut replay).await?);
         }
         if let Some(checkpoint) = &record.checkpoint {
             self.load_checkpoint(checkpoint).await.map_err(RecoverError::Checkpoint)?;
         }
+        self.choose_copies(&mut replay).await?;
         report.replayed = self.replay_committed(&replay)?;
         let kept = self.decide_tail(&replay).await?;
         report.tail_kept = kept.len();
         report.committed = replay.committed();
-        self.cut_extents(&replay, &scans, &kept).await;
+        self.cut_extents(&replay, &scans, &kept).await?;
+        self.find_leftovers(&record, &scans);
+        self.free_pile().await?;
         if !self.refill_now().await && self.state.borrow().extents.ready.iter().all(|r| r.is_empty()) {
             return Err(RecoverError::NoSpace);
         }
@@ -154,211 +145,53 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(record)
     }
 
-    /// Steps 3 and 4: learn where the columns are, and fence those of unsealed extents.
-    async fn find_extents(&self, record: &ShardRecord) -> Result<(), RecoverError> {
-        let mut extents: BTreeMap<ExtentId, Extent> = BTreeMap::new();
-        let mut sealed: BTreeMap<ExtentId, u32> = BTreeMap::new();
-        let nobody = ColumnPlace { device: DeviceId::default(), slot: SlotIndex(0) };
-        let new_extent = |id, scheme: peristyle_base::Scheme, nonce, epoch| {
-            let places = ColumnPlaces::new(&vec![nobody; scheme.width()]);
-            let mut extent = Extent::new(id, scheme, nonce, epoch, places, ExtentPhase::Old);
-            extent.missing = (1 << scheme.width()) - 1;
-            extent
-        };
-        for open in &record.open_set {
-            let mut extent = new_extent(open.extent, open.scheme, open.nonce, open.epoch);
-            extent.in_record = true;
-            // Missing until they are listed; their places are known all the same, and are written back as such.
-            extent.places = open.columns;
-            extents.insert(open.extent, extent);
-        }
-        let lists = self.columns.list(self.id).await;
-        let answered: Vec<DeviceId> =
-            lists.iter().filter(|(_, list)| list.is_ok()).map(|(device, _)| *device).collect();
-        let devices_away = lists.iter().filter(|(_, list)| list.is_err()).count();
-        for slot in lists.into_iter().filter_map(|(_, list)| list.ok()).flatten() {
-            let ListedSlot { place, name, scheme, state, epoch, rows } = slot;
-            if state == SlotState::Filling || name.column.0 as usize >= scheme.width() {
-                continue;
+    /// Which copy counts of each committed frame that was found several times: the newest complete one.
+    async fn choose_copies(self: &Rc<Self>, replay: &mut Replay) -> Result<(), RecoverError> {
+        for seq in replay.contested() {
+            let (mut chosen, mut unknown) = (None, false);
+            for found in replay.candidates(seq) {
+                match self.examine(found, None).await {
+                    Verdict::Complete => {
+                        chosen = Some(found.header.extent);
+                        break;
+                    }
+                    Verdict::Unknown => unknown = true,
+                    Verdict::NeverCommitted => {}
+                }
             }
-            let extent = extents
-                .entry(name.extent)
-                .or_insert_with(|| new_extent(name.extent, scheme, name.nonce, epoch));
-            // A slot that says otherwise than its extent's other columns belongs to a number that was given up.
-            if extent.nonce != name.nonce || extent.scheme != scheme {
-                continue;
+            match chosen {
+                Some(extent) => replay.choose(seq, extent),
+                None if replay.is_in_checkpoint(seq) => {}
+                None if unknown => return Err(RecoverError::TailUndecided { seq }),
+                None => {
+                    let committed = replay.committed();
+                    return Err(RecoverError::LogIncomplete { missing: seq, committed });
+                }
             }
-            let column = name.column.0 as usize;
-            let mut places: Vec<ColumnPlace> = extent.places.to_vec();
-            places[column] = place;
-            extent.places = ColumnPlaces::new(&places);
-            extent.missing &= !(1 << column);
-            if state == SlotState::Sealed {
-                extent.phase = ExtentPhase::Sealed;
-                extent.committed_rows = rows;
-                extent.next_row = rows;
-                *sealed.entry(name.extent).or_default() |= 1 << column;
-            }
-        }
-        // A device that answers and does not list a recorded column has lost it, and may give its slot to another:
-        // the column gets a slot that no device has.
-        for extent in extents.values_mut().filter(|e| e.in_record) {
-            let mut places: Vec<ColumnPlace> = extent.places.to_vec();
-            let lost = |c: &usize| extent.missing >> c & 1 == 1 && answered.contains(&places[*c].device);
-            for column in (0..extent.scheme.width()).filter(lost).collect::<Vec<_>>() {
-                places[column].slot = SlotIndex(u32::MAX - (extent.id.0 & 0x00FF_FFFF) as u32);
-            }
-            extent.places = ColumnPlaces::new(&places);
-        }
-        // Columns of a sealed extent that came back without their seal count as missing (DESIGN §6).
-        for (id, columns) in &sealed {
-            let extent = extents.get_mut(id).expect("just seen");
-            extent.missing |= ((1 << extent.scheme.width()) - 1) & !columns;
-        }
-        for extent in extents.values_mut() {
-            // More columns without a slot than devices that did not answer: it was being given back, or its
-            // allocation never finished. A live extent keeps all its slots.
-            let unplaced = extent.places.iter().filter(|p| p.device.is_nil()).count();
-            extent.leftover = !extent.in_record && unplaced > devices_away;
-        }
-        for extent in extents.values_mut().filter(|e| e.phase == ExtentPhase::Old && !e.leftover) {
-            self.fence(extent, record).await?;
-        }
-        let state = &mut *self.state.borrow_mut();
-        state.extents.reserve(extents.len() + 1024);
-        for (id, extent) in extents {
-            state.next_extent = state.next_extent.max(id.next());
-            state.extents.insert(extent);
         }
         Ok(())
     }
 
-    /// Fences every reachable column; at least one header column must confirm, else the shard waits.
-    async fn fence(&self, extent: &mut Extent, record: &ShardRecord) -> Result<(), RecoverError> {
-        let epoch = record.epoch;
-        let reachable: Vec<usize> =
-            (0..extent.scheme.width()).filter(|c| extent.missing >> c & 1 == 0).collect();
-        let fences =
-            reachable.iter().map(|&c| self.columns.fence(extent.place(c), extent.name(self.id, c), epoch));
-        let results = join_all(fences).await;
-        let mut confirmed = false;
-        for (&column, result) in reachable.iter().zip(&results) {
-            match result {
-                Ok(()) => confirmed |= column == 0 || column >= extent.scheme.k(),
-                Err(ColumnFault::Fenced) => return Err(RecoverError::Fenced),
-                Err(_) => extent.missing |= 1 << column,
-            }
-        }
-        // Extents that never reached the open set hold nothing that was acknowledged (invariant 1).
-        if !confirmed && extent.in_record {
-            return Err(RecoverError::ExtentAway { extent: extent.id });
-        }
-        Ok(())
-    }
-
-    /// Step 6, first half: the headers of one extent, from column 0 and, where that has none, from the parity
-    /// columns. Adds what it finds to the replay and to the extent's frames.
-    async fn scan(&self, id: ExtentId, replay: &mut Replay) -> Result<Scan, RecoverError> {
-        let (nonce, phase, rows) = {
-            let state = &mut *self.state.borrow_mut();
-            let e = state.extents.at(id);
-            (e.nonce, e.phase, e.committed_rows)
-        };
-        let limit = if phase == ExtentPhase::Sealed { rows } else { COLUMN_ROWS };
-        let first = self.read_rows(id, 0, 0, limit).await;
-        let mut scan = Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: limit };
-        let mut row = 0;
-        let mut entries: Vec<Entry> = Vec::new();
-        while row < limit {
-            let mut copies = HeaderCopies::default();
-            let header = self.header_at(id, row, first.as_deref(), &nonce, &mut entries, &mut copies).await;
-            let Some(header) = header else {
-                if phase == ExtentPhase::Sealed || copies.meaning() == NoHeader::Wait {
-                    return Err(RecoverError::HeadersUnreadable { extent: id, row });
-                }
-                scan.end = row;
-                break;
-            };
-            row = header.layout().end_row();
-            scan.headers.push(header);
-            let found = Found { header, entries: std::mem::take(&mut entries) };
-            scan.entries.push(if header.kind == FrameKind::User {
-                Vec::new()
-            } else {
-                found.entries.clone()
-            });
-            replay.add(found);
-        }
+    /// Extents that hold no frame and that neither the map nor the checkpoint refers to. A column that is not
+    /// there proves nothing by itself: its device may have been replaced.
+    fn find_leftovers(&self, record: &ShardRecord, scans: &[Scan]) {
         let state = &mut *self.state.borrow_mut();
-        let extent = state.extents.at(id);
-        if phase != ExtentPhase::Sealed || extent.seal_is_due() {
-            extent.frames = scan.headers.iter().map(|h| (h.first_row.0, h.blocks)).collect();
-        }
-        if phase != ExtentPhase::Sealed {
-            extent.committed_rows = scan.end.min(row);
-            extent.next_row = extent.committed_rows;
-            scan.end = extent.committed_rows;
-        }
-        Ok(scan)
-    }
-
-    async fn read_rows(&self, id: ExtentId, column: usize, row: u16, rows: u16) -> Option<View> {
-        if rows == 0 {
-            return None;
-        }
-        let (place, name, missing) = {
-            let state = &mut *self.state.borrow_mut();
-            let e = state.extents.at(id);
-            (e.place(column), e.name(self.id, column), e.missing >> column & 1 == 1)
+        let holding: HashSet<ExtentId> =
+            scans.iter().filter(|s| !s.headers.is_empty()).map(|s| s.extent).collect();
+        let suspect = |e: &Extent| {
+            let unused = e.phase == ExtentPhase::Old && e.committed_rows == 0;
+            (unused || (e.suspect && !e.in_record)) && !holding.contains(&e.id)
         };
-        if missing && place.device.is_nil() {
-            return None;
+        if !state.extents.iter().any(&suspect) {
+            return;
         }
-        debug_assert!(rows as u64 * BLOCK_BYTES as u64 <= COLUMN_BYTES);
-        let buf = Buf::alloc(rows as usize * BLOCK_BYTES).await;
-        let (result, buf) = self.columns.read(place, name, RowIndex(row), buf).await;
-        result.is_ok().then(|| buf.freeze())
-    }
-
-    /// A valid copy of the header at a row, or what the copies say instead.
-    async fn header_at(
-        &self,
-        id: ExtentId,
-        row: u16,
-        first: Option<&[u8]>,
-        nonce: &peristyle_base::Nonce,
-        entries: &mut Vec<Entry>,
-        copies: &mut HeaderCopies,
-    ) -> Option<Header> {
-        let scheme = self.state.borrow_mut().extents.at(id).scheme;
-        for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
-            let single;
-            let block = match (column, first) {
-                (0, Some(bytes)) => Some(&bytes[row as usize * BLOCK_BYTES..][..BLOCK_BYTES]),
-                _ => {
-                    single = self.read_rows(id, column, row, 1).await;
-                    single.as_deref()
-                }
-            };
-            let Some(block) = block else {
-                copies.unreadable += 1;
-                continue;
-            };
-            match Header::decode(block, nonce, entries) {
-                Ok(h)
-                    if h.extent == id && h.shard == self.id && h.first_row.0 == row && h.scheme == scheme =>
-                {
-                    return Some(h);
-                }
-                Ok(_) => {
-                    entries.clear();
-                    copies.damaged += 1;
-                }
-                Err(NotHeader::Damaged) => copies.damaged += 1,
-                Err(NotHeader::Absent) => copies.absent += 1,
-            }
+        let mut referred: HashSet<ExtentId> = HashSet::new();
+        state.map.for_each(|_, _, ptr| _ = referred.insert(ptr.extent()));
+        state.homes.for_each(|ptr| _ = referred.insert(ptr.extent()));
+        referred.extend(record.checkpoint.iter().flat_map(|c| &c.root).map(|place| place.extent));
+        for extent in state.extents.iter_mut().filter(|e| suspect(e)) {
+            extent.leftover = !referred.contains(&extent.id);
         }
-        None
     }
 
     fn replay_committed(&self, replay: &Replay) -> Result<usize, RecoverError> {
@@ -367,7 +200,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             .map_err(|gap| RecoverError::LogIncomplete { missing: gap.missing, committed: gap.committed })?;
         let state = &mut *self.state.borrow_mut();
         for found in &frames {
-            apply(&mut state.map, found.header.extent, &found.header.layout(), &found.entries);
+            let layout = found.header.layout();
+            apply(&mut state.map, found.header.extent, &layout, &found.entries)
+                .map_err(|MapFull| RecoverError::Checkpoint(ShardError::MapFull))?;
+            // What had to be replayed counts as log: a shard that is restarted often checkpoints all the same.
+            state.log_bytes_since_checkpoint += (layout.device_blocks() * BLOCK_BYTES) as u64;
         }
         state.committed = replay.committed();
         state.next_seq = state.committed.next();
@@ -480,9 +317,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Rows of unsealed extents that stay: all before the first frame that is not known to be committed, less
     /// checkpoint frames at the end that were never finished.
-    async fn cut_extents(self: &Rc<Self>, replay: &Replay, scans: &[Scan], kept: &[(Seq, ExtentId)]) {
+    async fn cut_extents(
+        self: &Rc<Self>,
+        replay: &Replay,
+        scans: &[Scan],
+        kept: &[(Seq, ExtentId)],
+    ) -> Result<(), RecoverError> {
         for scan in scans {
-            if self.state.borrow_mut().extents.at(scan.extent).phase == ExtentPhase::Sealed {
+            let sealed = self.state.borrow_mut().extents.at(scan.extent).phase == ExtentPhase::Sealed;
+            if sealed || !scan.whole {
                 continue;
             }
             let mut cut = replay.cut_row(scan.extent, &scan.headers, scan.end);
@@ -491,8 +334,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let trailing = before.rev().take_while(|(h, _)| h.kind != FrameKind::User);
             for (header, entries) in trailing {
                 let found = Found { header: *header, entries: entries.clone() };
-                if self.examine(&found, None).await != Verdict::Complete {
-                    cut = header.first_row.0;
+                match self.examine(&found, None).await {
+                    Verdict::Complete => {}
+                    Verdict::NeverCommitted => cut = header.first_row.0,
+                    // A checkpoint may need it: what cannot be read now is no reason to give it up.
+                    Verdict::Unknown => {
+                        let (extent, row) = (scan.extent, header.first_row.0);
+                        return Err(RecoverError::HeadersUnreadable { extent, row });
+                    }
                 }
             }
             let state = &mut *self.state.borrow_mut();
@@ -504,6 +353,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 extent.frames.retain(|f| f.0 < cut);
             }
         }
+        Ok(())
     }
 
     /// Appends the kept tail anew, in order, then one empty frame: its header records the cut before anything

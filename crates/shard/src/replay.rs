@@ -18,6 +18,8 @@ pub struct Replay {
     copies: BTreeMap<Seq, Vec<Found>>,
     /// What each epoch's owner kept at its takeover.
     cuts: BTreeMap<Epoch, Seq>,
+    /// Of committed frames with several copies: the extent of the one that counts.
+    chosen: BTreeMap<Seq, ExtentId>,
     committed: Seq,
     from: Seq,
 }
@@ -43,7 +45,7 @@ impl Replay {
         self.committed = self.committed.max(h.committed);
         let cut = self.cuts.entry(h.epoch).or_insert(h.cut);
         *cut = (*cut).min(h.cut);
-        if h.kind == FrameKind::User && h.seq > self.from {
+        if h.kind == FrameKind::User {
             let copies = self.copies.entry(h.seq).or_default();
             let key = |f: &Found| (f.header.epoch, f.header.extent);
             let at = copies.partition_point(|c| key(c) < key(&found));
@@ -68,7 +70,7 @@ impl Replay {
         let mut frames = Vec::new();
         let mut seq = self.from.next();
         while seq <= self.committed {
-            match self.candidates(seq).next() {
+            match self.committed_copy(seq) {
                 Some(found) => frames.push(found),
                 None => return Err(Gap { missing: seq, committed: self.committed }),
             }
@@ -77,18 +79,44 @@ impl Replay {
         Ok(frames)
     }
 
+    /// Committed frames that were found more than once: whoever wrote the newer copy may have stopped before it
+    /// was complete, so the newest is not always the one that counts.
+    pub fn contested(&self) -> Vec<Seq> {
+        let several = |seq: &Seq| self.candidates(*seq).nth(1).is_some();
+        self.copies.range(..=self.committed).map(|(&seq, _)| seq).filter(several).collect()
+    }
+
+    /// The copy in `extent` is complete, and newer ones are not: it counts.
+    pub fn choose(&mut self, seq: Seq, extent: ExtentId) {
+        self.chosen.insert(seq, extent);
+    }
+
+    /// Whether the checkpoint has this frame already.
+    pub fn is_in_checkpoint(&self, seq: Seq) -> bool {
+        seq <= self.from
+    }
+
+    fn committed_copy(&self, seq: Seq) -> Option<&Found> {
+        let chosen = self.chosen.get(&seq);
+        self.candidates(seq).find(|f| chosen.is_none_or(|&extent| f.header.extent == extent))
+    }
+
     /// Copies of a frame that are not void, newest first.
     pub fn candidates(&self, seq: Seq) -> impl Iterator<Item = &Found> {
         self.copies.get(&seq).into_iter().flatten().rev().filter(|f| !self.is_void(&f.header))
     }
 
     /// First row of an extent that holds nothing which has to stay: its first user frame that is not known to
-    /// be committed, or is void. `rows`: `(header, first row)` of the extent's frames in order.
+    /// be committed, is void, or counts as another extent has it (this one was abandoned before it was complete).
+    /// Frames of an extent commit in order, so nothing behind such a frame was committed here.
     pub fn cut_row(&self, extent: ExtentId, headers: &[Header], end: u16) -> u16 {
         headers
             .iter()
             .filter(|h| h.extent == extent)
-            .find(|h| h.kind == FrameKind::User && (h.seq > self.committed || self.is_void(h)))
+            .find(|h| {
+                let elsewhere = self.chosen.get(&h.seq).is_some_and(|&e| e != extent);
+                h.kind == FrameKind::User && (h.seq > self.committed || self.is_void(h) || elsewhere)
+            })
             .map_or(end, |h| h.first_row.0)
     }
 }

@@ -3,11 +3,15 @@
 use crate::columns::Columns;
 use crate::extent::{Extent, ExtentPhase};
 use crate::frame::{Header, Layout};
+use crate::recover::RecoverError;
 use crate::shard::Shard;
 use peristyle_base::{BLOCK_BYTES, ColumnIndex, ExtentId, RowIndex, crc32c};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::Buf;
 use std::rc::Rc;
+
+/// Unused extents that a takeover tolerates until it serves.
+const PILE: usize = 16;
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn settle_old_extents(self: Rc<Self>) {
@@ -27,6 +31,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
+    /// Takeovers that were cut short again and again leave many extents that were never used: they are given back
+    /// before more are allocated, or the pool would fill up. They leave the open set first.
+    pub(crate) async fn free_pile(&self) -> Result<(), RecoverError> {
+        let unused: Vec<ExtentId> =
+            self.state.borrow().extents.iter().filter(|e| e.leftover).map(|e| e.id).collect();
+        if unused.len() >= PILE {
+            self.write_record(|_| {}).await.map_err(|_| RecoverError::Fenced)?;
+            for id in unused {
+                self.free_unused(id).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Seals with checksums that come from the headers and from encoding verified data, never from what a
     /// parity column happens to hold: a lost or misdirected write is not blessed by reading it back.
     async fn seal_old(self: &Rc<Self>, id: ExtentId) {
@@ -38,10 +56,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn free_unused(&self, id: ExtentId) {
         let (extent, epoch) = {
             let state = &mut *self.state.borrow_mut();
-            let known: Option<&Extent> = state.extents.get(id);
-            // With a header column out of reach nobody knows whether it is unused: it stays for the next start.
-            let header_columns = |e: &Extent| 1 | ((1 << e.scheme.width()) - 1) & !((1 << e.scheme.k()) - 1);
-            if known.is_none_or(|e| !e.leftover && e.missing & header_columns(e) == header_columns(e)) {
+            // What something refers to, or may refer to, is never given back.
+            if state.extents.get(id).is_none_or(|e| !e.leftover) {
                 return;
             }
             let epoch = state.record.epoch;

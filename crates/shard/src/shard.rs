@@ -6,7 +6,7 @@ use crate::builder::{Contents, Effect, Pending, Queue, Scratch};
 use crate::checkpoint::Homes;
 use crate::columns::Columns;
 use crate::error::{ShardError, StopReason};
-use crate::extent::Extents;
+use crate::extent::{Extents, Width};
 use crate::frame::{FrameKind, Layout};
 use crate::map::Map;
 use crate::ops::{OpId, Ops};
@@ -76,6 +76,9 @@ pub(crate) struct Frame {
     pub waiting: u32,
     pub durable: bool,
     pub reappended: bool,
+    /// Kind of extent it was sent to first. It stays with that kind: numbers grow only within each stock, and of
+    /// several copies under one epoch replay takes the one in the highest extent.
+    pub width: Option<Width>,
     /// When its columns were sent.
     pub started: Instant,
     pub durable_at: Instant,
@@ -95,6 +98,7 @@ impl Frame {
             waiting: 0,
             durable: false,
             reappended: false,
+            width: None,
             started: Instant::ZERO,
             durable_at: Instant::ZERO,
         }
@@ -118,6 +122,8 @@ pub(crate) struct State {
     pub next_seq: Seq,
     /// Number of the next extent; below the record's, which reserves some ahead.
     pub next_extent: ExtentId,
+    /// Extents from this number on are being allocated and may not be in `extents` yet.
+    pub creating: Option<ExtentId>,
     /// The tail of the former owner is not decided and re-appended yet.
     pub recovering: bool,
     /// What the last checkpoint holds.
@@ -163,6 +169,8 @@ pub struct Shard<C: Columns, S: ShardStore> {
     /// One writer of the control store's record at a time.
     pub(crate) record_turn: Rc<Semaphore>,
     pub(crate) checkpoint_turn: Rc<Semaphore>,
+    /// Layers are made and dropped one at a time.
+    pub(crate) layer_turn: Rc<Semaphore>,
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
@@ -187,6 +195,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             to_append: VecDeque::with_capacity(64),
             next_seq: Seq(1),
             next_extent: ExtentId(1),
+            creating: None,
             recovering: true,
             homes: Homes::default(),
             meta_done: Vec::new(),
@@ -218,6 +227,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             urgent: Cell::new(false),
             record_turn: Semaphore::new(1),
             checkpoint_turn: Semaphore::new(1),
+            layer_turn: Semaphore::new(1),
         })
     }
 
@@ -272,26 +282,33 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Accepts an effect: from here on it has its place in the order. Waits while too much is pending.
-    pub(crate) async fn accept(&self, effect: Effect) -> Result<OpId, ShardError> {
+    pub(crate) async fn accept(&self, mut effect: Effect) -> Result<OpId, ShardError> {
         loop {
-            {
-                let state = &mut *self.state.borrow_mut();
-                if state.stopped.is_some() {
-                    return Err(ShardError::Stopped);
-                }
-                let room = state.queue.blocks() < self.config.pending_blocks_max
-                    && state.queue.len() < self.config.pending_commands_max;
-                if room {
-                    let now = peristyle_rt::now();
-                    let op = self.ops.start();
-                    state.stats.batch_wait.enter(now);
-                    state.queue.push(Pending { effect, op, since: now });
-                    self.work.notify_all();
-                    return Ok(op);
-                }
+            match self.try_accept(effect)? {
+                Ok(op) => return Ok(op),
+                Err(back) => effect = back,
             }
             self.progress.notified().await;
         }
+    }
+
+    /// Accepts an effect, or hands it back because too much is pending.
+    pub(crate) fn try_accept(&self, effect: Effect) -> Result<Result<OpId, Effect>, ShardError> {
+        let state = &mut *self.state.borrow_mut();
+        if state.stopped.is_some() {
+            return Err(ShardError::Stopped);
+        }
+        let full = state.queue.blocks() >= self.config.pending_blocks_max
+            || state.queue.len() >= self.config.pending_commands_max;
+        if full {
+            return Ok(Err(effect));
+        }
+        let now = peristyle_rt::now();
+        let op = self.ops.start();
+        state.stats.batch_wait.enter(now);
+        state.queue.push(Pending { effect, op, since: now });
+        self.work.notify_all();
+        Ok(Ok(op))
     }
 
     pub(crate) fn code(state: &mut State, scheme: Scheme) -> Rc<Code> {

@@ -99,6 +99,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn refill(&self, width: Width, count: usize) -> Result<(), CreateError> {
         let mut made = Vec::new();
         let mut result = Ok(());
+        {
+            let state = &mut *self.state.borrow_mut();
+            state.creating = Some(state.next_extent);
+        }
         for _ in 0..count {
             match self.create_extent(width).await {
                 Ok(extent) => made.push(extent),
@@ -108,13 +112,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 }
             }
         }
-        if made.is_empty() {
-            return result;
-        }
         let ids: Vec<ExtentId> = made.iter().map(|e| e.id).collect();
         {
             let state = &mut *self.state.borrow_mut();
             made.into_iter().for_each(|e| state.extents.insert(e));
+            state.creating = None;
+        }
+        if ids.is_empty() {
+            return result;
         }
         self.write_record(|_| {}).await.map_err(|_| CreateError::Stopped)?;
         let state = &mut *self.state.borrow_mut();
@@ -227,7 +232,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// One writer at a time; a conflict means that somebody else owns the shard.
     pub(crate) async fn write_record(&self, change: impl FnOnce(&mut ShardRecord)) -> Result<(), StopReason> {
         let _turn = self.record_turn.acquire(1).await;
-        let (record, version) = {
+        let (record, mut version) = {
             let state = &mut *self.state.borrow_mut();
             if let Some(reason) = state.stopped {
                 return Err(reason);
@@ -242,8 +247,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let listed: Vec<ExtentId> = record.open_set.iter().map(|e| e.extent).collect();
         loop {
             match self.store.put(self.id, version, &record).await {
-                Ok(version) => {
-                    self.record_written(record, version, &listed);
+                Ok(written) => {
+                    self.record_written(record, written, &listed);
                     return Ok(());
                 }
                 Err(StoreError::Unknown) => match self.store.load(self.id).await {
@@ -252,12 +257,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                         self.record_written(stored, now, &listed);
                         return Ok(());
                     }
-                    Ok(Some((_, now))) if now == version => {}
+                    // Not yet, or an earlier one: nobody else writes under this epoch.
+                    Ok(Some((stored, now))) if stored.epoch == record.epoch => version = now,
                     Ok(_) => break,
                     Err(_) => peristyle_rt::sleep(RETRY_PERIOD).await,
                 },
                 Err(StoreError::Unavailable) => peristyle_rt::sleep(RETRY_PERIOD).await,
-                Err(StoreError::Conflict | StoreError::TooLarge | StoreError::Damaged) => break,
+                // An earlier put of ours that was given up for lost may have arrived late: nobody else writes
+                // under this epoch.
+                Err(StoreError::Conflict) => match self.store.load(self.id).await {
+                    Ok(Some((stored, now))) if stored.epoch == record.epoch => version = now,
+                    Ok(_) => break,
+                    Err(_) => peristyle_rt::sleep(RETRY_PERIOD).await,
+                },
+                Err(StoreError::TooLarge | StoreError::Damaged) => break,
             }
             if let Some(reason) = self.stopped() {
                 return Err(reason);
@@ -304,7 +317,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let ready = || self.stopped().is_some() || self.next_to_seal().is_some();
             peristyle_rt::timeout(SEAL_RETRY, self.supply_wanted.wait_until(ready)).await;
             if let Some(id) = self.next_to_complete() {
-                self.seal_columns(id, |_| Vec::new()).await;
+                self.state.borrow_mut().extents.at(id).completing = true;
+                let (me, turn) = (self.clone(), turns.acquire(1).await);
+                peristyle_rt::spawn(async move {
+                    me.seal_columns(id, |_| Vec::new()).await;
+                    drop(turn);
+                });
             }
         }
     }
@@ -316,11 +334,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         // The column server remembers the checksums of appends of this epoch only; older ones are settled at start.
         let epoch = state.record.epoch;
         let ready = |e: &&Extent| {
-            let missed = |c: usize| {
-                let place = e.place(c);
-                e.missing >> c & 1 == 1 && !place.device.is_nil() && !bad.contains(&place.device)
-            };
-            e.epoch == epoch && e.phase == ExtentPhase::Sealed && (0..e.scheme.width()).any(missed)
+            let missed = |c: usize| e.missed_its_seal(c) && !bad.contains(&e.place(c).device);
+            e.epoch == epoch
+                && e.phase == ExtentPhase::Sealed
+                && !e.completing
+                && (0..e.scheme.width()).any(missed)
         };
         state.extents.iter().find(ready).map(|e| e.id)
     }
@@ -333,25 +351,44 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     fn next_to_seal(&self) -> Option<ExtentId> {
+        let bad = self.bad_devices();
         let state = self.state.borrow();
-        state.extents.iter().find(|e| e.phase == ExtentPhase::Closed && e.in_flight.is_empty()).map(|e| e.id)
+        // An extent that was used is sealed when k of its columns can be; until then it waits for their devices.
+        let can = |e: &Extent| {
+            let columns = (0..e.scheme.width())
+                .filter(|&c| e.lost >> c & 1 == 0 && !bad.contains(&e.place(c).device))
+                .count();
+            e.committed_rows == 0 || columns >= e.scheme.k()
+        };
+        let closed = |e: &&Extent| e.phase == ExtentPhase::Closed && e.in_flight.is_empty() && can(e);
+        state.extents.iter().find(closed).map(|e| e.id)
     }
 
     /// Seals every column at the extent's committed rows. `crcs` gives a column's row checksums, or nothing when
     /// the column server has them from the appends.
     pub(crate) async fn seal_columns(self: &Rc<Self>, id: ExtentId, crcs: impl Fn(usize) -> Vec<u32>) {
-        let (name, places, rows, epoch, width, missing, phase) = {
+        let (name, places, rows, epoch, width, missing, lost, phase) = {
             let state = &mut *self.state.borrow_mut();
             let epoch = state.record.epoch;
             let e = state.extents.at(id);
-            (e.name(self.id, 0), e.places, e.committed_rows, epoch, e.scheme.width(), e.missing, e.phase)
+            let name = e.name(self.id, 0);
+            (name, e.places, e.committed_rows, epoch, e.scheme.width(), e.missing, e.lost, e.phase)
         };
         // A column that no device lists has no place; one on a bad device is sealed when that comes back.
         let bad = self.bad_devices();
         let now = |c: &usize| !places[*c].device.is_nil() && !bad.contains(&places[*c].device);
         let sealed_before = |c: &usize| phase == ExtentPhase::Sealed && missing >> c & 1 == 0;
+        let now = |c: &usize| now(c) && lost >> c & 1 == 0;
         let mut unsealed: Vec<usize> = (0..width).filter(|c| now(c) && !sealed_before(c)).collect();
         let later: Vec<usize> = (0..width).filter(|c| !now(c) && !sealed_before(c)).collect();
+        if phase == ExtentPhase::Sealed {
+            // It may have been opened under an earlier epoch: only whoever fenced a column may seal it.
+            let fences = unsealed.iter().map(|&c| {
+                let name = ColumnName { column: peristyle_base::ColumnIndex(c as u8), ..name };
+                peristyle_rt::timeout(SEAL_RETRY * 4, self.columns.fence(places[c], name, epoch))
+            });
+            join_all(fences).await;
+        }
         for attempt in 0..SEAL_TRIES {
             if attempt > 0 {
                 peristyle_rt::sleep(SEAL_RETRY).await;
@@ -365,13 +402,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 }
             });
             let results = join_all(seals).await;
+            // Refused: the column lacks rows, or is another one. Trying again changes nothing.
+            for (&column, _) in unsealed.iter().zip(&results).filter(|(_, r)| is_lost(r)) {
+                self.state.borrow_mut().extents.at(id).lost |= 1 << column;
+            }
             if results.contains(&Err(ColumnFault::Fenced)) {
                 self.stop(StopReason::Fenced);
                 return;
             }
             let mut failed = results.iter().map(|r| r.is_err());
             unsealed.retain(|_| failed.next().expect("one each"));
-            if unsealed.is_empty() || self.stopped().is_some() {
+            if results.iter().all(|r| r.is_ok() || is_lost(r)) || self.stopped().is_some() {
                 break;
             }
         }
@@ -384,8 +425,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let state = &mut *self.state.borrow_mut();
         let extent = state.extents.at(id);
         extent.missing = unsealed.iter().fold(0, |set, c| set | 1 << c);
+        extent.completing = false;
         if extent.scheme.width() - unsealed.len() >= extent.scheme.k() {
             extent.phase = ExtentPhase::Sealed;
+        } else if extent.phase == ExtentPhase::Sealing {
+            extent.phase = ExtentPhase::Closed; // to be tried again
         }
         if extent.missing == 0 {
             extent.frames = Vec::new();
@@ -410,6 +454,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 }
 
+fn is_lost(result: &Result<(), ColumnFault>) -> bool {
+    matches!(result, Err(ColumnFault::Refused | ColumnFault::Missing))
+}
+
 /// The open and ready extents of this epoch, by number.
 fn open_set(state: &State) -> Vec<OpenExtent> {
     let epoch = state.record.epoch;
@@ -420,7 +468,7 @@ fn open_set(state: &State) -> Vec<OpenExtent> {
                 ExtentPhase::Ready | ExtentPhase::Open | ExtentPhase::Closed | ExtentPhase::Sealing
             );
         // What the former owner had open stays listed until this one has decided and re-appended the tail.
-        mine || (state.recovering && e.phase == ExtentPhase::Old && e.in_record)
+        mine || (state.recovering && e.phase == ExtentPhase::Old && e.in_record && !e.leftover)
     };
     let mut set: Vec<OpenExtent> = state
         .extents

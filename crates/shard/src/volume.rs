@@ -4,7 +4,7 @@
 use crate::builder::{Effect, overlap};
 use crate::columns::Columns;
 use crate::error::ShardError;
-use crate::frame::Entry;
+use crate::frame::{Entry, FRAME_BLOCKS_MAX};
 use crate::read::READ_BLOCKS_MAX;
 use crate::shard::Shard;
 use peristyle_base::{BLOCK_BYTES, LayerId};
@@ -64,20 +64,24 @@ impl<C: Columns, S: ShardStore + 'static> Drop for Locked<'_, C, S> {
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
-    /// Makes a layer of so many blocks; does nothing when it is there with that size.
+    /// Makes a layer of so many blocks; does nothing when it is there with that size, and refuses another size.
     pub async fn ensure_layer(&self, layer: LayerId, blocks: u64) -> Result<(), ShardError> {
+        // One at a time, up to the commit: whether memory covers the layer must be known before its event is logged,
+        // and whoever finds the layer must be able to rely on the log having it.
+        let _turn = self.layer_turn.acquire(1).await;
         {
-            let state = &mut *self.state.borrow_mut();
-            if state.map.layer_blocks(layer) == Some(blocks) {
-                return Ok(());
+            let state = self.state.borrow();
+            match state.map.layer_blocks(layer) {
+                Some(there) if there == blocks => return Ok(()),
+                Some(_) => return Err(ShardError::OutOfRange),
+                None => state.map.fits(blocks).map_err(|_| ShardError::MapFull)?,
             }
-            // Into the map first: whether its memory covers the layer must be known before the event is logged.
-            state.map.create_layer(layer, blocks).map_err(|_| ShardError::MapFull)?;
         }
         self.commit(Effect::Event(Entry::LayerCreated { layer, blocks })).await
     }
 
     pub async fn drop_layer(&self, layer: LayerId) -> Result<(), ShardError> {
+        let _turn = self.layer_turn.acquire(1).await;
         if self.state.borrow().map.layer_blocks(layer).is_none() {
             return Ok(());
         }
@@ -118,9 +122,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         count: u64,
         effect: Effect,
     ) -> Result<(), ShardError> {
-        let op = if self.state.borrow().locks.ranges.is_empty() {
-            self.accept(effect).await?
-        } else {
+        // Whoever has to wait for room does so with its blocks locked: else a partial write could read them before,
+        // and write them back after it.
+        let free = self.state.borrow().locks.ranges.is_empty();
+        let effect = match free {
+            true => match self.try_accept(effect)? {
+                Ok(op) => return self.ops.wait(op).await,
+                Err(back) => back,
+            },
+            false => effect,
+        };
+        let op = {
             let _turn = self.lock(layer, block, count).await;
             self.accept(effect).await?
         };
@@ -131,7 +143,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub async fn read(self: &Rc<Self>, layer: LayerId, offset: u64, bytes: u64) -> Result<IoVec, ShardError> {
         let (block, count) = self.check(layer, offset, bytes)?;
         let skip = (offset % BLOCK) as usize;
-        if skip == 0 && bytes % BLOCK == 0 {
+        if skip == 0 && bytes % BLOCK == 0 && count <= READ_BLOCKS_MAX as u64 {
             return self.read_blocks(layer, block, count as usize).await;
         }
         let mut out = IoVec::new();
@@ -153,6 +165,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Writes `data` at `offset`, atomically; durable when it returns.
     pub async fn write(self: &Rc<Self>, layer: LayerId, offset: u64, data: View) -> Result<(), ShardError> {
         let (block, count) = self.check(layer, offset, data.len() as u64)?;
+        if count > FRAME_BLOCKS_MAX as u64 {
+            return Err(ShardError::OutOfRange); // no frame has room for it: it could not be atomic
+        }
         if offset % BLOCK == 0 && data.len() % BLOCK_BYTES == 0 {
             return self.accept_in_turn(layer, block, count, Effect::Write { layer, block, data }).await;
         }

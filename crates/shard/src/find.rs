@@ -1,0 +1,245 @@
+//! The first half of a takeover: where the shard's columns are, who is fenced, and which headers they hold.
+
+use crate::columns::{ColumnFault, Columns, ListedSlot, SlotState};
+use crate::extent::{Extent, ExtentPhase};
+use crate::frame::{Entry, FrameKind, Header, NotHeader};
+use crate::recover::RecoverError;
+use crate::replay::{Found, HeaderCopies, NoHeader, Replay};
+use crate::shard::Shard;
+use peristyle_base::{
+    BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, ColumnPlace, DeviceId, ExtentId, RowIndex, SlotIndex,
+};
+use peristyle_cluster::{ColumnPlaces, ShardRecord, ShardStore};
+use peristyle_rt::{Buf, View, join_all};
+use std::collections::BTreeMap;
+
+/// The headers of one extent, in row order.
+pub(crate) struct Scan {
+    pub extent: ExtentId,
+    pub headers: Vec<Header>,
+    /// Entries of checkpoint frames; those of user frames are in the replay.
+    pub entries: Vec<Vec<Entry>>,
+    pub end: u16,
+    /// Every header up to the end of the log was read.
+    pub whole: bool,
+}
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    /// Steps 3 and 4: learn where the columns are, and fence those of unsealed extents.
+    pub(crate) async fn find_extents(&self, record: &ShardRecord) -> Result<(), RecoverError> {
+        let mut extents: BTreeMap<ExtentId, Extent> = BTreeMap::new();
+        let mut sealed: BTreeMap<ExtentId, u32> = BTreeMap::new();
+        let nobody = ColumnPlace { device: DeviceId::default(), slot: SlotIndex(0) };
+        let new_extent = |id, scheme: peristyle_base::Scheme, nonce, epoch| {
+            let places = ColumnPlaces::new(&vec![nobody; scheme.width()]);
+            let mut extent = Extent::new(id, scheme, nonce, epoch, places, ExtentPhase::Old);
+            extent.missing = (1 << scheme.width()) - 1;
+            extent
+        };
+        for open in &record.open_set {
+            let mut extent = new_extent(open.extent, open.scheme, open.nonce, open.epoch);
+            extent.in_record = true;
+            // Missing until they are listed; their places are known all the same, and are written back as such.
+            extent.places = open.columns;
+            extents.insert(open.extent, extent);
+        }
+        let lists = self.columns.list(self.id).await;
+        let answered: Vec<DeviceId> =
+            lists.iter().filter(|(_, list)| list.is_ok()).map(|(device, _)| *device).collect();
+        let devices_away = lists.iter().filter(|(_, list)| list.is_err()).count();
+        for slot in lists.into_iter().filter_map(|(_, list)| list.ok()).flatten() {
+            let ListedSlot { place, name, scheme, state, epoch, rows } = slot;
+            if state == SlotState::Filling || name.column.0 as usize >= scheme.width() {
+                continue;
+            }
+            let extent = extents
+                .entry(name.extent)
+                .or_insert_with(|| new_extent(name.extent, scheme, name.nonce, epoch));
+            // A slot that says otherwise than its extent's other columns belongs to a number that was given up.
+            if extent.nonce != name.nonce || extent.scheme != scheme {
+                continue;
+            }
+            let column = name.column.0 as usize;
+            let mut places: Vec<ColumnPlace> = extent.places.to_vec();
+            places[column] = place;
+            extent.places = ColumnPlaces::new(&places);
+            extent.missing &= !(1 << column);
+            if state == SlotState::Sealed {
+                extent.phase = ExtentPhase::Sealed;
+                extent.committed_rows = rows;
+                extent.next_row = rows;
+                *sealed.entry(name.extent).or_default() |= 1 << column;
+            }
+        }
+        // A device that answers and does not list a recorded column has lost it, and may give its slot to another:
+        // the column gets a slot that no device has.
+        for extent in extents.values_mut().filter(|e| e.in_record) {
+            let mut places: Vec<ColumnPlace> = extent.places.to_vec();
+            let lost = |c: &usize| extent.missing >> c & 1 == 1 && answered.contains(&places[*c].device);
+            for column in (0..extent.scheme.width()).filter(lost).collect::<Vec<_>>() {
+                places[column].slot = SlotIndex(u32::MAX - (extent.id.0 & 0x00FF_FFFF) as u32);
+            }
+            extent.places = ColumnPlaces::new(&places);
+        }
+        // Columns of a sealed extent that came back without their seal count as missing (DESIGN §6).
+        for (id, columns) in &sealed {
+            let extent = extents.get_mut(id).expect("just seen");
+            extent.missing |= ((1 << extent.scheme.width()) - 1) & !columns;
+        }
+        for extent in extents.values_mut() {
+            // More columns without a slot than devices that did not answer: it was being given back, its
+            // allocation never finished, or a device is gone for good. What it is, the map will tell.
+            let unplaced = extent.places.iter().filter(|p| p.device.is_nil()).count();
+            extent.suspect = unplaced > devices_away;
+        }
+        for extent in extents.values_mut().filter(|e| e.phase == ExtentPhase::Old) {
+            self.fence(extent, record).await?;
+        }
+        let state = &mut *self.state.borrow_mut();
+        state.extents.reserve(extents.len() + 1024);
+        for (id, extent) in extents {
+            state.next_extent = state.next_extent.max(id.next());
+            state.extents.insert(extent);
+        }
+        Ok(())
+    }
+
+    /// Fences every reachable column; at least one header column must confirm, else the shard waits.
+    async fn fence(&self, extent: &mut Extent, record: &ShardRecord) -> Result<(), RecoverError> {
+        let epoch = record.epoch;
+        let reachable: Vec<usize> =
+            (0..extent.scheme.width()).filter(|c| extent.missing >> c & 1 == 0).collect();
+        let fences =
+            reachable.iter().map(|&c| self.columns.fence(extent.place(c), extent.name(self.id, c), epoch));
+        let results = join_all(fences).await;
+        let mut confirmed = false;
+        for (&column, result) in reachable.iter().zip(&results) {
+            match result {
+                Ok(()) => confirmed |= column == 0 || column >= extent.scheme.k(),
+                Err(ColumnFault::Fenced) => return Err(RecoverError::Fenced),
+                Err(_) => extent.missing |= 1 << column,
+            }
+        }
+        // Extents that never reached the open set hold nothing that was acknowledged (invariant 1).
+        if !confirmed && extent.in_record {
+            return Err(RecoverError::ExtentAway { extent: extent.id });
+        }
+        Ok(())
+    }
+
+    /// Step 6, first half: the headers of one extent, from column 0 and, where that has none, from the parity
+    /// columns. Adds what it finds to the replay and to the extent's frames.
+    pub(crate) async fn scan(
+        &self,
+        id: ExtentId,
+        mark: ExtentId,
+        replay: &mut Replay,
+    ) -> Result<Scan, RecoverError> {
+        let (nonce, phase, rows, needed) = {
+            let state = &mut *self.state.borrow_mut();
+            let e = state.extents.at(id);
+            // Replay does without what lies before the mark; and there is no use in waiting for columns that no
+            // device has. If a committed frame was among them, the log has a gap, and that is found out.
+            (e.nonce, e.phase, e.committed_rows, e.in_record || (e.id >= mark && !e.suspect))
+        };
+        let limit = if phase == ExtentPhase::Sealed { rows } else { COLUMN_ROWS };
+        let first = self.read_rows(id, 0, 0, limit).await;
+        let mut scan = Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: limit, whole: true };
+        let mut row = 0;
+        let mut entries: Vec<Entry> = Vec::new();
+        while row < limit {
+            let mut copies = HeaderCopies::default();
+            let header = self.header_at(id, row, first.as_deref(), &nonce, &mut entries, &mut copies).await;
+            let Some(header) = header else {
+                if phase != ExtentPhase::Sealed && copies.meaning() == NoHeader::End {
+                    scan.end = row;
+                    break;
+                }
+                if needed {
+                    return Err(RecoverError::HeadersUnreadable { extent: id, row });
+                }
+                scan.whole = false;
+                return Ok(scan);
+            };
+            row = header.layout().end_row();
+            scan.headers.push(header);
+            let found = Found { header, entries: std::mem::take(&mut entries) };
+            scan.entries.push(if header.kind == FrameKind::User {
+                Vec::new()
+            } else {
+                found.entries.clone()
+            });
+            replay.add(found);
+        }
+        let state = &mut *self.state.borrow_mut();
+        let extent = state.extents.at(id);
+        if phase != ExtentPhase::Sealed || extent.seal_is_due() {
+            extent.frames = scan.headers.iter().map(|h| (h.first_row.0, h.blocks)).collect();
+        }
+        if phase != ExtentPhase::Sealed {
+            extent.committed_rows = scan.end.min(row);
+            extent.next_row = extent.committed_rows;
+            scan.end = extent.committed_rows;
+        }
+        Ok(scan)
+    }
+
+    pub(crate) async fn read_rows(&self, id: ExtentId, column: usize, row: u16, rows: u16) -> Option<View> {
+        if rows == 0 {
+            return None;
+        }
+        let (place, name, missing) = {
+            let state = &mut *self.state.borrow_mut();
+            let e = state.extents.at(id);
+            (e.place(column), e.name(self.id, column), e.missing >> column & 1 == 1)
+        };
+        if missing && place.device.is_nil() {
+            return None;
+        }
+        debug_assert!(rows as u64 * BLOCK_BYTES as u64 <= COLUMN_BYTES);
+        let buf = Buf::alloc(rows as usize * BLOCK_BYTES).await;
+        let (result, buf) = self.columns.read(place, name, RowIndex(row), buf).await;
+        result.is_ok().then(|| buf.freeze())
+    }
+
+    /// A valid copy of the header at a row, or what the copies say instead.
+    async fn header_at(
+        &self,
+        id: ExtentId,
+        row: u16,
+        first: Option<&[u8]>,
+        nonce: &peristyle_base::Nonce,
+        entries: &mut Vec<Entry>,
+        copies: &mut HeaderCopies,
+    ) -> Option<Header> {
+        let scheme = self.state.borrow_mut().extents.at(id).scheme;
+        for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
+            let single;
+            let block = match (column, first) {
+                (0, Some(bytes)) => Some(&bytes[row as usize * BLOCK_BYTES..][..BLOCK_BYTES]),
+                _ => {
+                    single = self.read_rows(id, column, row, 1).await;
+                    single.as_deref()
+                }
+            };
+            let Some(block) = block else {
+                copies.unreadable += 1;
+                continue;
+            };
+            match Header::decode(block, nonce, entries) {
+                Ok(h)
+                    if h.extent == id && h.shard == self.id && h.first_row.0 == row && h.scheme == scheme =>
+                {
+                    return Some(h);
+                }
+                Ok(_) => {
+                    entries.clear();
+                    copies.damaged += 1;
+                }
+                Err(NotHeader::Damaged) => copies.damaged += 1,
+                Err(NotHeader::Absent) => copies.absent += 1,
+            }
+        }
+        None
+    }
+}
