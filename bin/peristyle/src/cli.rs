@@ -44,6 +44,9 @@ pub enum Command {
     Status(JsonOption),
     Stats(StatsOptions),
     Inject(InjectOptions),
+    /// Measure a target, and crash a daemon of its own
+    #[command(subcommand)]
+    Bench(crate::bench::BenchCommand),
     /// Stop a running node cleanly
     Stop,
 }

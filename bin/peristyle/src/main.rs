@@ -2,6 +2,7 @@
 //! node's admin socket.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cli;
 mod client;
 mod failure;
@@ -36,6 +37,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(options) => online::status(options, admin),
         Command::Stats(options) => online::stats(options, admin),
         Command::Inject(options) => online::inject(options, admin),
+        Command::Bench(command) => bench::bench(command),
         Command::Stop => online::stop(admin),
     }
 }

@@ -22,6 +22,8 @@ const WRITE_BLOCKS_MAX: u64 = 128;
 const READ_ONE_IN: u64 = 8;
 /// A connection whose target was killed ends within this.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between two looks at how much has been written.
+const LOOK: Duration = Duration::from_millis(2);
 /// Violations that are told in words.
 const TOLD_MAX: usize = 10;
 
@@ -166,20 +168,24 @@ pub struct Crash {
 }
 
 impl Crash {
-    /// # Panics — when the volume is too small for a largest write per worker: the caller made it.
-    pub fn new(plan: CrashPlan, namespace: Namespace) -> Crash {
+    /// Says in words when the volume does not fit the plan.
+    pub fn new(plan: CrashPlan, namespace: Namespace) -> Result<Crash, String> {
         let workers = u64::from(plan.connections) * u64::from(plan.depth);
         let blocks = namespace.bytes / BLOCK_BYTES as u64 / workers;
-        assert!(blocks >= WRITE_BLOCKS_MAX, "a region holds a largest write");
+        if blocks < WRITE_BLOCKS_MAX {
+            return Err(format!("the volume needs {WRITE_BLOCKS_MAX} blocks for each of {workers} writers"));
+        }
         let region = |w| Rc::new(RefCell::new(Region::new(plan.seed, w * blocks, blocks)));
-        Crash { plan, namespace, regions: (0..workers).map(region).collect(), rounds: 0 }
+        Ok(Crash { plan, namespace, regions: (0..workers).map(region).collect(), rounds: 0 })
     }
 
-    /// Writes for `time`, then calls `kill`, and waits until all connections have noticed.
+    /// Writes for `time`, or until `bytes` are acknowledged, then calls `kill`, and waits until all connections
+    /// have noticed.
     pub async fn write(
         &mut self,
         session: &Session,
         time: Duration,
+        bytes: u64,
         kill: impl FnOnce(),
     ) -> Result<Round, SessionError> {
         self.rounds += 1;
@@ -198,7 +204,11 @@ impl Crash {
             };
             handles.push(peristyle_rt::spawn(writer.run()));
         }
-        peristyle_rt::sleep(time).await;
+        let until = peristyle_rt::now() + time;
+        while round.borrow().bytes_acknowledged < bytes && peristyle_rt::now() < until {
+            let left = until.since(peristyle_rt::now());
+            peristyle_rt::sleep(left.min(LOOK)).await;
+        }
         kill();
         stop.set(true);
         let ends = join_all(queues.iter().map(Queue::closed));

@@ -15,4 +15,4 @@ mod signals;
 pub(crate) use driver::Driver;
 pub(crate) use file::File;
 pub(crate) use net::{Listener, Reader, Stream, Writer};
-pub use run::{PollMode, RuntimeConfig, RuntimeError, block_on, request_shutdown, run};
+pub use run::{PollMode, RuntimeConfig, RuntimeError, block_on, pin_thread, request_shutdown, run};

@@ -236,6 +236,11 @@ pub fn block_on<T: 'static>(config: RuntimeConfig, future: impl Future<Output = 
     result.take().expect("the future has ended")
 }
 
+/// Pins the calling thread to a core; false when the system refuses.
+pub fn pin_thread(core: usize) -> bool {
+    pin(core).is_some()
+}
+
 fn pin(core: usize) -> Option<()> {
     let mut set = rustix::thread::CpuSet::new();
     if core >= rustix::thread::CpuSet::MAX_CPU {

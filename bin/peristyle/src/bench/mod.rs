@@ -1,0 +1,272 @@
+//! `peristyle bench`: load and crashes, against any NVMe/TCP target or a daemon of its own.
+
+mod crash;
+mod echo;
+mod run;
+
+use crate::failure::Failure;
+use clap::{Args, Subcommand, ValueEnum};
+use peristyle_base::units::parse_bytes;
+use peristyle_bench::load::{Length, Workload};
+use peristyle_bench::session::{Digests, Target};
+use peristyle_rt::PollMode;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Subcommand, Debug)]
+pub enum BenchCommand {
+    Run(RunOptions),
+    Echo(EchoOptions),
+    Floor(FloorOptions),
+    Crash(CrashOptions),
+}
+
+/// Closed-loop load on a volume of any NVMe/TCP target
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "\
+Writes destroy what is on the volume.
+Examples:
+  peristyle bench run --target tcp://127.0.0.1:4420 --rw randread --qd 32
+  peristyle bench run --target tcp://127.0.0.1:4420 --rw randrw --read-share 70 --qd 32 --jobs 2 --verify
+  peristyle bench run --target tcp://127.0.0.1:4420 --rw write --bs 128k --qd 8 --digest header,data --json")]
+pub struct RunOptions {
+    /// tcp://IP:PORT, or tcp://IP:PORT/NQN; without an NQN, the first subsystem of the discovery log
+    #[arg(long, value_name = "URL")]
+    pub target: Target,
+    /// Namespace [default: the first]
+    #[arg(long, value_name = "NSID")]
+    pub volume: Option<u32>,
+    /// Bytes of one command
+    #[arg(long, default_value = "4k", value_name = "SIZE", value_parser = size)]
+    pub bs: u32,
+    #[arg(long, value_enum, default_value_t = Rw::Randread)]
+    pub rw: Rw,
+    /// Reads of `randrw`, percent
+    #[arg(long, default_value_t = 70, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub read_share: u8,
+    /// Commands in flight of each job
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub qd: u32,
+    /// Connections (I/O queues)
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=128))]
+    pub jobs: u16,
+    /// How long to measure
+    #[arg(long, default_value = "5s", value_name = "TIME", value_parser = time, conflicts_with = "count")]
+    pub runtime: Duration,
+    /// Measure so many commands instead
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Load before measuring
+    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = time)]
+    pub warmup: Duration,
+    /// Digests to ask for
+    #[arg(long, value_delimiter = ',', value_name = "header,data")]
+    pub digest: Vec<Digest>,
+    /// Write blocks that say what they are, and compare what is read
+    #[arg(long)]
+    pub verify: bool,
+    /// Of places and contents
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Threads that make the load
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub reactors: u16,
+    /// Cores to pin them to, such as 1,3 [default: not pinned]
+    #[arg(long, value_delimiter = ',', value_name = "CORES")]
+    pub cores: Vec<usize>,
+    /// What a thread does while it waits
+    #[arg(long, value_enum, default_value_t = Polling::Busy)]
+    pub poll: Polling,
+    /// One JSON document instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The round trip of plain sockets on this machine: what no target can be faster than
+#[derive(Args, Debug, Clone)]
+pub struct EchoOptions {
+    /// Round trips of each shape
+    #[arg(long, default_value_t = 50_000, value_name = "N")]
+    pub rounds: u32,
+    /// Cores of the two sides [default: not pinned]
+    #[arg(long, value_delimiter = ',', value_name = "SERVER,CLIENT")]
+    pub cores: Vec<usize>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Random 4 KiB reads at queue depth 1 beside a plain echo of the same sizes, in turns
+///
+/// Needs an idle machine with two cores, and a daemon that sleeps when idle (`--poll adaptive`).
+#[derive(Args, Debug, Clone)]
+pub struct FloorOptions {
+    #[arg(long, value_name = "URL")]
+    pub target: Target,
+    #[arg(long, value_name = "NSID")]
+    pub volume: Option<u32>,
+    /// Turns; the medians count
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub turns: u32,
+    #[arg(long, default_value_t = 50_000, value_name = "N")]
+    pub rounds: u32,
+    #[arg(long, value_delimiter = ',', value_name = "SERVER,CLIENT")]
+    pub cores: Vec<usize>,
+    /// Fail when the reads' median is more than so many times the echo's
+    #[arg(long, value_name = "RATIO")]
+    pub bar: Option<f64>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Kill a daemon in the middle of writes, start it again, and look what it has kept
+///
+/// Every acknowledged write must be there, every other wholly or not at all, up to 512 KiB.
+#[derive(Args, Debug, Clone)]
+pub struct CrashOptions {
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub rounds: u32,
+    /// Of writes and of the moments of death [default: drawn]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Folder for the store [default: a new one under the system's temporary folder]
+    #[arg(long, value_name = "PATH")]
+    pub dir: Option<PathBuf>,
+    #[arg(long, default_value = "256MiB", value_name = "SIZE", value_parser = size64)]
+    pub volume_size: u64,
+    /// Of each of the 6 devices, which are sparse files
+    #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = size64)]
+    pub device_size: u64,
+    #[arg(long, default_value = "4+2", value_name = "K+M")]
+    pub scheme: peristyle_base::Scheme,
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub connections: u16,
+    /// Writes in flight of each connection
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub qd: u32,
+    /// One JSON document per round and one at the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rw {
+    Randread,
+    Randwrite,
+    Randrw,
+    Read,
+    Write,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Digest {
+    Header,
+    Data,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Polling {
+    Busy,
+    Adaptive,
+    Sleep,
+}
+
+impl From<Polling> for PollMode {
+    fn from(polling: Polling) -> PollMode {
+        match polling {
+            Polling::Busy => PollMode::Busy,
+            Polling::Adaptive => PollMode::Adaptive,
+            Polling::Sleep => PollMode::Sleep,
+        }
+    }
+}
+
+impl RunOptions {
+    fn workload(&self) -> Workload {
+        let (random, read_share) = match self.rw {
+            Rw::Randread => (true, 100),
+            Rw::Randwrite => (true, 0),
+            Rw::Randrw => (true, self.read_share),
+            Rw::Read => (false, 100),
+            Rw::Write => (false, 0),
+        };
+        Workload {
+            block_bytes: self.bs,
+            random,
+            read_share,
+            depth: self.qd,
+            jobs: self.jobs,
+            length: self.count.map_or(Length::Time(self.runtime), Length::Count),
+            warmup: self.warmup,
+            verify: self.verify,
+            seed: self.seed,
+            digests: Digests {
+                header: self.digest.contains(&Digest::Header),
+                data: self.digest.contains(&Digest::Data),
+            },
+        }
+    }
+}
+
+fn size64(text: &str) -> Result<u64, String> {
+    parse_bytes(text).ok_or_else(|| format!("`{text}` is not a size: write 4k, 128KiB or a number of bytes"))
+}
+
+fn size(text: &str) -> Result<u32, String> {
+    size64(text)?.try_into().map_err(|_| format!("`{text}` is too large"))
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let bad = || format!("`{text}` is not a time: write 500ms, 5s or 2m");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit {
+        "ms" => 1,
+        "s" | "" => 1000,
+        "m" => 60_000,
+        _ => return Err(bad()),
+    };
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    number.checked_mul(factor).filter(|&ms| ms <= 86_400_000).map(Duration::from_millis).ok_or_else(bad)
+}
+
+pub fn bench(command: BenchCommand) -> Result<(), Failure> {
+    match command {
+        BenchCommand::Run(options) => run::command(&options),
+        BenchCommand::Echo(options) => echo::command(&options),
+        BenchCommand::Floor(options) => echo::floor(&options),
+        BenchCommand::Crash(options) => crash::command(&options),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn run(line: &str) -> Workload {
+        let line = format!("peristyle bench run --target tcp://127.0.0.1:4420 {line}");
+        match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
+            Command::Bench(BenchCommand::Run(options)) => options.workload(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_pattern_and_the_length_come_from_the_command_line() {
+        let w = run("--rw randrw --bs 16k --qd 32 --jobs 2 --runtime 500ms --digest header,data --verify");
+        assert_eq!((w.random, w.read_share, w.block_bytes, w.depth, w.jobs), (true, 70, 16 << 10, 32, 2));
+        assert_eq!(w.length, Length::Time(Duration::from_millis(500)));
+        assert!(w.verify && w.digests == Digests { header: true, data: true });
+        let w = run("--rw write --count 100");
+        assert_eq!((w.random, w.read_share, w.length), (false, 0, Length::Count(100)));
+    }
+
+    #[test]
+    fn wrong_values_are_answered() {
+        for line in ["--bs 5x", "--qd 0", "--runtime 5y", "--digest all", "--count 1 --runtime 1s"] {
+            let line = format!("peristyle bench run --target tcp://127.0.0.1:4420 {line}");
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
+        }
+    }
+}
