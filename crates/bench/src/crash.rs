@@ -155,6 +155,8 @@ pub struct Round {
     pub in_flight_absent: u64,
     pub blocks_checked: u64,
     pub violations: u64,
+    /// The target had no room for a write: an answer that breaks no promise.
+    pub full: bool,
     /// The first of them.
     pub told: Vec<Violation>,
 }
@@ -205,7 +207,8 @@ impl Crash {
             handles.push(peristyle_rt::spawn(writer.run()));
         }
         let until = peristyle_rt::now() + time;
-        while round.borrow().bytes_acknowledged < bytes && peristyle_rt::now() < until {
+        while round.borrow().bytes_acknowledged < bytes && !round.borrow().full && peristyle_rt::now() < until
+        {
             let left = until.since(peristyle_rt::now());
             peristyle_rt::sleep(left.min(LOOK)).await;
         }
@@ -355,6 +358,10 @@ impl Writer {
         let sqe = self.namespace.write((first + start) * BLOCK_BYTES as u64, bytes as u32);
         let answer = self.queue.command(sqe, Payload::ToTarget(buf.freeze())).await.map_err(drop)?;
         let mut round = self.round.borrow_mut();
+        if answer.status().is(Status::CAPACITY_EXCEEDED) {
+            round.full = true;
+            return Err(());
+        }
         if !answer.status().is_success() {
             round.violation(Violation::Refused { block: first + start, status: answer.status() });
             return Err(());

@@ -65,11 +65,12 @@ struct Store {
     dir: PathBuf,
     crash: Option<Crash>,
     bytes: u64,
+    full: bool,
 }
 
 impl Store {
     fn new(root: &Path, number: u32) -> Store {
-        Store { dir: root.join(format!("store-{number}")), crash: None, bytes: 0 }
+        Store { dir: root.join(format!("store-{number}")), crash: None, bytes: 0, full: false }
     }
 }
 
@@ -77,9 +78,9 @@ async fn rounds(options: &CrashOptions, seed: u64, root: &Path) -> Result<u32, F
     let mut random = Random::new(seed);
     let (mut store, mut stores) = (Store::new(root, 0), 1);
     let budget = options.device_size * DEVICES / STORE_SHARE;
-    let mut failed = 0;
+    let (mut passed, mut failed) = (0, 0);
     for number in 1..=options.rounds {
-        if store.bytes > budget {
+        if store.bytes > budget || store.full {
             let _ = std::fs::remove_dir_all(&store.dir);
             store = Store::new(root, stores);
             stores += 1;
@@ -87,12 +88,12 @@ async fn rounds(options: &CrashOptions, seed: u64, root: &Path) -> Result<u32, F
         let delay = DELAY_MS.start + random.below(DELAY_MS.end - DELAY_MS.start);
         let done = one_round(options, seed, &mut store, Duration::from_millis(delay)).await?;
         failed += u32::from(!done.round.passed());
+        passed += u32::from(done.round.passed());
         report(options, number, &done);
         if !done.round.passed() {
             break;
         }
     }
-    let passed = options.rounds.min(options.rounds - failed);
     if options.json {
         print!("{}", json(&json!({"passed": passed, "failed": failed, "seed": seed, "stores": stores})));
     } else {
@@ -129,6 +130,7 @@ async fn one_round(
     daemon.ended()?;
     drop(session);
     store.bytes += round.bytes_acknowledged;
+    store.full = round.full;
     let (mut daemon, recovery) = Daemon::start(options, &store.dir).await?;
     let session = daemon.session().await?;
     crash.verify(&session, &mut round).await.map_err(Failure::failed)?;
@@ -147,7 +149,7 @@ fn report(options: &CrashOptions, number: u32, done: &Done) {
             "in_flight": round.in_flight, "in_flight_whole": round.in_flight_whole,
             "in_flight_absent": round.in_flight_absent, "blocks_checked": round.blocks_checked,
             "killed_after_ms": killed_after.as_millis() as u64, "recovery_ms": recovery.as_millis() as u64,
-            "violations": round.violations, "told": told,
+            "full": round.full, "violations": round.violations, "told": told,
         });
         print!("{}", json(&line));
         return;
@@ -161,7 +163,11 @@ fn report(options: &CrashOptions, number: u32, done: &Done) {
         round.in_flight_whole,
         round.in_flight_absent,
         recovery.as_millis(),
-        if round.passed() { "ok".to_owned() } else { format!("{} VIOLATIONS", round.violations) }
+        if round.passed() {
+            if round.full { "ok, full" } else { "ok" }.to_owned()
+        } else {
+            format!("{} VIOLATIONS", round.violations)
+        }
     );
     round.told.iter().for_each(|violation| println!("  {violation}"));
 }

@@ -134,7 +134,7 @@ pub struct CrashOptions {
     #[arg(long, default_value = "256MiB", value_name = "SIZE", value_parser = size64)]
     pub volume_size: u64,
     /// Of each of the 6 devices, which are sparse files
-    #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = size64)]
+    #[arg(long, default_value = "4GiB", value_name = "SIZE", value_parser = size64)]
     pub device_size: u64,
     #[arg(long, default_value = "4+2", value_name = "K+M")]
     pub scheme: peristyle_base::Scheme,
