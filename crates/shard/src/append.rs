@@ -48,14 +48,14 @@ impl Batching {
         }
         if self.in_flight_frames == 0 {
             let enough = self.pending >= (self.expected * 3 / 4).clamp(1, FULL_BLOCKS);
-            let limit = self.usual_ns / 4;
+            let limit = self.usual_ns / 3;
             return if enough { 0 } else { limit.saturating_sub(self.pending_ns) };
         }
         let worth = match self.in_flight_blocks {
             0..=2 => self.pending >= self.in_flight_blocks,
             more => self.pending >= 2 * more,
         };
-        let slow = 2 * self.usual_ns;
+        let slow = 4 * self.usual_ns;
         match worth || self.running_ns >= slow {
             true => 0,
             false => slow - self.running_ns,
@@ -597,18 +597,18 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_a_burst_waits_a_quarter_of_a_frames_latency_at_most() {
-        assert_eq!(batching(4, 0, 32).wait_ns(), 25_000);
+    fn the_first_of_a_burst_waits_a_third_of_a_frames_latency_at_most() {
+        assert_eq!(batching(4, 0, 32).wait_ns(), 33_333);
         assert_eq!(batching(24, 0, 32).wait_ns(), 0);
-        assert_eq!(Batching { pending_ns: 25_000, ..batching(4, 0, 32) }.wait_ns(), 0);
+        assert_eq!(Batching { pending_ns: 33_333, ..batching(4, 0, 32) }.wait_ns(), 0);
     }
 
     #[test]
     fn a_second_frame_has_to_be_worth_it_or_the_first_slow() {
         assert_eq!(batching(1, 1, 2).wait_ns(), 0, "two writers do not wait for each other");
-        assert_eq!(batching(16, 16, 32).wait_ns(), 200_000);
+        assert_eq!(batching(16, 16, 32).wait_ns(), 400_000);
         assert_eq!(batching(22, 10, 32).wait_ns(), 0);
-        assert_eq!(Batching { running_ns: 200_000, ..batching(1, 31, 32) }.wait_ns(), 0);
+        assert_eq!(Batching { running_ns: 400_000, ..batching(1, 31, 32) }.wait_ns(), 0);
         assert_eq!(batching(200, 240, 2000).wait_ns(), 0, "a full frame goes at once");
     }
 }
