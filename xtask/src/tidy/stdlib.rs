@@ -73,11 +73,12 @@ pub fn check(files: &[File]) -> Vec<Finding> {
     findings
 }
 
-/// Tests and benchmarks of a crate may do what they like.
+/// Tests, benchmarks and examples of a crate may do what they like.
 fn exempt(path: &str) -> bool {
     EXCEPTIONS.iter().any(|(place, _)| path.starts_with(place))
         || path.contains("/tests/")
         || path.contains("/benches/")
+        || path.contains("/examples/")
 }
 
 fn within(path: &str, prefix: &str) -> bool {
