@@ -2,7 +2,7 @@
 
 use crate::packages::{self, Needs};
 use crate::summary::{Outcome, Row, Summary};
-use crate::{cmd, tidy, tools};
+use crate::{cmd, e2e, tidy, tools};
 use anyhow::{Result, bail};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -15,7 +15,35 @@ struct Step {
     run: fn() -> Result<()>,
 }
 
+const SHORT: e2e::Size = e2e::Size { short: true };
+
 const NOTHING: &[Needs] = &[];
+
+const fn needs(program: &'static str, package: &'static str) -> Needs {
+    Needs { program, package }
+}
+
+const NBD_RAW: &[Needs] =
+    &[needs("nbdcopy", "libnbd-bin"), needs("qemu-img", "qemu-utils"), needs("fio", "fio")];
+
+const NBD_FS: &[Needs] = &[
+    needs("nbdfuse", "libnbd-bin"),
+    needs("fusermount3", "fuse3"),
+    needs("losetup", "mount"),
+    needs("mkfs.ext4", "e2fsprogs"),
+    needs("mkfs.xfs", "xfsprogs"),
+    needs("fio", "fio"),
+];
+
+/// The guest brings its own programs; these make and boot it.
+const KERNEL_HOST: &[Needs] = &[
+    needs("qemu-system-x86_64", "qemu-system-x86"),
+    needs("cpio", "cpio"),
+    needs("zstd", "zstd"),
+    needs("lz4", "lz4"),
+    needs("xz", "xz-utils"),
+    needs("objcopy", "binutils"),
+];
 
 const STEPS: &[Step] = &[
     Step { name: "fmt", needs: NOTHING, run: fmt },
@@ -24,6 +52,9 @@ const STEPS: &[Step] = &[
     Step { name: "unit", needs: NOTHING, run: unit },
     Step { name: "sim", needs: NOTHING, run: sim },
     Step { name: "bench-ec", needs: NOTHING, run: tools::bench_ec },
+    Step { name: "e2e-nbd-raw", needs: NBD_RAW, run: || e2e::run(&e2e::Test::NbdRaw(SHORT)) },
+    Step { name: "e2e-nbd-fs", needs: NBD_FS, run: || e2e::run(&e2e::Test::NbdFs(SHORT)) },
+    Step { name: "e2e-kernel-host", needs: KERNEL_HOST, run: || e2e::run(&e2e::Test::KernelHost(SHORT)) },
     Step { name: "fuzz", needs: NOTHING, run: fuzz },
 ];
 

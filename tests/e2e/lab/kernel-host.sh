@@ -1,15 +1,16 @@
 # Runs in the guest: Debian's own kernel as an NVMe/TCP host of a Peristyle node on the machine outside.
-# Arguments: PHASE PORT NQN FIO-SIZE. PHASE is `first` (before the node was killed) or `second` (after).
-# `first` leaves /out/identifiers and /out/manifest; `second` finds them in /lab/job/before.
+# Arguments: PHASE PORT NQN FIO-SIZE KILLS. PHASE is `first` (before the node was killed) or `second` (after).
+# `first` leaves /out/identifiers and /out/manifest; `second` finds them in /lab/job/before, and asks KILLS times for
+# the node to be killed under fio by printing KILL on a line of its own.
 . /lab/lib.sh
-phase=$1 port=$2 NQN=$3 fio_size=$4
+phase=$1 port=$2 NQN=$3 fio_size=$4 kills=$5
 before=/lab/job/before
 
 # Prints the value of `name : value` in the output of nvme-cli.
 field() { awk -F: -v n="$2" '{k=$1; gsub(/[ \t]/, "", k)} k == n {v=$2; gsub(/^[ \t]+|[ \t]+$/, "", v); print v; exit}' "$1"; }
 
 connect() {
-  nvme connect -t tcp -a 10.0.2.2 -s "$port" -n "$NQN" -i 8 -g -G -k 30 || fail "connect"
+  nvme connect -t tcp -a 10.0.2.2 -s "$port" -n "$NQN" -i 8 -g -G -k 30 "$@" || fail "connect"
   wait_for 20 nvme_dev "$NQN" || fail "connected, and no block device appeared"
   dev=$(nvme_dev "$NQN")
   ctrl=$(basename "$(dirname "$(ls -d /sys/class/nvme/nvme*/subsysnqn | head -1)")")
@@ -69,6 +70,32 @@ promises() {
   [ -z "$(identifiers | grep -v 'nguid [0-9a-f-]\{36\}')" ] || fail "a namespace without NGUID"
 }
 
+sectors_written() { awk '{print $7}' /sys/block/${dev##*/}/stat; }
+more_written() { [ "$(sectors_written)" -gt "$1" ]; }
+live() { [ "$(cat /sys/class/nvme/$ctrl/state)" = live ]; }
+reconnections() { dmesg | grep -c 'Successfully reconnected'; }
+reconnected() { [ "$(reconnections)" -gt "$1" ] && live; }
+
+# The node is killed while fio writes; the host connects again by itself, and fio notices nothing but the time.
+killed_under_fio() {
+  connect -c 1 -l 120
+  fio --name=kill --filename=$dev --rw=randwrite --bsrange=4k-256k --size=64m --io_size=$((kills * 12))m --rate=2m --direct=1 \
+    --ioengine=io_uring --iodepth=32 --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_state_save=0 --minimal \
+    > /tmp/fio 2>&1 &
+  fio=$!
+  for n in $(seq "$kills"); do
+    written=$(sectors_written) before=$(reconnections)
+    wait_for 60 more_written $((written + 2048)) || fail "fio writes nothing: $(cat /tmp/fio)"
+    kill -0 $fio || fail "fio has ended before the node was killed"
+    echo KILL
+    wait_for 60 reconnected "$before" || fail "not connected again: $(dmesg | tail -20)"
+  done
+  wait $fio || { cat /tmp/fio; dmesg | tail -30; fail "fio after the node was killed"; }
+  dmesg | grep -E 'I/O error|Buffer I/O|critical .* error' && fail "an error reached the block layer"
+  disconnect
+  echo "fio verified across $kills kill -9, $(reconnections) reconnections"
+}
+
 dmesg -c > /dev/null                          # what booting said is not our affair
 modprobe nvme-tcp || fail nvme-tcp
 case $phase in
@@ -124,6 +151,8 @@ second)
   nvme error-log /dev/$ctrl | grep -E 'error_count *: *[1-9]' && fail "the error log is not empty"
   disconnect
   no_errors_in_dmesg
+  say "the node killed under fio"
+  killed_under_fio
   ;;
 *) fail "phase $phase" ;;
 esac

@@ -6,9 +6,13 @@ use super::daemon::{Daemon, Setup, free_port, store};
 use super::scratch::Scratch;
 use crate::cmd;
 use anyhow::{Result, ensure};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
+
+/// What the guest prints when it wants the daemon killed and started again, with fio waiting for its answers.
+const KILL: &str = "KILL";
 
 pub fn run(size: Size) -> Result<()> {
     let lab = cmd::root().join("tests/e2e/lab");
@@ -30,7 +34,7 @@ pub fn run(size: Size) -> Result<()> {
     let mut daemon = Daemon::start(&setup)?;
     let uuids: Vec<_> = daemon.ready.volumes.iter().map(|v| v.uuid.clone()).collect();
     let guest = Guest { lab: &lab, scratch: scratch.path(), port, nqn: daemon.ready.nqn.clone(), size };
-    guest.boot("first", &["-o".into(), out.display().to_string()])?;
+    guest.boot("first", &["-o".into(), out.display().to_string()], || Ok(()))?;
     let identifiers = std::fs::read_to_string(out.join("identifiers"))?;
     for uuid in &uuids {
         ensure!(identifiers.contains(uuid), "the host sees no volume with UUID {uuid}:\n{identifiers}");
@@ -41,11 +45,19 @@ pub fn run(size: Size) -> Result<()> {
 
     // The second start adds a volume of 512-byte blocks, for the small writes.
     (setup.volumes, setup.lba) = (&["demo=1G", "sectors=512M"], "512");
-    let mut daemon = Daemon::start(&setup)?;
+    let daemon = Daemon::start(&setup)?;
     let kept = |uuid| daemon.ready.volumes.iter().any(|v| &v.uuid == uuid);
     ensure!(uuids.iter().all(kept), "UUIDs changed: {:?}", daemon.ready.volumes);
-    guest.boot("second", &["-a".into(), format!("{}:/lab/job/before", out.display())])?;
-    daemon.alive()?;
+    let mut daemon = Some(daemon);
+    guest.boot("second", &["-a".into(), format!("{}:/lab/job/before", out.display())], || {
+        if let Some(daemon) = daemon.take() {
+            daemon.kill()?;
+        }
+        daemon = Some(Daemon::start(&setup)?);
+        println!("the daemon was killed with -9 under fio, and started again");
+        Ok(())
+    })?;
+    ensure!(daemon.is_some_and(|mut d| d.alive().is_ok()), "the daemon ended by itself");
     scratch.passed();
     Ok(())
 }
@@ -59,15 +71,30 @@ struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    fn boot(&self, phase: &str, options: &[String]) -> Result<()> {
+    /// Boots the guest for one phase of its script. `killed` is called whenever the script asks for it.
+    fn boot(&self, phase: &str, options: &[String], mut killed: impl FnMut() -> Result<()>) -> Result<()> {
         let limit = if self.size.short { 300 } else { 900 };
-        let fio_size = if self.size.short { "12m" } else { "96m" };
+        let (fio_size, kills) = if self.size.short { ("12m", "1") } else { ("96m", "5") };
         let mut command = Command::new(self.lab.join("boot-guest"));
         // Eight processors, because the kernel opens no more I/O queues than it has processors.
         command.args(["-c", "8", "-t", &limit.to_string()]);
         command.arg("-l").arg(self.scratch.join(format!("{phase}.console")));
         command.args(options).arg(self.lab.join("kernel-host.sh"));
-        command.args([phase, &self.port.to_string(), &self.nqn, fio_size]);
-        cmd::run(&mut command, Duration::from_secs(limit + 30))
+        command.args([phase, &self.port.to_string(), &self.nqn, fio_size, kills]);
+        println!("$ boot-guest kernel-host.sh {phase}");
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().expect("its output is piped");
+        // boot-guest keeps the time limit itself, and closes its output when it ends.
+        let mut result = Ok(());
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            println!("{line}");
+            if line == KILL && result.is_ok() {
+                result = killed();
+            }
+        }
+        let status = child.wait()?;
+        result?;
+        ensure!(status.success(), "phase {phase} in the guest: {status}");
+        Ok(())
     }
 }
