@@ -13,8 +13,9 @@ use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, join_all};
 use std::rc::Rc;
 
-/// An allocation that takes longer counts as the device's failure: a stalled device must not hold up the rest.
-const ALLOCATE_LIMIT: Duration = Duration::from_millis(60);
+/// An allocation that takes longer makes the device count as slow: a stalled one must not hold up the rest.
+/// Longer than an append's limit, because a slot may have to be zeroed first.
+const ALLOCATE_LIMIT: Duration = Duration::from_millis(250);
 /// Tries to place one extent before the shard waits for something to change.
 const PLACE_TRIES: usize = 4;
 /// Pause between attempts while the pool is full or the control store is out of reach.
@@ -29,8 +30,10 @@ const SEALS_MAX: usize = 4;
 const EXTENTS_RESERVED: u64 = 64;
 
 enum CreateError {
-    /// No room in the pool, or too few healthy devices.
+    /// No room in the pool: user writes are refused.
     Full,
+    /// Devices failed or were slow, or too few are healthy: writes wait, and it is tried again.
+    Later,
     Stopped,
 }
 
@@ -42,20 +45,21 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 return;
             }
             let urgent = self.urgent.take();
-            let mut short = false;
+            let (mut short, mut later) = (false, false);
             for width in [Width::Wide, Width::Narrow] {
                 let missing = self.missing(width, urgent);
                 if missing > 0 {
                     match self.refill(width, missing).await {
                         Ok(()) => {}
                         Err(CreateError::Full) => short = true,
+                        Err(CreateError::Later) => later = true,
                         Err(CreateError::Stopped) => return,
                     }
                 }
             }
             self.state.borrow_mut().full = short;
             self.supplied.notify_all();
-            if short {
+            if short || later {
                 peristyle_rt::timeout(RETRY_PERIOD, self.supply_wanted.notified()).await;
                 continue;
             }
@@ -152,9 +156,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     return Err(CreateError::Stopped);
                 }
                 let id = state.next_extent;
-                let Ok((scheme, devices)) = self.plan(state, width, id) else {
-                    return Err(CreateError::Full);
-                };
+                let (scheme, devices) = self.plan(state, width, id).map_err(|e| match e {
+                    PlacementError::Full { .. } => CreateError::Full,
+                    PlacementError::TooFew(_) => CreateError::Later,
+                })?;
                 // The number is used up whether or not the allocation succeeds (never twice).
                 state.next_extent = id.next();
                 (id, scheme, devices)
@@ -171,7 +176,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let allocations = places.iter().enumerate().map(|(column, &device)| {
                 let request = self.columns.allocate(device, name(column), scheme, epoch);
                 async move {
-                    peristyle_rt::timeout(ALLOCATE_LIMIT, request).await.unwrap_or(Err(ColumnFault::Device))
+                    // `None`: too slow, which is not the same as failed.
+                    peristyle_rt::timeout(ALLOCATE_LIMIT, request)
+                        .await
+                        .map_or(Err(None), |r| r.map_err(Some))
                 }
             });
             let slots = join_all(allocations).await;
@@ -180,14 +188,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             for (&device, slot) in places.iter().zip(&slots) {
                 match slot {
                     Ok(slot) => columns.push(ColumnPlace { device, slot: *slot }),
-                    Err(ColumnFault::Fenced) => {
+                    Err(Some(ColumnFault::Fenced)) => {
                         self.stop(StopReason::Fenced);
                         return Err(CreateError::Stopped);
                     }
                     Err(fault) => {
                         failed = true;
-                        if *fault != ColumnFault::Full {
-                            self.columns.report_bad(device, Some(*fault));
+                        if *fault != Some(ColumnFault::Full) {
+                            self.columns.report_bad(device, *fault);
                         }
                     }
                 }
@@ -204,7 +212,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 }
             }
         }
-        Err(CreateError::Full)
+        Err(CreateError::Later)
     }
 
     fn plan(
