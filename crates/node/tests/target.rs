@@ -1,10 +1,10 @@
 //! The NVMe/TCP target over simulated TCP, disks and reactors, driven by a real initiator.
 
 use peristyle_base::{DeviceId, LayerId, NodeId, Scheme, ShardId, Uuid};
-use peristyle_bench::host::{Host, HostError, HostOptions};
+use peristyle_bench::host::{Host, HostError, HostOptions, Queue};
 use peristyle_cluster::{DomainId, MemoryShardStore};
 use peristyle_column::FormatOptions;
-use peristyle_node::target::CONNECTIONS_MAX;
+use peristyle_node::target::{CONNECTIONS_MAX, COUNT_PERIOD};
 use peristyle_node::{DeviceConfig, Node, NodeConfig, TargetConfig, VolumeSpec, seeds};
 use peristyle_nvme::QpairLimits;
 use peristyle_nvme::host::HostClose;
@@ -20,6 +20,7 @@ use std::rc::Rc;
 const MIB: u64 = 1 << 20;
 const NQN: &str = "nqn.2026-01.io.peristyle:pool";
 const ALICE: &str = "nqn.2026-01.io.peristyle:alice";
+const BOB: &str = "nqn.2026-01.io.peristyle:bob";
 const MALLORY: &str = "nqn.2026-01.io.peristyle:mallory";
 
 type Shared = Rc<Node<MemoryShardStore>>;
@@ -127,7 +128,7 @@ impl Rig {
                     portals: Vec::new(),
                     nqn: Nqn::new(NQN).unwrap(),
                     serial: "0123456789".into(),
-                    hosts: Hosts::Listed(vec![Nqn::new(ALICE).unwrap()]),
+                    hosts: Hosts::Listed(vec![Nqn::new(ALICE).unwrap(), Nqn::new(BOB).unwrap()]),
                     volumes: vec![volume(1, 4096), volume(2, 512)],
                     limits: QpairLimits::default(),
                 };
@@ -302,7 +303,7 @@ fn a_host_that_falls_silent_loses_its_connections() {
         let alive = Host::connect(&addr(), &options, 1).await.unwrap();
         peristyle_rt::sleep(Duration::from_secs(10)).await;
         assert!(alive.admin.is_open() && alive.io[0].is_open());
-        let silent = peristyle_bench::host::Queue::connect(&addr(), &options, 0, 0).await.unwrap();
+        let silent = Queue::connect(&addr(), &options, 0, 0).await.unwrap();
         silent.closed().await;
         assert!(alive.admin.is_open());
     });
@@ -341,32 +342,123 @@ fn a_host_that_leaves_in_the_middle_takes_no_buffer_with_it() {
     }
 }
 
+/// Set Features 0Bh, Asynchronous Event Configuration: namespace attribute notices (bit 8).
+const EVENTS: (u8, u32) = (0x0b, 1 << 8);
+/// Dword 0 of the completion: a notice (2) of changed namespaces (0), to be read in log page 4.
+const NAMESPACES_CHANGED: u32 = 4 << 16 | 2;
+
 #[test]
 fn hosts_hear_of_volumes_that_go_and_come() {
-    let rig = Rig::new(5, 2);
-    let order = rig.order.clone();
-    rig.run(move || {
-        let order = order.clone();
-        async move {
+    for reactors in [1, 2] {
+        let rig = Rig::new(5, reactors);
+        let order = rig.order.clone();
+        rig.run(move || {
+            let order = order.clone();
+            async move {
+                let host = Host::connect(&addr(), &HostOptions::new(ALICE, NQN), 2).await.unwrap();
+                let deaf = Host::connect(&addr(), &HostOptions::new(ALICE, NQN), 1).await.unwrap();
+                let unheard = Rc::new(Cell::new(true));
+                let (queue, flag) = (deaf.admin.clone(), unheard.clone());
+                peristyle_rt::spawn(async move { flag.set(queue.next_event().await.is_err()) });
+                host.admin.set_feature(EVENTS.0, EVENTS.1).await.unwrap();
+                let data = fill(4096, 5);
+                host.io[0].write(2, 8, 8, view(&data).await).await.unwrap();
+                for (next, expected) in [
+                    (Order::RemoveSecond, Status::INVALID_NAMESPACE_OR_FORMAT),
+                    (Order::AddSecond, Status::SUCCESS),
+                ] {
+                    order.set(next);
+                    let event = peristyle_rt::timeout(Duration::from_secs(1), host.admin.next_event()).await;
+                    assert_eq!(event, Some(Ok(NAMESPACES_CHANGED)));
+                    // Whoever has been told sees it at once, on every queue.
+                    for queue in &host.io {
+                        assert!(status(queue.flush(2).await).is(expected));
+                    }
+                    let log = host.admin.log_page(4, 4096).await.unwrap();
+                    assert_eq!(log[..8], [2, 0, 0, 0, 0, 0, 0, 0]);
+                    // Reading it clears it.
+                    let log = host.admin.log_page(4, 4096).await.unwrap();
+                    assert!(log.iter().all(|b| *b == 0));
+                }
+                let back = host.io[1].read(2, 8, 8, Buf::alloc(4096).await).await.unwrap();
+                assert!(back[..] == data[..]);
+                assert!(unheard.get() && deaf.admin.in_flight() == 1, "an event that nobody asked for");
+                deaf.close();
+                host.close();
+            }
+        });
+        rig.settle();
+    }
+}
+
+fn u128_at(log: &[u8], at: usize) -> u128 {
+    u128::from_le_bytes(log[at..at + 16].try_into().unwrap())
+}
+
+#[test]
+fn the_smart_log_counts_what_hosts_read_and_wrote_and_the_error_log_tells_what_failed() {
+    for reactors in [1, 2] {
+        let rig = Rig::new(8, reactors);
+        rig.run(move || async move {
             let host = Host::connect(&addr(), &HostOptions::new(ALICE, NQN), 2).await.unwrap();
-            let data = fill(4096, 5);
-            host.io[0].write(2, 8, 8, view(&data).await).await.unwrap();
-            for (next, expected) in [
-                (Order::RemoveSecond, Status::INVALID_NAMESPACE_OR_FORMAT),
-                (Order::AddSecond, Status::SUCCESS),
-            ] {
-                order.set(next);
-                peristyle_rt::sleep(Duration::from_millis(50)).await;
-                let log = host.admin.log_page(4, 4096).await.unwrap();
-                assert_eq!(log[..8], [2, 0, 0, 0, 0, 0, 0, 0]);
-                for queue in &host.io {
-                    assert!(status(queue.flush(2).await).is(expected));
+            for i in 0..20u64 {
+                let queue = &host.io[i as usize % 2];
+                queue.write(1, i * 128, 128, view(&fill(524288, i)).await).await.unwrap();
+                if i < 10 {
+                    queue.read(1, i * 128, 128, Buf::alloc(524288).await).await.unwrap();
                 }
             }
-            let back = host.io[1].read(2, 8, 8, Buf::alloc(4096).await).await.unwrap();
-            assert!(back[..] == data[..]);
+            let beyond = 64 * MIB / 4096;
+            let answer = host.io[1].read(1, beyond, 1, Buf::alloc(4096).await).await;
+            assert!(status(answer).is(Status::LBA_OUT_OF_RANGE));
+            peristyle_rt::sleep(COUNT_PERIOD * 2).await;
+            let smart = host.admin.log_page(2, 512).await.unwrap();
+            // Thousands of 512 bytes, rounded up.
+            assert_eq!(u128_at(&smart, 32), (10 * 1024u128).div_ceil(1000), "data units read");
+            assert_eq!(u128_at(&smart, 48), (20 * 1024u128).div_ceil(1000), "data units written");
+            assert_eq!((u128_at(&smart, 64), u128_at(&smart, 80)), (10, 20), "commands");
+            assert_eq!(u128_at(&smart, 160), 0, "media errors");
+            assert_eq!(u128_at(&smart, 176), 1, "error log entries");
+            let errors = host.admin.log_page(1, 128).await.unwrap();
+            assert_eq!(errors[..8], 1u64.to_le_bytes());
+            assert_eq!(errors[8..10], 2u16.to_le_bytes(), "submission queue");
+            let told = u16::from_le_bytes(errors[12..14].try_into().unwrap()) >> 1;
+            assert_eq!(told & 0x7ff, Status::LBA_OUT_OF_RANGE.bits() & 0x7ff);
+            assert_eq!(errors[16..24], beyond.to_le_bytes());
+            assert_eq!(errors[24..28], 1u32.to_le_bytes());
             host.close();
+        });
+        rig.settle();
+    }
+}
+
+#[test]
+fn no_host_reaches_into_another_hosts_controller() {
+    let rig = Rig::new(9, 2);
+    rig.run(|| async {
+        let alice = Host::connect(&addr(), &HostOptions::new(ALICE, NQN), 1).await.unwrap();
+        alice.io[0].write(1, 0, 1, view(&fill(4096, 1)).await).await.unwrap();
+        // Bob is listed, and knows all of Alice's numbers.
+        let bob = Host::connect(&addr(), &HostOptions::new(BOB, NQN), 1).await.unwrap();
+        let disguises = [
+            HostOptions::new(BOB, NQN),
+            HostOptions { host_id: HostOptions::new(ALICE, NQN).host_id, ..HostOptions::new(BOB, NQN) },
+            HostOptions { host_id: HostOptions::new(BOB, NQN).host_id, ..HostOptions::new(ALICE, NQN) },
+        ];
+        for disguise in disguises {
+            for qid in [1, 2] {
+                let answer = Queue::connect(&addr(), &disguise, qid, alice.admin.cntlid()).await;
+                assert!(status(answer).is(Status::CONNECT_INVALID_PARAMETERS));
+            }
         }
+        // Neither of them has noticed, and the place is still Alice's.
+        let mut alice = alice;
+        alice.add_queue().await.unwrap();
+        let back = alice.io[1].read(1, 0, 1, Buf::alloc(4096).await).await.unwrap();
+        assert!(back[..] == fill(4096, 1)[..]);
+        bob.io[0].flush(1).await.unwrap();
+        alice.close();
+        bob.close();
     });
     rig.settle();
 }

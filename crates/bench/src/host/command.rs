@@ -159,6 +159,13 @@ impl Queue {
         let answer = self.command(sqe, payload).await?.done()?;
         Ok(answer.data.expect("a command with a buffer keeps it"))
     }
+    /// Set Features: feature and its value in dword 11.
+    pub async fn set_feature(&self, fid: u8, value: u32) -> Result<(), HostError> {
+        let mut sqe = Sqe::new(opcode::admin::SET_FEATURES, Default::default());
+        sqe.set_cdw(10, u32::from(fid));
+        sqe.set_cdw(11, value);
+        self.command(sqe, Payload::None).await?.done().map(|_| ())
+    }
     /// Waits for the next asynchronous event: dword 0 of its completion.
     pub async fn next_event(&self) -> Result<u32, HostError> {
         let sqe = Sqe::new(opcode::admin::ASYNC_EVENT_REQUEST, Default::default());

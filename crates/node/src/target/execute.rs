@@ -8,7 +8,7 @@ use crate::stats::FrontStats;
 use crate::volume::Volume;
 use peristyle_base::stage::Stage;
 use peristyle_cluster::ShardStore;
-use peristyle_nvme::controller::AdminOutcome;
+use peristyle_nvme::controller::{AdminOutcome, ErrorReport};
 use peristyle_nvme::io_command::{self, IoCommand, IoQueueFabrics, LbaRange};
 use peristyle_nvme::qpair::{Accept, Command, Completion};
 use peristyle_nvme::subsystem::NamespaceView;
@@ -122,7 +122,10 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
         let namespaces = conn.node.target.namespaces();
         let (io, ns) = match io_command::decode(&command.sqe, &namespaces.table) {
             Ok((io, ns)) => (io, ns.copied()),
-            Err(status) => return conn.complete(command.tag, status.into(), None),
+            Err(status) => {
+                conn.record(&command, status);
+                return conn.complete(command.tag, status.into(), None);
+            }
         };
         let data = buf.map(Buf::freeze);
         let (kind, started) = (Kind::of(&io), peristyle_rt::now());
@@ -131,10 +134,24 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             Some(ns) => conn.execute(io, &ns, &namespaces, data).await,
             None => conn.flush_all(&namespaces).await.map(|()| None),
         };
-        conn.leave(kind, started, &io, ns.as_ref(), result.is_ok());
+        let status = result.as_ref().map(|_| ()).map_err(|status| *status);
+        conn.leave(kind, started, &io, ns.as_ref(), status);
         match result {
             Ok(reply) => conn.complete(command.tag, Status::SUCCESS.into(), reply),
-            Err(status) => conn.complete(command.tag, status.into(), None),
+            Err(status) => {
+                conn.record(&command, status);
+                conn.complete(command.tag, status.into(), None);
+            }
+        }
+    }
+
+    /// A command failed: the controller's error log is to tell.
+    fn record(&self, command: &Command, status: Status) {
+        if let Some(connected) = self.connected.get()
+            && !status.is(Status::COMPARE_FAILURE)
+        {
+            let report = ErrorReport::of(&command.sqe, connected.qid, status);
+            self.node.target.counting.borrow_mut().error(connected.controller, report);
         }
     }
 
@@ -161,9 +178,21 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
         let namespaces = conn.node.target.namespaces();
         let started = peristyle_rt::now();
         conn.node.stats.borrow_mut().other.enter(started);
+        conn.node.target.counting.borrow_mut().enter(started);
+        let bytes = bufs.1.as_ref().map_or(0, |buf| buf.len() as u64);
         let statuses = conn.compare_and_write(&first, &second, &namespaces, bufs).await;
         let now = peristyle_rt::now();
-        conn.node.stats.borrow_mut().other.leave(started, now);
+        let both = statuses.0.is_success() && statuses.1.is_success();
+        match both || statuses.0.is(Status::COMPARE_FAILURE) {
+            true => conn.node.stats.borrow_mut().other.leave(started, now),
+            false => conn.node.stats.borrow_mut().other.leave_failed(started, now),
+        }
+        conn.node.target.counting.borrow_mut().leave_fused(now, bytes, both);
+        for (command, status) in [(&first, statuses.0), (&second, statuses.1)] {
+            if !status.is_success() && !status.is(Status::ABORTED_FAILED_FUSED) {
+                conn.record(command, status);
+            }
+        }
         conn.complete(first.tag, statuses.0.into(), None);
         conn.complete(second.tag, statuses.1.into(), None);
     }
@@ -269,6 +298,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 
     fn enter(&self, kind: Kind, now: Instant, ns: Option<&NamespaceView>) {
         kind.stage(&mut self.node.stats.borrow_mut()).enter(now);
+        self.node.target.counting.borrow_mut().enter(now);
         let Some(ns) = ns else { return };
         let mut volumes = self.node.volume_stats.borrow_mut();
         match kind {
@@ -278,16 +308,24 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
         }
     }
 
-    fn leave(&self, kind: Kind, started: Instant, io: &IoCommand, ns: Option<&NamespaceView>, good: bool) {
-        let now = peristyle_rt::now();
+    fn leave(
+        &self,
+        kind: Kind,
+        started: Instant,
+        io: &IoCommand,
+        ns: Option<&NamespaceView>,
+        result: Result<(), Status>,
+    ) {
+        let (now, good) = (peristyle_rt::now(), result.is_ok());
         let leave = |stage: &mut Stage| match good {
             true => stage.leave(started, now),
             false => stage.leave_failed(started, now),
         };
         let stats = &mut *self.node.stats.borrow_mut();
         leave(kind.stage(stats));
+        let bytes = ns.filter(|_| good).map_or(0, |ns| bytes_of(io, ns));
+        self.node.target.counting.borrow_mut().leave(now, io, bytes, result);
         let Some(ns) = ns else { return };
-        let bytes = if good { u64::from(io.data_bytes(ns)) } else { 0 };
         let mut volumes = self.node.volume_stats.borrow_mut();
         let volume = volumes.entry(ns.nsid).or_default();
         match kind {
@@ -303,6 +341,14 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             }
             Kind::Other => {}
         }
+    }
+}
+
+/// Bytes of the volume that a command touches.
+fn bytes_of(io: &IoCommand, ns: &NamespaceView) -> u64 {
+    match io {
+        IoCommand::Verify { range } => range.bytes(ns).1,
+        io => u64::from(io.data_bytes(ns)),
     }
 }
 

@@ -5,11 +5,11 @@ use crate::message::{Reply, Request};
 use crate::reactor::Node;
 use crate::volume::VolumeSpec;
 use peristyle_cluster::ShardStore;
-use peristyle_nvme::controller::{AdminOutcome, admin_data_bytes};
+use peristyle_nvme::controller::{AdminOutcome, ErrorReport, admin_data_bytes};
 use peristyle_nvme::registry::{
     ConnId, Connected, ControllerRef, Refused, Registry, RegistryConfig, SubsystemId, TargetEvent,
 };
-use peristyle_nvme::subsystem::{LbaSize, Namespace, Subsystem};
+use peristyle_nvme::subsystem::{IoCounters, LbaSize, Namespace, Subsystem};
 use peristyle_nvme::wire::{Sqe, Status};
 use peristyle_rt::sync::Notify;
 use peristyle_rt::{Buf, Duration, ReactorId, View, select, sleep_until};
@@ -42,6 +42,10 @@ pub enum HomeRequest {
     Drained {
         conn: ConnId,
     },
+    /// What a reactor has counted since it last told.
+    Counted(IoCounters),
+    /// A command of an I/O queue that the controller's error log is to tell of.
+    Failed(ControllerRef, ErrorReport),
     /// From home to every reactor.
     Namespaces(Namespaces),
     /// From home to a connection's reactor.
@@ -63,6 +67,8 @@ pub(super) struct Home {
     /// Connections whose last commands are still being executed, and their hosts.
     draining: RefCell<Vec<(ConnId, [u8; 16])>>,
     drained: Notify,
+    /// Changes of which not every reactor knows yet: until then no host hears of them.
+    telling: Cell<usize>,
     /// The registry may have events, or an earlier deadline.
     changed: Notify,
     is_changed: Cell<bool>,
@@ -106,6 +112,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             volumes: RefCell::default(),
             draining: RefCell::default(),
             drained: Notify::default(),
+            telling: Cell::new(0),
             changed: Notify::default(),
             is_changed: Cell::new(false),
         }));
@@ -173,6 +180,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
 
     /// All reactors get the table, then hosts are told.
     async fn tell_namespaces(self: &Rc<Self>, home: &Home) {
+        home.telling.set(home.telling.get() + 1);
         let place = |v: &VolumeSpec| {
             Some((v.nsid, Place { shard: v.shard, layer: v.layer, home: self.home_of(v.shard)? }))
         };
@@ -183,6 +191,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             let request = HomeRequest::Namespaces(namespaces.clone());
             self.tell(reactor, request).await;
         }
+        home.telling.set(home.telling.get() - 1);
         home.changed();
     }
 
@@ -198,6 +207,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     async fn run_home(self: Rc<Self>) {
         let Some(home) = self.home_part() else { return };
         loop {
+            home.changed.wait_until(|| home.telling.get() == 0).await;
             home.is_changed.set(false);
             while let Some(event) = { home.registry.borrow_mut().poll_event() } {
                 let (TargetEvent::CompleteAer { conn, .. } | TargetEvent::Close { conn, .. }) = event;
@@ -253,6 +263,18 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 if let Some(home) = self.home_part() {
                     home.draining.borrow_mut().retain(|d| d.0 != conn);
                     home.drained.notify_all();
+                }
+                HomeReply::Done
+            }
+            HomeRequest::Counted(counted) => {
+                if let Some(home) = self.home_part() {
+                    home.registry.borrow_mut().add_counters(home.subsystem, &counted);
+                }
+                HomeReply::Done
+            }
+            HomeRequest::Failed(controller, report) => {
+                if let Some(home) = self.home_part() {
+                    home.registry.borrow_mut().record_error(controller, &report);
                 }
                 HomeReply::Done
             }

@@ -5,10 +5,12 @@
 //! ask it by message. Every reactor has its own copy of the namespace table.
 
 mod conn;
+mod counted;
 mod execute;
 mod home;
 mod transmit;
 
+pub use counted::COUNT_PERIOD;
 pub use home::{HomeReply, HomeRequest};
 
 use crate::reactor::Node;
@@ -87,6 +89,9 @@ pub struct TargetState<S: ShardStore + Clone + 'static> {
     stopping: Event,
     namespaces: RefCell<Rc<Namespaces>>,
     home: RefCell<Option<Rc<Home>>>,
+    counting: RefCell<counted::Counting>,
+    /// The task that tells home what was counted runs.
+    tells: Cell<bool>,
 }
 
 impl<S: ShardStore + Clone + 'static> Default for TargetState<S> {
@@ -98,6 +103,8 @@ impl<S: ShardStore + Clone + 'static> Default for TargetState<S> {
             stopping: Event::default(),
             namespaces: RefCell::default(),
             home: RefCell::default(),
+            counting: RefCell::default(),
+            tells: Cell::new(false),
         }
     }
 }
@@ -138,6 +145,9 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             self.start_home(&config).await;
         }
         peristyle_rt::spawn(self.clone().accept(listener, config.limits));
+        if !self.target.tells.replace(true) {
+            peristyle_rt::spawn(self.clone().tell_counted());
+        }
         Ok(addr)
     }
 
