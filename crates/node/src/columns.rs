@@ -75,8 +75,13 @@ impl NodeColumns {
             };
         };
         match request {
-            ColumnRequest::Allocate { name, scheme, epoch } => {
-                let allocate = Allocate { name, scheme, epoch, class: AllocClass::User, filling: false };
+            ColumnRequest::Allocate { name, scheme, epoch, class } => {
+                let class = match class {
+                    shard::AllocClass::User => AllocClass::User,
+                    shard::AllocClass::Meta => AllocClass::Meta,
+                    shard::AllocClass::Reappend => AllocClass::Reappend,
+                };
+                let allocate = Allocate { name, scheme, epoch, class, filling: false };
                 let result = server.allocate(allocate).await.map_err(fault);
                 self.publish_usage(&server);
                 ColumnAnswer::Slot(result)
@@ -123,7 +128,7 @@ impl NodeColumns {
     pub fn publish_usage(&self, server: &Server) {
         let usage = server.usage();
         if let Some(shared) = self.devices.get(server.id()) {
-            shared.set_usage(usage.total - usage.reserved.min(usage.total), usage.total - usage.free);
+            shared.set_usage(usage.total, usage.total - usage.free, usage.reserved);
         }
     }
 
@@ -175,8 +180,8 @@ fn done(answer: ColumnAnswer) -> Result<(), ColumnFault> {
 }
 
 impl Columns for NodeColumns {
-    fn devices(&self, out: &mut Vec<DeviceView>) {
-        out.extend(self.devices.0.iter().filter(|d| d.is_open()).map(|d| d.view()));
+    fn devices(&self, class: shard::AllocClass, out: &mut Vec<DeviceView>) {
+        out.extend(self.devices.0.iter().filter(|d| d.is_open()).map(|d| d.view(class)));
     }
 
     async fn allocate(
@@ -185,8 +190,9 @@ impl Columns for NodeColumns {
         name: ColumnName,
         scheme: Scheme,
         epoch: Epoch,
+        class: shard::AllocClass,
     ) -> Result<SlotIndex, ColumnFault> {
-        match self.ask(device, ColumnRequest::Allocate { name, scheme, epoch }).await {
+        match self.ask(device, ColumnRequest::Allocate { name, scheme, epoch, class }).await {
             ColumnAnswer::Slot(result) => result,
             _ => Err(ColumnFault::Device),
         }

@@ -4,6 +4,7 @@
 use peristyle_base::{DeviceId, Instant};
 use peristyle_cluster::{DeviceView, DomainId};
 use peristyle_rt::ReactorId;
+use peristyle_shard::AllocClass;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -16,6 +17,8 @@ pub struct SharedDevice {
     pub path: String,
     slots_total: AtomicU32,
     slots_used: AtomicU32,
+    /// Free slots that are kept back from user data.
+    slots_reserved: AtomicU32,
     /// Its label and slot table were read.
     open: AtomicBool,
     /// It failed requests, and has not passed a probe since.
@@ -43,18 +46,22 @@ impl SharedDevice {
             path,
             slots_total: AtomicU32::new(0),
             slots_used: AtomicU32::new(0),
+            slots_reserved: AtomicU32::new(0),
             open: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             slow: AtomicBool::new(false),
             bad_since_ns: AtomicU64::new(0),
         }
     }
-    pub fn set_usage(&self, total: u32, used: u32) {
+    pub fn set_usage(&self, total: u32, used: u32, reserved: u32) {
         self.slots_total.store(total, Relaxed);
+        self.slots_reserved.store(reserved, Relaxed);
         self.slots_used.store(used, Relaxed);
     }
+    /// Slots that user data may fill, and slots in use.
     pub fn usage(&self) -> (u32, u32) {
-        (self.slots_total.load(Relaxed), self.slots_used.load(Relaxed))
+        let total = self.slots_total.load(Relaxed);
+        (total.saturating_sub(self.slots_reserved.load(Relaxed)), self.slots_used.load(Relaxed))
     }
     pub fn set_open(&self) {
         self.open.store(true, Relaxed);
@@ -83,8 +90,12 @@ impl SharedDevice {
             _ => DeviceState::Healthy,
         }
     }
-    pub fn view(&self) -> DeviceView {
-        let (slots_total, slots_used) = self.usage();
+    pub fn view(&self, class: AllocClass) -> DeviceView {
+        let (for_users, slots_used) = self.usage();
+        let slots_total = match class {
+            AllocClass::User => for_users,
+            AllocClass::Meta | AllocClass::Reappend => self.slots_total.load(Relaxed),
+        };
         let state = self.state();
         DeviceView {
             id: self.id,

@@ -4,7 +4,7 @@ use crate::bus::Bus;
 use crate::volume::{VolumeAnswer, VolumeRequest};
 use peristyle_base::{ColumnName, DeviceId, Epoch, LayerId, RowIndex, Scheme, ShardId, SlotIndex};
 use peristyle_rt::{Buf, IoVec, View};
-use peristyle_shard::{ColumnFault, ListedSlot, WriteClass};
+use peristyle_shard::{AllocClass, ColumnFault, ListedSlot, WriteClass};
 
 pub type NodeBus = Bus<Request, Reply>;
 
@@ -34,6 +34,7 @@ pub enum ColumnRequest {
         name: ColumnName,
         scheme: Scheme,
         epoch: Epoch,
+        class: AllocClass,
     },
     Append {
         slot: SlotIndex,

@@ -9,7 +9,7 @@ use crate::stats::{FrontStats, ReactorStats, VolumeStats};
 use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
 use peristyle_base::{DeviceId, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, ShardStore};
-use peristyle_column::{OpenError, Server, ServerConfig};
+use peristyle_column::{OpenError, Reserve, Server, ServerConfig};
 use peristyle_rt::mesh::PortSeed;
 use peristyle_rt::{Device, DeviceSpec, Duration, Fault, IoError, ReactorId};
 use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Messages between two reactors at most; a full ring makes the sender wait.
 const MESH_CAPACITY: usize = 1024;
+/// Slots of a device that each shard keeps back for checkpoints, and again for re-appends, at most.
+const RESERVE_SLOTS: u32 = 4;
 /// Pause between attempts to take a shard up, and between probes of a bad device.
 const RETRY_PERIOD: Duration = Duration::from_millis(200);
 /// A probe must answer in this time, so often in a row, before a device is trusted again.
@@ -246,7 +248,14 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     async fn open_device(&self, config: &DeviceConfig) -> Result<Server, DeviceOpenError> {
         let device = Device::open(&config.spec).await.map_err(DeviceOpenError::Io)?;
         let server = ServerConfig { expect: Some(config.id), ..ServerConfig::default() };
-        Server::open(device, self.config.cluster, server).await.map_err(DeviceOpenError::Label)
+        let server =
+            Server::open(device, self.config.cluster, server).await.map_err(DeviceOpenError::Label)?;
+        // Kept back so that a full pool still restarts, unmaps and checkpoints (invariant 11).
+        let each = (server.usage().total / 32).min(RESERVE_SLOTS);
+        for &(shard, _) in &self.config.shards {
+            server.set_reserve(shard, Reserve { collection: 0, meta: each, reappend: each });
+        }
+        Ok(server)
     }
 
     /// Takes a shard up, again and again until it serves: waiting, never guessing.

@@ -1,6 +1,6 @@
 //! The appender: builds frames of what is pending, encodes them, and sends their columns.
 
-use crate::columns::{ColumnFault, Columns, WriteClass};
+use crate::columns::{AllocClass, ColumnFault, Columns, WriteClass};
 use crate::error::ShardError;
 use crate::extent::{ExtentPhase, Width};
 use crate::frame::{FrameKind, Header, Layout, goes_narrow};
@@ -232,10 +232,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     Found::OlderFirst
                 } else if let Some(found) = self.pick_extent(state, index) {
                     Found::Extent(found)
-                } else if state.full && !state.frames[index as usize].reappended {
+                } else if state.full && refusable(state, index) {
                     self.refuse_full(state, index);
                     Found::Nothing
                 } else {
+                    if state.full {
+                        let meta = state.frames[index as usize].kind != FrameKind::User;
+                        state.reserve_wanted =
+                            Some(if meta { AllocClass::Meta } else { AllocClass::Reappend });
+                    }
                     Found::Wait
                 }
             };
@@ -259,7 +264,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let wide = self.current_scheme(state);
         let frame = &state.frames[index as usize];
         let n = frame.contents.data.len();
-        let attempt = frame.attempt;
         let preferred =
             if frame.kind == FrameKind::User && goes_narrow(n, wide) { Width::Narrow } else { Width::Wide };
         let width = match frame.width {
@@ -267,6 +271,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             None if self.config.scheme.is_narrow() => Width::Wide,
             None => preferred,
         };
+        if let Some(found) = self.pick_of(state, index, width) {
+            return Some(found);
+        }
+        if !state.full {
+            return None;
+        }
+        // What is left of the other kind is used up before anything is refused or the reserve is touched.
+        let other = if width == Width::Wide { Width::Narrow } else { Width::Wide };
+        let reserve = must_go_on(&state.frames[index as usize]).then_some(Width::Reserve);
+        [Some(other), reserve].into_iter().flatten().find_map(|w| self.pick_of(state, index, w))
+    }
+
+    fn pick_of(&self, state: &mut State, index: u16, width: Width) -> Option<(ExtentId, Scheme, u32)> {
+        let attempt = state.frames[index as usize].attempt;
         if let Some(id) = state.extents.current[width as usize] {
             if is_usable(state, index, id) {
                 state.frames[index as usize].width = Some(width);
@@ -473,6 +491,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             Some((extent, fault)) => self.abandon(extent, column, Some(fault)),
         }
     }
+}
+
+/// Frames that a full pool takes all the same: what was appended before, checkpoints, and those without data, which
+/// give space back.
+fn must_go_on(frame: &crate::shard::Frame) -> bool {
+    frame.reappended || frame.kind != FrameKind::User || frame.contents.data.is_empty()
+}
+
+/// Whether a full pool may refuse the frame: user data, and once the reserve is spent everything that can still be
+/// given up.
+fn refusable(state: &State, index: u16) -> bool {
+    let frame = &state.frames[index as usize];
+    let committing = frame.kind == FrameKind::User && frame.reappended;
+    !must_go_on(frame) || (state.reserve_spent && !committing)
 }
 
 fn free_frame(state: &State) -> Option<u16> {

@@ -43,6 +43,18 @@ pub enum WriteClass {
     Reappend,
 }
 
+/// What a slot is taken for. The classes behind `User` may take slots that are kept back from it (invariant 11,
+/// Full is an error, not a loss).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum AllocClass {
+    /// New data.
+    User,
+    /// Checkpoints, when the pool is full.
+    Meta,
+    /// Re-appended frames, unmaps and events, when the pool is full.
+    Reappend,
+}
+
 /// State of a listed slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SlotState {
@@ -69,8 +81,8 @@ pub type Holes<'a> = &'a [(u16, u16)];
 
 /// Access to the columns of one pool. Every request names what it expects to find (DESIGN §6).
 pub trait Columns: 'static {
-    /// Devices of the pool with their use and health, for placement.
-    fn devices(&self, out: &mut Vec<DeviceView>);
+    /// Devices of the pool with their use, as far as `class` may go, and their health, for placement.
+    fn devices(&self, class: AllocClass, out: &mut Vec<DeviceView>);
 
     /// Takes a free slot; durable when it returns. Idempotent by name.
     fn allocate(
@@ -79,6 +91,7 @@ pub trait Columns: 'static {
         name: ColumnName,
         scheme: Scheme,
         epoch: Epoch,
+        class: AllocClass,
     ) -> impl Future<Output = Result<SlotIndex, ColumnFault>>;
 
     /// Writes whole rows from `row` on; durable when it returns. `crcs` holds one little-endian CRC32C per row.

@@ -155,6 +155,8 @@ impl Extent {
 pub enum Width {
     Wide = 0,
     Narrow = 1,
+    /// From the slots that are kept back, while the pool is full: for frames that must not be refused.
+    Reserve = 2,
 }
 
 /// All extents of the shard, by number.
@@ -163,8 +165,8 @@ pub struct Extents {
     /// Hashed the same way every time: the order of iteration must follow from the seed in simulation.
     items: HashMap<ExtentId, Extent, BuildHasherDefault<DefaultHasher>>,
     /// What frames are appended to now, by [`Width`].
-    pub current: [Option<ExtentId>; 2],
-    pub ready: [VecDeque<ExtentId>; 2],
+    pub current: [Option<ExtentId>; 3],
+    pub ready: [VecDeque<ExtentId>; 3],
 }
 
 impl Extents {

@@ -21,7 +21,7 @@ pub mod stats;
 mod supply;
 mod volume;
 
-pub use columns::{ColumnFault, Columns, ListedSlot, SlotState, WriteClass};
+pub use columns::{AllocClass, ColumnFault, Columns, ListedSlot, SlotState, WriteClass};
 pub use error::{ShardError, StopReason};
 pub use read::READ_BLOCKS_MAX;
 pub use recover::{RecoverError, RecoveryReport};

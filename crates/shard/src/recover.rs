@@ -172,15 +172,18 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(())
     }
 
-    /// Extents that hold no frame and that neither the map nor the checkpoint refers to. A column that is not
-    /// there proves nothing by itself: its device may have been replaced.
+    /// Extents that neither the map nor the checkpoint refers to, and that replay does not need: they hold no frame,
+    /// or lie before the mark with nothing alive in them. A column that is not there proves nothing by itself: its
+    /// device may have been replaced.
     fn find_leftovers(&self, record: &ShardRecord, scans: &[Scan]) {
         let state = &mut *self.state.borrow_mut();
+        let mark = record.checkpoint.as_ref().map_or(ExtentId(0), |c| c.mark);
         let holding: HashSet<ExtentId> =
             scans.iter().filter(|s| !s.headers.is_empty()).map(|s| s.extent).collect();
         let suspect = |e: &Extent| {
             let unused = e.phase == ExtentPhase::Old && e.committed_rows == 0;
-            (unused || (e.suspect && !e.in_record)) && !holding.contains(&e.id)
+            let replayed = e.id >= mark || e.in_record;
+            !replayed || ((unused || (e.suspect && !e.in_record)) && !holding.contains(&e.id))
         };
         if !state.extents.iter().any(&suspect) {
             return;

@@ -4,7 +4,7 @@
 
 use crate::builder::{Contents, Effect, Pending, Queue, Scratch};
 use crate::checkpoint::Homes;
-use crate::columns::Columns;
+use crate::columns::{AllocClass, Columns};
 use crate::error::{ShardError, StopReason};
 use crate::extent::{Extents, Width};
 use crate::frame::{FrameKind, Layout};
@@ -134,6 +134,10 @@ pub(crate) struct State {
     pub stopped: Option<StopReason>,
     /// The pool has no room for user extents: new writes are refused until something is freed.
     pub full: bool,
+    /// A frame that must not be refused waits for an extent of the reserve.
+    pub reserve_wanted: Option<AllocClass>,
+    /// The reserve has nothing to give any more.
+    pub reserve_spent: bool,
     pub log_bytes_since_checkpoint: u64,
     /// Latency of recent frames, for the second-frame rule.
     pub frame_latency_ns: u64,
@@ -202,6 +206,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             committed: Seq(0),
             stopped: None,
             full: false,
+            reserve_wanted: None,
+            reserve_spent: false,
             log_bytes_since_checkpoint: 0,
             frame_latency_ns: 0,
             expected_blocks: 0,
@@ -297,6 +303,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let state = &mut *self.state.borrow_mut();
         if state.stopped.is_some() {
             return Err(ShardError::Stopped);
+        }
+        let spent = |w: Width| state.extents.ready[w as usize].is_empty();
+        if state.full && matches!(effect, Effect::Write { .. }) && spent(Width::Wide) && spent(Width::Narrow)
+        {
+            return Err(ShardError::NoSpace);
         }
         let full = state.queue.blocks() >= self.config.pending_blocks_max
             || state.queue.len() >= self.config.pending_commands_max;

@@ -1,6 +1,6 @@
 //! The stock of ready extents, the control store's record, and the sealing of full extents: off the I/O path.
 
-use crate::columns::{ColumnFault, Columns};
+use crate::columns::{AllocClass, ColumnFault, Columns};
 use crate::error::StopReason;
 use crate::extent::{Extent, ExtentPhase, Width};
 use crate::shard::{Shard, State};
@@ -49,7 +49,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             for width in [Width::Wide, Width::Narrow] {
                 let missing = self.missing(width, urgent);
                 if missing > 0 {
-                    match self.refill(width, missing).await {
+                    match self.refill(width, missing, AllocClass::User).await {
                         Ok(()) => {}
                         Err(CreateError::Full) => short = true,
                         Err(CreateError::Later) => later = true,
@@ -57,7 +57,21 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     }
                 }
             }
-            self.state.borrow_mut().full = short;
+            let wanted = {
+                let state = &mut *self.state.borrow_mut();
+                state.full = short;
+                state.reserve_wanted.take()
+            };
+            if let Some(class) = wanted
+                && short
+            {
+                match self.refill(Width::Reserve, 1, class).await {
+                    Ok(()) => self.state.borrow_mut().reserve_spent = false,
+                    Err(CreateError::Full) => self.state.borrow_mut().reserve_spent = true,
+                    Err(CreateError::Later) => {}
+                    Err(CreateError::Stopped) => return,
+                }
+            }
             self.supplied.notify_all();
             if short || later {
                 peristyle_rt::timeout(RETRY_PERIOD, self.supply_wanted.notified()).await;
@@ -94,13 +108,19 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         for width in [Width::Wide, Width::Narrow] {
             let missing = self.missing(width, true);
             if missing > 0 {
-                ok &= self.refill(width, missing).await.is_ok();
+                ok &= self.refill(width, missing, AllocClass::User).await.is_ok();
             }
         }
+        // A takeover goes on in a full pool too, from what is kept back for it.
+        let none = self.state.borrow().extents.ready.iter().all(|r| r.is_empty());
+        if none {
+            ok = self.refill(Width::Reserve, 1, AllocClass::Reappend).await.is_ok();
+        }
+        self.state.borrow_mut().full = !ok || none;
         ok
     }
 
-    async fn refill(&self, width: Width, count: usize) -> Result<(), CreateError> {
+    async fn refill(&self, width: Width, count: usize, class: AllocClass) -> Result<(), CreateError> {
         let mut made = Vec::new();
         let mut result = Ok(());
         {
@@ -108,7 +128,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             state.creating = Some(state.next_extent);
         }
         for _ in 0..count {
-            match self.create_extent(width).await {
+            match self.create_extent(width, class).await {
                 Ok(extent) => made.push(extent),
                 Err(error) => {
                     result = Err(error);
@@ -139,7 +159,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
-    async fn create_extent(&self, width: Width) -> Result<Extent, CreateError> {
+    async fn create_extent(&self, width: Width, class: AllocClass) -> Result<Extent, CreateError> {
         for _ in 0..PLACE_TRIES {
             // Numbers are reserved in the record before they are used, so that none is used twice even when the
             // device that knows of it is away at the next start.
@@ -156,7 +176,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     return Err(CreateError::Stopped);
                 }
                 let id = state.next_extent;
-                let (scheme, devices) = self.plan(state, width, id).map_err(|e| match e {
+                let (scheme, devices) = self.plan(state, width, class, id).map_err(|e| match e {
                     PlacementError::Full { .. } => CreateError::Full,
                     PlacementError::TooFew(_) => CreateError::Later,
                 })?;
@@ -174,7 +194,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 nonce,
             };
             let allocations = places.iter().enumerate().map(|(column, &device)| {
-                let request = self.columns.allocate(device, name(column), scheme, epoch);
+                let request = self.columns.allocate(device, name(column), scheme, epoch, class);
                 async move {
                     // `None`: too slow, which is not the same as failed.
                     peristyle_rt::timeout(ALLOCATE_LIMIT, request)
@@ -219,10 +239,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         &self,
         state: &mut State,
         width: Width,
+        class: AllocClass,
         id: ExtentId,
     ) -> Result<(Scheme, Vec<DeviceId>), PlacementError> {
         let mut devices = Vec::new();
-        self.columns.devices(&mut devices);
+        self.columns.devices(class, &mut devices);
         let pool = PoolView {
             id: peristyle_base::PoolId(0),
             scheme: self.config.scheme,
@@ -354,7 +375,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Devices that failed or stalled and have not come back.
     fn bad_devices(&self) -> Vec<DeviceId> {
         let mut devices = Vec::new();
-        self.columns.devices(&mut devices);
+        self.columns.devices(AllocClass::User, &mut devices);
         devices.iter().filter(|d| !d.healthy || d.avoid).map(|d| d.id).collect()
     }
 

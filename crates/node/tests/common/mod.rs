@@ -43,11 +43,15 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(seed: u64, scheme: &str, disks: usize, reactors: usize) -> Rig {
+        Rig::with_disks(seed, scheme, disks, 256 * MIB, reactors)
+    }
+
+    pub fn with_disks(seed: u64, scheme: &str, disks: usize, bytes: u64, reactors: usize) -> Rig {
         let world = World::new(WorldConfig::new(seed));
         let node = world.handle().add_node([10, 0, 0, 1].into());
         let mut devices = Vec::new();
         for i in 0..disks {
-            let disk = node.add_disk(&format!("d{i}"), 256 * MIB, DiskConfig::default());
+            let disk = node.add_disk(&format!("d{i}"), bytes, DiskConfig::default());
             devices.push(DeviceConfig {
                 id: device_id(i),
                 spec: disk.spec(),
