@@ -75,9 +75,10 @@ fn unit() -> Result<()> {
     cmd::run(&mut cmd::cargo(&["test", "--workspace", "--no-fail-fast"]), minutes(20))
 }
 
-/// Each seed twice, with the same trace both times.
+/// A share of what `cargo xtask sim --seeds 200` does; the first seeds twice, with the same trace both times.
 fn sim() -> Result<()> {
-    tools::sim(&["--seeds".into(), "20".into(), "--replay".into()])
+    let options = ["--seeds", "24", "--replay", "3", "--at-least-states", "10000"];
+    tools::sim(&options.map(String::from))
 }
 
 /// Ten million executions, as in every run before a change lands.

@@ -13,9 +13,10 @@ pub fn fuzz(options: &[String]) -> Result<()> {
     cmd::run(command.args(options), HOURS)
 }
 
-/// `cargo xtask sim`: the simulator's program, optimised.
+/// `cargo xtask sim`: the simulator's program, optimised, with every check; the profile is the fuzzers'.
 pub fn sim(options: &[String]) -> Result<()> {
-    let mut command = cmd::cargo(&["run", "--quiet", "--release", "--package", "peristyle-sim", "--"]);
+    let mut command =
+        cmd::cargo(&["run", "--quiet", "--profile", "fuzzing", "--package", "peristyle-sim", "--"]);
     cmd::run(command.args(options), HOURS)
 }
 

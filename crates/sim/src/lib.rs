@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod column;
+pub mod host;
 pub mod model;
 pub mod node;
 mod report;

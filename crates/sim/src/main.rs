@@ -1,10 +1,13 @@
-//! Runs simulations by seed. A failure prints the one command that replays it.
+//! Runs simulations by seed, several at once. A failure prints the one command that replays it.
 #![forbid(unsafe_code)]
 
 use clap::Parser;
+use peristyle_rt::sim::{real_time, thread_time};
 use peristyle_sim::{Outcome, SCENARIOS, Scenario};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 /// Simulates Peristyle from seeds: crashes, torn writes, failing and lying disks, partitions.
 #[derive(Parser)]
@@ -19,15 +22,55 @@ struct Options {
     /// One seed only.
     #[arg(long)]
     seed: Option<u64>,
-    /// Run each seed twice and compare the traces.
-    #[arg(long)]
-    replay: bool,
+    /// Run the first N seeds of each scenario twice and compare the traces; without a number all of them.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "18446744073709551615")]
+    replay: Option<u64>,
     /// One scenario only.
     #[arg(long)]
     scenario: Option<String>,
+    /// Seeds that run at once; a seed runs on one thread.
+    #[arg(long, default_value_t = thread::available_parallelism().map_or(1, usize::from))]
+    jobs: usize,
+    /// Fail when fewer crash states were seen.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    at_least_states: u64,
     /// A line for each seed.
     #[arg(long)]
     verbose: bool,
+}
+
+/// What a seed has shown.
+struct Run {
+    scenario: usize,
+    outcome: Option<Outcome>,
+    cpu_seconds: f64,
+}
+
+/// Seeds of one scenario, or of all.
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    failed: u64,
+    outcome: Outcome,
+    cpu_seconds: f64,
+}
+
+impl Sum {
+    fn add(&mut self, run: &Run) {
+        self.seeds += 1;
+        self.cpu_seconds += run.cpu_seconds;
+        match run.outcome {
+            Some(outcome) => self.outcome = self.outcome.and(outcome),
+            None => self.failed += 1,
+        }
+    }
+    fn print(&self, name: &str) {
+        let speed = self.outcome.simulated_nanos as f64 / 1e9 / self.cpu_seconds.max(1e-9);
+        println!(
+            "{name}: {} seeds, {} failed: {}; {:.1} s of a core, {speed:.1}x real time per core",
+            self.seeds, self.failed, self.outcome, self.cpu_seconds
+        );
+    }
 }
 
 fn main() -> ExitCode {
@@ -39,53 +82,77 @@ fn main() -> ExitCode {
         SCENARIOS.iter().for_each(|s| eprintln!("  {:10} {}", s.name, s.about));
         return ExitCode::from(2);
     }
-    let seeds = match options.seed {
-        Some(seed) => seed..seed + 1,
-        None => options.first..options.first + options.seeds,
-    };
-    let mut failed = 0;
-    for scenario in chosen {
-        let started = peristyle_rt::sim::real_time();
-        let mut sum = Outcome::default();
-        for seed in seeds.clone() {
-            if options.seed.is_some() {
-                println!("{} {seed}: {}", scenario.name, (scenario.plan)(seed));
-            }
-            match run_one(scenario, seed, options.replay) {
-                Some(outcome) => {
-                    if options.verbose {
-                        println!("{} {seed}: {outcome}", scenario.name);
-                    }
-                    sum = sum.and(outcome);
-                }
-                None => {
-                    failed += 1;
-                    println!("{} {seed}: {}", scenario.name, (scenario.plan)(seed));
-                    println!(
-                        "{} {seed}: FAILED; again: cargo run -p peristyle-sim -- --scenario {} --seed {seed} --verbose",
-                        scenario.name, scenario.name
-                    );
-                }
-            }
+    let started = real_time();
+    let runs = run_all(&options, &chosen);
+    let mut total = Sum::default();
+    for (at, scenario) in chosen.iter().enumerate() {
+        let mut sum = Sum::default();
+        for run in runs.iter().filter(|r| r.scenario == at) {
+            sum.add(run);
+            total.add(run);
         }
-        let real = (peristyle_rt::sim::real_time() - started).as_secs_f64();
-        let speed = sum.simulated_nanos as f64 / 1e9 / real;
-        println!(
-            "{}: {} seeds: {sum}; {real:.1} s, {speed:.0}x real time",
-            scenario.name,
-            seeds.end - seeds.start
-        );
+        sum.print(scenario.name);
     }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    total.print("all");
+    println!("{:.1} s on the clock, {} at once", (real_time() - started).as_secs_f64(), options.jobs);
+    if total.outcome.states < options.at_least_states {
+        println!("FAILED: {} crash states are to be seen", options.at_least_states);
+        return ExitCode::FAILURE;
+    }
+    if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Every chosen scenario with every seed, in that order, whoever ran it.
+fn run_all(options: &Options, chosen: &[&Scenario]) -> Vec<Run> {
+    let (first, count) = options.seed.map_or((options.first, options.seeds), |seed| (seed, 1));
+    let work: Vec<(usize, u64)> =
+        (first..first + count).flat_map(|seed| (0..chosen.len()).map(move |at| (at, seed))).collect();
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut runs = Vec::new();
+        while let Some(&(at, seed)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let twice = options.replay.is_some_and(|n| seed - first < n);
+            let began = thread_time();
+            let outcome = run_one(chosen[at], seed, twice);
+            let halves = if twice { 2.0 } else { 1.0 };
+            let cpu_seconds = (thread_time() - began).as_secs_f64() / halves;
+            tell(options, chosen[at], seed, outcome);
+            runs.push((seed, Run { scenario: at, outcome, cpu_seconds }));
+        }
+        runs
+    };
+    let mut runs: Vec<(u64, Run)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..options.jobs.max(1)).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().flat_map(|w| w.join().expect("panics of seeds are caught")).collect()
+    });
+    runs.sort_by_key(|(seed, run)| (run.scenario, *seed));
+    runs.into_iter().map(|(_, run)| run).collect()
+}
+
+fn tell(options: &Options, scenario: &Scenario, seed: u64, outcome: Option<Outcome>) {
+    let name = scenario.name;
+    if options.seed.is_some() || outcome.is_none() {
+        println!("{name} {seed}: {}", (scenario.plan)(seed));
+    }
+    match outcome {
+        Some(outcome) if options.verbose => println!("{name} {seed}: {outcome}"),
+        Some(_) => {}
+        None => println!(
+            "{name} {seed}: FAILED; again: cargo xtask sim --scenario {name} --seed {seed} --verbose"
+        ),
+    }
 }
 
 /// `None` when the seed fails, or does not do the same twice.
-fn run_one(scenario: &Scenario, seed: u64, replay: bool) -> Option<Outcome> {
+fn run_one(scenario: &Scenario, seed: u64, twice: bool) -> Option<Outcome> {
     let run = || catch_unwind(AssertUnwindSafe(|| (scenario.run)(seed))).ok();
     let first = run()?;
-    if replay && run() != Some(first) {
-        eprintln!("seed {seed} does not replay: another trace the second time");
-        return None;
+    if twice {
+        let second = run()?;
+        if second != first {
+            eprintln!("seed {seed} does not replay:\n  {first}\n  {second}");
+            return None;
+        }
     }
     Some(first)
 }

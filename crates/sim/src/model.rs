@@ -55,6 +55,13 @@ pub fn fill(tag: Tag, first: u64, bytes: &mut [u8]) {
     }
 }
 
+/// Fills sectors from `first` on with what each tag names.
+pub fn fill_each(tags: &[Tag], first: u64, bytes: &mut [u8]) {
+    for ((sector, chunk), &tag) in (first..).zip(bytes.chunks_exact_mut(SECTOR as usize)).zip(tags) {
+        fill_sector(tag, sector, chunk);
+    }
+}
+
 fn fill_sector(tag: Tag, sector: u64, chunk: &mut [u8]) {
     if tag == 0 {
         return chunk.fill(0);
@@ -109,6 +116,17 @@ impl Model {
             }
         }
         Some((WriteId(state.next), tag))
+    }
+
+    /// Begins a write to sectors that nothing is open on, and says what they hold.
+    pub fn begin_swap(&self, first: u64, count: u64) -> Option<(WriteId, Tag, Vec<Tag>)> {
+        let (id, tag) = self.begin_write(first, count, false)?;
+        Some((id, tag, self.0.borrow().sectors[first as usize..(first + count) as usize].to_vec()))
+    }
+
+    /// The write was refused, or never sent: it has not happened and never will.
+    pub fn cancel(&self, id: WriteId) {
+        self.0.borrow_mut().open.remove(&id.0).expect("begun, and answered once");
     }
 
     /// The write was acknowledged: from now on it must be there.

@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 const CLUSTER: Uuid = Uuid([0xC1; 16]);
-const SHARD: ShardId = ShardId(1);
+pub(crate) const SHARD: ShardId = ShardId(1);
 const LAYER: LayerId = LayerId(1);
 /// Longer than any recovery may take once nothing is wrong any more.
 pub const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -175,7 +175,7 @@ impl Machine {
         Machine { plan: self.plan.clone(), node, disks, store, model, seed, rounds: Cell::new(0) }
     }
 
-    fn config(&self) -> NodeConfig {
+    pub(crate) fn config(&self) -> NodeConfig {
         let devices = (self.disks.iter().enumerate())
             .map(|(i, disk)| DeviceConfig {
                 id: device_id(i),
@@ -247,6 +247,11 @@ impl Machine {
     pub fn stop(&self, how: Stop) {
         self.node.stop(how);
         self.model.lose_hosts();
+    }
+
+    /// Operations that a fault touched.
+    pub fn disk_faults(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.stats().faults).sum()
     }
 
     pub fn heal(&self) {
@@ -430,6 +435,7 @@ pub fn run(seed: u64) -> Outcome {
         events: world.events(),
         crashes: crashes + 1,
         states: 0,
+        faults: machine.disk_faults(),
         operations: machine.model.acknowledged(),
         verified: machine.model.verified(),
     }

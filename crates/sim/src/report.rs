@@ -13,6 +13,8 @@ pub struct Outcome {
     pub crashes: u64,
     /// Different contents of the disks after a crash that were recovered from.
     pub states: u64,
+    /// What went wrong on purpose: operations of disks, cuts of the network, answers of the control store.
+    pub faults: u64,
     /// Operations of hosts, or of whoever plays their part, that were answered.
     pub operations: u64,
     /// Reads that were compared with the model.
@@ -28,6 +30,7 @@ impl Outcome {
             events: self.events + other.events,
             crashes: self.crashes + other.crashes,
             states: self.states + other.states,
+            faults: self.faults + other.faults,
             operations: self.operations + other.operations,
             verified: self.verified + other.verified,
         }
@@ -38,9 +41,10 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} crashes, {} crash states, {} operations, {} verified, {} events, {:.3} s simulated, trace {:016x}",
+            "{} crashes, {} crash states, {} faults, {} operations, {} verified, {} events, {:.3} s simulated, trace {:016x}",
             self.crashes,
             self.states,
+            self.faults,
             self.operations,
             self.verified,
             self.events,
@@ -79,5 +83,11 @@ pub static SCENARIOS: &[Scenario] = &[
         about: "one node: states that a loss of power may leave on all its disks together, and during recovery too",
         plan: |seed| format!("{:?}", crate::states::plan(seed)),
         run: crate::states::run,
+    },
+    Scenario {
+        name: "host",
+        about: "hosts over NVMe/TCP on machines of their own: resets, partitions, crashes, bad devices, a full pool",
+        plan: |seed| format!("{:?}", crate::host::plan(seed)),
+        run: crate::host::run,
     },
 ];

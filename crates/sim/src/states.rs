@@ -104,6 +104,7 @@ fn recover(crashed: &Machine, state: CrashState, seed: u64, rng: &mut Rng) -> Ou
         events: world.events(),
         crashes,
         states: 1,
+        faults: 0,
         operations: machine.model.acknowledged(),
         verified: machine.model.verified(),
     }

@@ -132,6 +132,12 @@ impl WorldHandle {
             }
         }
     }
+    /// Connections between the two nodes of which an end is still open, or has not been told of the other's.
+    pub fn connections_between(&self, a: &NodeHandle, b: &NodeHandle) -> usize {
+        let core = self.shared.core.borrow();
+        let pairs = core.net.connections();
+        pairs.iter().filter(|&&(_, x, y)| (x, y) == (a.node, b.node) || (x, y) == (b.node, a.node)).count()
+    }
     pub fn connection_count(&self) -> usize {
         self.shared.core.borrow().net.connections().len()
     }
@@ -308,6 +314,12 @@ where
 /// The clock of the machine that simulates: for reports of how fast that goes, never for what is simulated.
 pub fn real_time() -> Duration {
     let clock = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(clock.tv_sec as u64, clock.tv_nsec as u32)
+}
+
+/// What this thread has used of a processor: for the same reports, when others use it as well.
+pub fn thread_time() -> Duration {
+    let clock = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(clock.tv_sec as u64, clock.tv_nsec as u32)
 }
 

@@ -20,7 +20,7 @@ mod world;
 
 pub use crash::{CrashSpace, CrashState};
 pub use disk::{Disk, DiskConfig, DiskFaults, DiskStats};
-pub use handle::{DiskHandle, Env, NodeHandle, World, WorldHandle, real_time, run, run_with};
+pub use handle::{DiskHandle, Env, NodeHandle, World, WorldHandle, real_time, run, run_with, thread_time};
 pub use image::Image;
 pub use net::LinkConfig;
 pub use rng::Rng;
