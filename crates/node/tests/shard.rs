@@ -280,6 +280,32 @@ fn a_failing_and_a_stalling_device_cost_no_write_and_no_protection() {
     }
 }
 
+#[test]
+fn when_all_devices_stall_at_once_writes_wait_and_none_is_refused() {
+    let rig = Rig::new(11, "4+2", 6, 1);
+    rig.run(move |node, volume| async move {
+        for round in 0..4u64 {
+            let until = peristyle_rt::device::until(Duration::from_secs(2));
+            for d in 0..6 {
+                assert!(node.inject(device_id(d), peristyle_rt::Fault::StallUntil(until)).await);
+            }
+            let writes = (0..48u64).map(|i| {
+                let volume = &volume;
+                async move { write(volume, i * MIB, &fill(512 << 10, round * 100 + i)).await }
+            });
+            for result in peristyle_rt::join_all(writes).await {
+                assert_eq!(result, Ok(()), "round {round}");
+            }
+        }
+        for i in 0..48u64 {
+            assert!(
+                read(&volume, i * MIB, 512 << 10).await.unwrap() == fill(512 << 10, 300 + i),
+                "write {i}"
+            );
+        }
+    });
+}
+
 impl Rig {
     fn run_again<F, Fut>(&self, story: F)
     where
