@@ -45,6 +45,11 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Kill a daemon with -9 under verifying writers, again and again: `--rounds N`, `--seed N`.
+    Crash {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// The daemon as its users see it, through clients that are not ours.
     E2e {
         #[command(subcommand)]
@@ -68,6 +73,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Tidy => tidy::run(),
         Task::Fuzz { options } => tools::fuzz(&options).map(|()| ExitCode::SUCCESS),
         Task::Sim { options } => tools::sim(&options).map(|()| ExitCode::SUCCESS),
+        Task::Crash { options } => tools::crash(&options).map(|()| ExitCode::SUCCESS),
         Task::E2e { test } => e2e::run(&test).map(|()| ExitCode::SUCCESS),
     }
 }

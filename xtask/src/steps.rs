@@ -52,6 +52,7 @@ const STEPS: &[Step] = &[
     Step { name: "unit", needs: NOTHING, run: unit },
     Step { name: "sim", needs: NOTHING, run: sim },
     Step { name: "bench-ec", needs: NOTHING, run: tools::bench_ec },
+    Step { name: "crash", needs: NOTHING, run: crash },
     Step { name: "e2e-nbd-raw", needs: NBD_RAW, run: || e2e::run(&e2e::Test::NbdRaw(SHORT)) },
     Step { name: "e2e-nbd-fs", needs: NBD_FS, run: || e2e::run(&e2e::Test::NbdFs(SHORT)) },
     Step { name: "e2e-kernel-host", needs: KERNEL_HOST, run: || e2e::run(&e2e::Test::KernelHost(SHORT)) },
@@ -79,6 +80,11 @@ fn unit() -> Result<()> {
 fn sim() -> Result<()> {
     let options = ["--seeds", "24", "--replay", "3", "--at-least-states", "10000"];
     tools::sim(&options.map(String::from))
+}
+
+/// A share of the fifty rounds of `cargo xtask crash`.
+fn crash() -> Result<()> {
+    tools::crash(&["--rounds".into(), "12".into()])
 }
 
 /// Ten million executions, as in every run before a change lands.

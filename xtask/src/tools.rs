@@ -2,21 +2,25 @@
 
 use crate::cmd;
 use anyhow::Result;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
+/// What is fuzzed, simulated and attached to real clients is one build: optimised, with every check.
+const PROFILE: &str = "checked";
 const HOURS: Duration = Duration::from_secs(24 * 3600);
 
 /// `cargo xtask fuzz`: the mutation loop of `crates/fuzzing`.
 pub fn fuzz(options: &[String]) -> Result<()> {
     let mut command =
-        cmd::cargo(&["run", "--quiet", "--profile", "fuzzing", "--package", "peristyle-fuzzing", "--"]);
+        cmd::cargo(&["run", "--quiet", "--profile", PROFILE, "--package", "peristyle-fuzzing", "--"]);
     cmd::run(command.args(options), HOURS)
 }
 
-/// `cargo xtask sim`: the simulator's program, optimised, with every check; the profile is the fuzzers'.
+/// `cargo xtask sim`: the simulator's program, optimised, with every check.
 pub fn sim(options: &[String]) -> Result<()> {
     let mut command =
-        cmd::cargo(&["run", "--quiet", "--profile", "fuzzing", "--package", "peristyle-sim", "--"]);
+        cmd::cargo(&["run", "--quiet", "--profile", PROFILE, "--package", "peristyle-sim", "--"]);
     cmd::run(command.args(options), HOURS)
 }
 
@@ -24,4 +28,26 @@ pub fn sim(options: &[String]) -> Result<()> {
 pub fn bench_ec() -> Result<()> {
     let arguments = ["bench", "--quiet", "--package", "peristyle-ec", "--bench", "ec", "--", "--quick"];
     cmd::run(&mut cmd::cargo(&arguments), HOURS)
+}
+
+/// `cargo xtask crash`: kill -9 under verifying writers, by the daemon's own program.
+pub fn crash(options: &[String]) -> Result<()> {
+    build_daemon()?;
+    cmd::run(Command::new(daemon()).args(["bench", "crash"]).args(options), HOURS)
+}
+
+/// The program that is tested; `PERISTYLE_BIN` names another one.
+pub fn daemon() -> PathBuf {
+    match std::env::var_os("PERISTYLE_BIN") {
+        Some(path) => path.into(),
+        None => cmd::target().join(PROFILE).join("peristyle"),
+    }
+}
+
+pub fn build_daemon() -> Result<()> {
+    if std::env::var_os("PERISTYLE_BIN").is_some() {
+        return Ok(());
+    }
+    let arguments = ["build", "--quiet", "--profile", PROFILE, "--package", "peristyle"];
+    cmd::run(&mut cmd::cargo(&arguments), Duration::from_secs(900))
 }

@@ -1,6 +1,6 @@
 //! `peristyle dev` as a child: started, asked for its ready line, killed without warning.
 
-use crate::cmd;
+use crate::tools;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use std::fs::File;
@@ -45,21 +45,6 @@ pub struct Daemon {
     pub ready: Ready,
 }
 
-/// The release binary; `PERISTYLE_BIN` names another one.
-fn binary() -> PathBuf {
-    match std::env::var_os("PERISTYLE_BIN") {
-        Some(path) => path.into(),
-        None => cmd::target().join("release/peristyle"),
-    }
-}
-
-pub fn build() -> Result<()> {
-    if std::env::var_os("PERISTYLE_BIN").is_some() {
-        return Ok(());
-    }
-    cmd::run(&mut cmd::cargo(&["build", "--release", "--package", "peristyle"]), Duration::from_secs(900))
-}
-
 /// A port that is free now. Nobody else on this machine is likely to take it before the daemon does.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
@@ -68,7 +53,7 @@ pub fn free_port() -> Result<u16> {
 impl Daemon {
     /// Starts `peristyle dev` and waits until it is ready.
     pub fn start(setup: &Setup) -> Result<Self> {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(tools::daemon());
         command.arg("dev").arg("--dir").arg(&setup.dir).arg("--json");
         command.args(["--devices", "6", "--device-size", setup.device_size, "--scheme", "4+2"]);
         command.args(["--listen", &format!("127.0.0.1:{}", setup.port)]);
@@ -83,7 +68,8 @@ impl Daemon {
         let log = setup.dir.with_extension("log");
         let errors = File::options().create(true).append(true).open(&log)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.try_clone()?);
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", binary().display()))?;
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start {}", tools::daemon().display()))?;
         let lines = follow(&mut child, errors);
         match ready(&lines) {
             Ok(ready) => Ok(Self { child, ready }),

@@ -7,6 +7,7 @@ mod nbd_fs;
 mod nbd_raw;
 mod scratch;
 
+use crate::tools;
 use anyhow::Result;
 use clap::Subcommand;
 
@@ -28,7 +29,7 @@ pub struct Size {
 }
 
 pub fn run(test: &Test) -> Result<()> {
-    daemon::build()?;
+    tools::build_daemon()?;
     match test {
         Test::KernelHost(size) => kernel_host::run(*size),
         Test::NbdFs(size) => nbd_fs::run(*size),
