@@ -7,7 +7,7 @@
 use crate::Outcome;
 use crate::model::{Habits, Model, SECTOR, fill};
 use peristyle_base::{LayerId, NodeId, Scheme, ShardId, Uuid};
-use peristyle_cluster::{DomainId, MemoryShardStore, ShardStore, Version};
+use peristyle_cluster::{DomainId, Fault, MemoryShardStore, ShardStore, Version};
 use peristyle_column::{FormatOptions, Geometry, format};
 use peristyle_node::{DeviceConfig, Node, NodeConfig, ShardPhase, Volume, VolumeSpec, seeds};
 use peristyle_rt::sim::{
@@ -37,6 +37,10 @@ pub struct Plan {
     pub hosts: usize,
     pub rounds: usize,
     pub operations_per_round: u64,
+    /// A host's pause after an operation, at most.
+    pub rest_us: u64,
+    /// Calls of the control store that go wrong in one round, at most.
+    pub store_faults: u64,
     pub volatile_cache: bool,
     pub checkpoint_log_bytes: u64,
     /// Devices that may be faulty: at most m.
@@ -65,6 +69,8 @@ impl Plan {
             hosts: *rng.pick(&[1, 4, 16]),
             rounds: rng.between(3, 6) as usize,
             operations_per_round: *rng.pick(&[50, 150, 300]),
+            rest_us: *rng.pick(&[0, 1_000, 50_000, 200_000]),
+            store_faults: *rng.pick(&[0, 0, 2, 5]),
             volatile_cache: rng.coin(),
             checkpoint_log_bytes: *rng.pick(&[1 << 18, 1 << 20, 1 << 30]),
             faulty,
@@ -221,13 +227,14 @@ impl Machine {
                     status.0.ready.set(true);
                 }
                 while !status.is_ready() {
-                    peristyle_rt::sleep(Duration::from_micros(100)).await;
+                    peristyle_rt::sleep(Duration::from_millis(1)).await;
                 }
                 for _ in (0..plan.hosts).filter(|h| h % node.reactors() == usize::from(node.id().0)) {
                     let host = Host {
                         volume: volume.clone(),
                         model: model.clone(),
                         habits: plan.habits,
+                        rest_us: plan.rest_us,
                         left: left.clone(),
                         boot: status.clone(),
                     };
@@ -295,6 +302,7 @@ struct Host {
     volume: Volume<MemoryShardStore>,
     model: Model,
     habits: Habits,
+    rest_us: u64,
     /// Operations that all hosts have to do yet.
     left: Rc<Cell<u64>>,
     boot: Boot,
@@ -311,6 +319,9 @@ impl Host {
             } else {
                 let zero = what < self.habits.reads + self.habits.zeroes;
                 self.write(first, count, zero).await;
+            }
+            if self.rest_us > 0 {
+                peristyle_rt::sleep(Duration::from_micros(rng.below(self.rest_us))).await;
             }
         }
     }
@@ -362,12 +373,12 @@ fn flat(data: &IoVec) -> Vec<u8> {
     data.pieces().iter().flat_map(|piece| piece.iter().copied()).collect()
 }
 
-/// Decides what was left open, and with `all` compares everything.
+/// Decides what was left open, and with `all` compares everything, unless the shard gives up meanwhile.
 async fn settle(volume: &Volume<MemoryShardStore>, model: &Model, plan: &Plan, all: bool) {
     let ready = volume.ensure_layer(plan.volume_bytes.div_ceil(4096)).await;
     assert!(matches!(ready, Ok(()) | Err(ShardError::Stopped | ShardError::NoSpace)), "{ready:?}");
     for (id, first, count) in model.orphans() {
-        let data = read_again(volume, first, count).await;
+        let Some(data) = read_again(volume, first, count).await else { return };
         model.decide(id, &data).unwrap_or_else(|wrong| panic!("after a crash: {wrong}"));
     }
     if !all {
@@ -377,16 +388,23 @@ async fn settle(volume: &Volume<MemoryShardStore>, model: &Model, plan: &Plan, a
     for first in (0..sectors).step_by(256) {
         let count = 256.min(sectors - first);
         let id = model.begin_read(first, count);
-        let data = read_again(volume, first, count).await;
+        let Some(data) = read_again(volume, first, count).await else { return model.drop_read(id) };
         model.end_read(id, &data).unwrap_or_else(|wrong| panic!("at rest: {wrong}"));
     }
 }
 
-async fn read_again(volume: &Volume<MemoryShardStore>, first: u64, count: u64) -> Vec<u8> {
+async fn read_again(volume: &Volume<MemoryShardStore>, first: u64, count: u64) -> Option<Vec<u8>> {
     match volume.read(first * SECTOR, count * SECTOR).await {
-        Ok(data) => flat(&data),
+        Ok(data) => Some(flat(&data)),
+        Err(ShardError::Stopped) => None,
         Err(error) => panic!("with at most m devices bad, reading {count} sectors at {first}: {error}"),
     }
+}
+
+/// One call of the control store that goes wrong.
+pub fn draw_store_fault(rng: &mut Rng) -> Fault {
+    use Fault::{Conflict, Unavailable, UnknownApplied, UnknownLost};
+    *rng.pick(&[Unavailable, Unavailable, UnknownApplied, UnknownLost, Conflict])
 }
 
 fn generator(seed: u64) -> Rng {
@@ -404,7 +422,7 @@ pub fn run(seed: u64) -> Outcome {
     let plan = Plan::draw(&mut rng);
     let world = world(seed);
     let machine = Machine::new(&world, plan.clone(), seed);
-    let mut crashes = 0;
+    let (mut crashes, mut store_faults) = (0, 0);
     for round in 0..plan.rounds {
         if round > 0 {
             machine.hurt(&mut rng, world.now_nanos());
@@ -415,12 +433,20 @@ pub fn run(seed: u64) -> Outcome {
             let within = *rng.pick(&[300, 3_000, 30_000]);
             machine.node.stop_at_event(machine.node.events() + rng.between(1, within), how);
         }
+        for _ in 0..rng.below(plan.store_faults + 1) {
+            store_faults += 1;
+            let (store, fault) = (machine.store.clone(), draw_store_fault(&mut rng));
+            world.after(Duration::from_millis(rng.below(100)), move || store.inject(fault));
+        }
         let boot = machine.boot(plan.operations_per_round, round == 0);
         world.run_until(|| boot.is_done() || !machine.node.is_running(), Duration::from_secs(5));
         machine.stop(how);
         crashes += 1;
     }
+    // What is still to come of the control store's faults comes now.
+    world.run_for(Duration::from_millis(100));
     machine.heal();
+    machine.store.clear_faults();
     machine.node.stop_at_event(u64::MAX, Stop::Kill);
     let boot = machine.boot(plan.operations_per_round, true);
     let ready = world.run_until(|| boot.is_ready(), READY_LIMIT);
@@ -435,7 +461,7 @@ pub fn run(seed: u64) -> Outcome {
         events: world.events(),
         crashes: crashes + 1,
         states: 0,
-        faults: machine.disk_faults(),
+        faults: machine.disk_faults() + store_faults,
         operations: machine.model.acknowledged(),
         verified: machine.model.verified(),
     }

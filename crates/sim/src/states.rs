@@ -17,6 +17,8 @@ pub fn plan(seed: u64) -> (Plan, u64) {
     let volume_bytes = 1 << 20;
     let plan = Plan {
         faulty: Vec::new(),
+        rest_us: 0,
+        store_faults: 0,
         volume_bytes,
         habits: Habits::draw(&mut rng, volume_bytes / SECTOR),
         hosts: *rng.pick(&[1, 4, 8]),

@@ -1,7 +1,7 @@
 //! What goes wrong between the machines, and with the control store.
 
 use super::Rig;
-use peristyle_cluster::Fault;
+use crate::node::draw_store_fault;
 use peristyle_rt::Duration;
 use peristyle_rt::sim::{LinkConfig, NodeHandle, Rng, WorldHandle};
 use std::cell::Cell;
@@ -74,13 +74,7 @@ impl Chaos {
             rig.world.after(end, move || mend(&world_too, &host_too, &target_too));
         }
         for _ in 0..rng.below(rig.plan.store_faults + 1) {
-            let fault = *rng.pick(&[
-                Fault::Unavailable,
-                Fault::Unavailable,
-                Fault::UnknownApplied,
-                Fault::UnknownLost,
-                Fault::Conflict,
-            ]);
+            let fault = draw_store_fault(rng);
             let (store, over, count) = (rig.target.store.clone(), self.over.clone(), self.count.clone());
             rig.world.after(Duration::from_millis(rng.below(2_000)), move || {
                 if !over.get() {

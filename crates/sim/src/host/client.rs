@@ -60,6 +60,8 @@ pub struct Client {
     pub manner: Manner,
     disks: Rc<[Disk]>,
     left: Cell<u64>,
+    /// No rests any more.
+    hurry: Cell<bool>,
     phase: Cell<Phase>,
     last: Cell<Option<HostError>>,
     orphans: RefCell<Vec<Orphan>>,
@@ -119,6 +121,7 @@ impl Client {
             manner,
             disks,
             left: Cell::new(0),
+            hurry: Cell::new(false),
             phase: Cell::new(Phase::Waiting),
             last: Cell::new(None),
             orphans: RefCell::default(),
@@ -126,6 +129,10 @@ impl Client {
     }
     pub fn disks(&self) -> &[Disk] {
         &self.disks
+    }
+    /// From now on it works without rests.
+    pub fn hurry(&self) {
+        self.hurry.set(true);
     }
     pub fn orphans(&self) -> usize {
         self.orphans.borrow().len()
@@ -276,7 +283,8 @@ impl Client {
                     break;
                 }
             }
-            peristyle_rt::sleep(Duration::from_micros(rng.below(self.manner.rest_ms * 1000))).await;
+            let rest_ms = if self.hurry.get() { 1 } else { self.manner.rest_ms };
+            peristyle_rt::sleep(Duration::from_micros(rng.below(rest_ms * 1000))).await;
         }
     }
 

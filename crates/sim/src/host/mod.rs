@@ -216,6 +216,7 @@ impl Rig {
 
     /// Nothing is wrong any more: all hosts must come to their end.
     fn live(&self, duty: Duty, operations: u64) {
+        self.clients.iter().for_each(|c| c.hurry());
         self.start_hosts(operations, duty);
         let done = self.world.run_until(|| self.idle(), 2 * READY_LIMIT);
         let waiting =
