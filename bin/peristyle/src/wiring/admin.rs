@@ -14,7 +14,7 @@ use peristyle_control::setup::VolumeWish;
 use peristyle_control::{AdminHandler, Control, EmbeddedStore};
 use peristyle_node::{DeviceState, ShardPhase};
 use peristyle_rt::{Duration, Fault, Instant};
-use peristyle_shard::ShardError;
+use peristyle_shard::{AllocClass, ShardError};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -144,7 +144,7 @@ impl Admin {
 
     async fn status(&self) -> Status {
         let mut views = Vec::new();
-        views.extend(self.node.devices().0.iter().map(|d| d.view()));
+        views.extend(self.node.devices().0.iter().map(|d| d.view(AllocClass::User)));
         let state = self.control.state();
         let pool = state.pools.values().next();
         let (scheme, too_few): (Scheme, _) =
