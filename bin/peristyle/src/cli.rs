@@ -69,6 +69,7 @@ Examples:
   peristyle dev --devices 4 --scheme 2+1 --device-size 1GiB --volume a=512MiB --volume b=1GiB
   peristyle dev --device /dev/nvme1n1 --device /dev/nvme2n1 --device /dev/nvme3n1 --scheme 1+2
   peristyle dev --listen 0.0.0.0:4420 --advertise 192.0.2.10:4420
+  peristyle dev --device memory:1GiB --device memory:1GiB --scheme 1+1 --volume ram=512MiB
   peristyle dev --nbd --json")]
 pub struct DevOptions {
     /// Folder of the store
@@ -80,9 +81,9 @@ pub struct DevOptions {
     /// Size of each file-backed device [at least 64MiB]
     #[arg(long, default_value = "4GiB", value_name = "SIZE", value_parser = device_size)]
     pub device_size: u64,
-    /// A block device or file to use instead, repeated; it is formatted if it is blank
-    #[arg(long = "device", value_name = "PATH", conflicts_with_all = ["devices", "device_size"])]
-    pub device_paths: Vec<PathBuf>,
+    /// A block device or file to use instead, repeated, formatted if it is blank; or memory:SIZE, gone at the end
+    #[arg(long = "device", value_name = "PATH", conflicts_with_all = ["devices", "device_size"], value_parser = device_arg)]
+    pub device_list: Vec<DeviceArg>,
     /// k data and m parity columns: any m devices may be lost
     #[arg(long, default_value = "4+2", value_name = "K+M")]
     pub scheme: Scheme,
@@ -104,6 +105,9 @@ pub struct DevOptions {
     /// Reactors (threads); 0 is one per core
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=256))]
     pub reactors: u32,
+    /// Cores to pin them to, such as 0,2; one for each reactor [default: not pinned]
+    #[arg(long, value_delimiter = ',', value_name = "CORES")]
+    pub cores: Vec<u32>,
     /// What a reactor does when there is nothing to do
     #[arg(long, value_enum, default_value_t = PollArg::Adaptive)]
     pub poll: PollArg,
@@ -270,6 +274,20 @@ fn device_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// What stands for a device of a development store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceArg {
+    Path(PathBuf),
+    Memory(u64),
+}
+
+fn device_arg(text: &str) -> Result<DeviceArg, String> {
+    match text.strip_prefix("memory:") {
+        Some(bytes) => Ok(DeviceArg::Memory(device_size(bytes)?)),
+        None => Ok(DeviceArg::Path(text.into())),
+    }
+}
+
 fn volume_arg(text: &str) -> Result<VolumeArg, String> {
     let (name, bytes) =
         text.split_once('=').ok_or_else(|| format!("`{text}`: write NAME=SIZE, such as demo=4GiB"))?;
@@ -345,7 +363,7 @@ mod tests {
         let d = dev(
             "peristyle dev --device /dev/a --device /dev/b --nbd unix:/tmp/nbd.sock --lba 512 --poll busy",
         );
-        assert_eq!((d.device_paths.len(), d.lba, Poll::from(d.poll)), (2, 512, Poll::Busy));
+        assert_eq!((d.device_list.len(), d.lba, Poll::from(d.poll)), (2, 512, Poll::Busy));
         assert_eq!(d.nbd, Some(ListenAddr::Unix("/tmp/nbd.sock".into())));
     }
 

@@ -1,6 +1,6 @@
 //! Commands that run here: the node itself, and tools for devices that no node has open.
 
-use crate::cli::{DevOptions, DeviceCommand, NodeOptions};
+use crate::cli::{DevOptions, DeviceArg, DeviceCommand, NodeOptions};
 use crate::failure::Failure;
 use crate::online::{self, print};
 use crate::render::{self, Ready, StatusLine};
@@ -13,18 +13,17 @@ use std::path::PathBuf;
 pub fn dev(options: DevOptions, admin: Option<PathBuf>) -> Result<(), Failure> {
     let json = options.json;
     let plan = plan(options, admin)?;
-    wiring::dev(&plan, &mut Terminal::new(json))
+    let lasting = !matches!(plan.devices, DevDevices::Memory(_));
+    wiring::dev(&plan, &mut Terminal { lasting, ..Terminal::new(json) })
 }
 
 /// The development store that the options describe; refuses what cannot work before anything is created.
 fn plan(options: DevOptions, admin: Option<PathBuf>) -> Result<DevPlan, Failure> {
-    let devices = match options.device_paths.is_empty() {
-        true => DevDevices::Files { count: options.devices, bytes: options.device_size },
-        false => DevDevices::Paths(options.device_paths.clone()),
-    };
+    let devices = devices(&options)?;
     let count = match &devices {
         DevDevices::Files { count, .. } => *count as usize,
         DevDevices::Paths(paths) => paths.len(),
+        DevDevices::Memory(sizes) => sizes.len(),
     };
     let scheme = options.scheme;
     if count <= scheme.m() {
@@ -34,8 +33,8 @@ fn plan(options: DevOptions, admin: Option<PathBuf>) -> Result<DevPlan, Failure>
             m + 1
         )));
     }
-    if let Some(twin) = twin(&options.device_paths) {
-        return Err(Failure::usage(format!("{} is given twice", twin.display())));
+    if !options.cores.is_empty() && options.cores.len() < options.reactors.max(1) as usize {
+        return Err(Failure::usage("--cores: one core for each reactor"));
     }
     let names: Vec<_> = options.volumes.iter().map(|v| &v.name).collect();
     if let Some(twin) = twin(&names) {
@@ -46,6 +45,7 @@ fn plan(options: DevOptions, admin: Option<PathBuf>) -> Result<DevPlan, Failure>
         true => vec![("demo".to_owned(), 4 * GIB)],
         false => options.volumes.into_iter().map(|v| (v.name, v.bytes)).collect(),
     };
+    let in_memory = matches!(devices, DevDevices::Memory(_));
     Ok(DevPlan {
         devices,
         scheme,
@@ -55,12 +55,38 @@ fn plan(options: DevOptions, admin: Option<PathBuf>) -> Result<DevPlan, Failure>
         listen: options.listen,
         advertise: options.advertise,
         nbd: options.nbd,
-        reactors: options.reactors,
+        reactors: match options.reactors {
+            0 => options.cores.len() as u32,
+            count => count,
+        },
+        cores: options.cores,
         poll: options.poll.into(),
         admin: admin.unwrap_or_else(|| options.dir.join("admin.sock")),
-        state_file: options.dir.join("state.redb"),
+        // What is in memory is new at each start; a lasting store in the same folder is left alone.
+        state_file: options.dir.join(if in_memory { "memory.redb" } else { "state.redb" }),
         dir: options.dir,
     })
+}
+
+fn devices(options: &DevOptions) -> Result<DevDevices, Failure> {
+    let (mut paths, mut sizes) = (Vec::new(), Vec::new());
+    for device in &options.device_list {
+        match device {
+            DeviceArg::Path(path) => paths.push(path.clone()),
+            DeviceArg::Memory(bytes) => sizes.push(*bytes),
+        }
+    }
+    if let Some(twin) = twin(&paths) {
+        return Err(Failure::usage(format!("{} is given twice", twin.display())));
+    }
+    match (paths.is_empty(), sizes.is_empty()) {
+        (true, true) => Ok(DevDevices::Files { count: options.devices, bytes: options.device_size }),
+        (false, true) => Ok(DevDevices::Paths(paths)),
+        (true, false) => Ok(DevDevices::Memory(sizes)),
+        (false, false) => Err(Failure::usage(
+            "memory forgets what a path keeps: give devices in memory, or paths, not both",
+        )),
+    }
 }
 
 fn twin<T: PartialEq>(list: &[T]) -> Option<&T> {
@@ -101,17 +127,23 @@ fn verdict(reports: &[DeviceReport]) -> Result<(), Failure> {
 struct Terminal {
     json: bool,
     live: bool,
+    /// The data outlives the process.
+    lasting: bool,
 }
 
 impl Terminal {
     fn new(json: bool) -> Terminal {
-        Terminal { json, live: !json && std::io::stdout().is_terminal() }
+        Terminal { json, live: !json && std::io::stdout().is_terminal(), lasting: true }
     }
 }
 
 impl Observer for Terminal {
     fn ready(&mut self, ready: &Ready) {
-        print(&if self.json { ready.json() } else { ready.text() + "\nCtrl-C stops it; the data stays.\n" });
+        let end = match self.lasting {
+            true => "Ctrl-C stops it; the data stays.",
+            false => "Ctrl-C stops it; the devices are memory, and the data goes with them.",
+        };
+        print(&if self.json { ready.json() } else { format!("{}\n{end}\n", ready.text()) });
     }
 
     fn status(&mut self, line: &StatusLine) {
@@ -154,10 +186,19 @@ mod tests {
     }
 
     #[test]
+    fn devices_in_memory_have_a_state_of_their_own() {
+        let p = plan_of("peristyle dev --dir /d --device memory:1G --device memory:1G --scheme 1+1").unwrap();
+        assert_eq!(p.devices, DevDevices::Memory(vec![GIB, GIB]));
+        assert_eq!(p.state_file, PathBuf::from("/d/memory.redb"));
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_before_anything_is_created() {
         for (line, word) in [
             ("peristyle dev --devices 2", "needs 3 at least"),
             ("peristyle dev --device /a --device /a --scheme 1+1", "/a is given twice"),
+            ("peristyle dev --device /a --device memory:1G --scheme 1+1", "not both"),
+            ("peristyle dev --reactors 2 --cores 0", "one core for each"),
             ("peristyle dev --volume a=1G --volume a=2G", "`a` is given twice"),
         ] {
             let failure = plan_of(line).unwrap_err();

@@ -9,7 +9,7 @@ use crate::stats::{FrontStats, ReactorStats, VolumeStats};
 use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
 use peristyle_base::{DeviceId, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, ShardStore};
-use peristyle_column::{OpenError, Reserve, Server, ServerConfig};
+use peristyle_column::{FormatError, FormatOptions, OpenError, Reserve, Server, ServerConfig};
 use peristyle_rt::mesh::PortSeed;
 use peristyle_rt::{Device, DeviceSpec, Duration, Fault, IoError, ReactorId};
 use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
@@ -123,6 +123,8 @@ pub struct Node<S: ShardStore + Clone + 'static> {
 pub enum DeviceOpenError {
     Io(IoError),
     Label(OpenError),
+    /// Memory that could not be made a device.
+    Format(FormatError),
 }
 
 impl std::fmt::Display for DeviceOpenError {
@@ -130,6 +132,7 @@ impl std::fmt::Display for DeviceOpenError {
         match self {
             DeviceOpenError::Io(e) => e.fmt(f),
             DeviceOpenError::Label(e) => e.fmt(f),
+            DeviceOpenError::Format(e) => e.fmt(f),
         }
     }
 }
@@ -247,6 +250,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
 
     async fn open_device(&self, config: &DeviceConfig) -> Result<Server, DeviceOpenError> {
         let device = Device::open(&config.spec).await.map_err(DeviceOpenError::Io)?;
+        if let DeviceSpec::Memory { .. } = config.spec {
+            // Made this moment, hence blank.
+            let options = FormatOptions { cluster: self.config.cluster, device: config.id, force: false };
+            peristyle_column::format(&device, options).await.map_err(DeviceOpenError::Format)?;
+        }
         let server = ServerConfig { expect: Some(config.id), ..ServerConfig::default() };
         let server =
             Server::open(device, self.config.cluster, server).await.map_err(DeviceOpenError::Label)?;

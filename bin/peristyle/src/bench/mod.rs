@@ -2,6 +2,7 @@
 
 mod crash;
 mod echo;
+mod idle;
 mod run;
 
 use crate::failure::Failure;
@@ -18,6 +19,7 @@ pub enum BenchCommand {
     Run(RunOptions),
     Echo(EchoOptions),
     Floor(FloorOptions),
+    Idle(IdleOptions),
     Crash(CrashOptions),
 }
 
@@ -113,6 +115,24 @@ pub struct FloorOptions {
     pub cores: Vec<usize>,
     /// Fail when the reads' median is more than so many times the echo's
     #[arg(long, value_name = "RATIO")]
+    pub bar: Option<f64>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The share of a core that a process uses while nobody asks it for anything
+#[derive(Args, Debug, Clone)]
+pub struct IdleOptions {
+    /// As `peristyle dev --json` tells it
+    #[arg(long, value_name = "PID")]
+    pub pid: u32,
+    #[arg(long, default_value = "20s", value_name = "TIME", value_parser = time)]
+    pub runtime: Duration,
+    /// Meanwhile a host is connected here, and does nothing but keep its connections alive
+    #[arg(long, value_name = "URL")]
+    pub target: Option<Target>,
+    /// Fail when it uses more
+    #[arg(long, value_name = "PERCENT")]
     pub bar: Option<f64>,
     #[arg(long)]
     pub json: bool,
@@ -234,6 +254,7 @@ pub fn bench(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Run(options) => run::command(&options),
         BenchCommand::Echo(options) => echo::command(&options),
         BenchCommand::Floor(options) => echo::floor(&options),
+        BenchCommand::Idle(options) => idle::command(&options),
         BenchCommand::Crash(options) => crash::command(&options),
     }
 }

@@ -32,6 +32,7 @@ pub struct DevPlan {
     pub advertise: Option<SocketAddr>,
     pub nbd: Option<ListenAddr>,
     pub reactors: u32,
+    pub cores: Vec<u32>,
     pub poll: Poll,
     pub admin: PathBuf,
     pub state_file: PathBuf,
@@ -45,6 +46,8 @@ pub enum DevDevices {
         bytes: u64,
     },
     Paths(Vec<PathBuf>),
+    /// So many bytes each, blank at each start.
+    Memory(Vec<u64>),
 }
 
 /// What offline tools say of one device.
@@ -107,7 +110,10 @@ pub struct Plan {
 
 #[derive(Clone, Debug)]
 pub struct PlannedDevice {
+    /// Of a device in memory, its name.
     pub path: PathBuf,
+    /// Bytes of a device in memory.
+    pub memory: Option<u64>,
     /// A missing file is created with this size.
     pub create_bytes: Option<u64>,
     pub write_cache: WriteCache,
@@ -125,6 +131,7 @@ pub fn dev(plan: &DevPlan, observer: &mut dyn Observer) -> Result<(), Failure> {
     // Sockets have short paths: an absolute one may not fit where a relative one does.
     let file = |path: PathBuf, create_bytes| PlannedDevice {
         path,
+        memory: None,
         create_bytes,
         // Development data need not outlive a power cut of this machine; kill -9 it does.
         write_cache: WriteCache::Protected,
@@ -138,7 +145,17 @@ pub fn dev(plan: &DevPlan, observer: &mut dyn Observer) -> Result<(), Failure> {
             .iter()
             .map(|path| PlannedDevice { write_cache: WriteCache::Auto, ..file(path.clone(), None) })
             .collect(),
+        DevDevices::Memory(sizes) => (0..)
+            .zip(sizes)
+            .map(|(i, bytes)| PlannedDevice {
+                memory: Some(*bytes),
+                ..file(format!("memory-{i}").into(), None)
+            })
+            .collect(),
     };
+    if matches!(plan.devices, DevDevices::Memory(_)) {
+        store::forget(&plan.state_file)?;
+    }
     serve::run(
         Plan {
             state_file: plan.state_file.clone(),
@@ -158,7 +175,7 @@ pub fn dev(plan: &DevPlan, observer: &mut dyn Observer) -> Result<(), Failure> {
             hosts: config::Hosts::Any,
             nbd: plan.nbd.clone().into_iter().collect(),
             reactors: (plan.reactors as usize).max(1),
-            cores: Vec::new(),
+            cores: plan.cores.clone(),
             poll: plan.poll,
             buffers: 144 * MIB,
             hugepages: HugePages::Auto,
@@ -176,6 +193,7 @@ pub fn node(config: &Config, observer: &mut dyn Observer) -> Result<(), Failure>
         .iter()
         .map(|d| PlannedDevice {
             path: d.path.clone(),
+            memory: None,
             create_bytes: None,
             write_cache: match d.write_cache {
                 config::WriteCache::Auto => WriteCache::Auto,

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 async fn open(path: &Path) -> Result<Device, Failure> {
     let planned = PlannedDevice {
+        memory: None,
         path: path.to_owned(),
         create_bytes: None,
         write_cache: WriteCache::Auto,

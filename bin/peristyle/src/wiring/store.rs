@@ -11,6 +11,8 @@ use peristyle_control::{Control, EmbeddedStore};
 use peristyle_node::{DeviceConfig, NodeConfig};
 use peristyle_rt::{Device, DeviceSpec, ReactorId, RuntimeConfig};
 use peristyle_shard::ShardConfig;
+use std::io::ErrorKind;
+use std::path::Path;
 
 /// The store, opened, and the node that it describes.
 pub struct Opened {
@@ -22,7 +24,20 @@ pub struct Opened {
     pub notes: Vec<String>,
 }
 
+/// Removes the state of a store whose devices were memory: what it describes is gone.
+pub fn forget(state_file: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(state_file) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(Failure::failed(format!("{}: {e}", state_file.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub fn spec_of(device: &PlannedDevice) -> DeviceSpec {
+    if let Some(bytes) = device.memory {
+        return DeviceSpec::Memory { bytes };
+    }
     DeviceSpec::Path {
         path: device.path.clone(),
         create_bytes: device.create_bytes,
@@ -55,6 +70,11 @@ async fn describe(
     // Labelled devices first: they say which cluster a new store belongs to.
     let mut blank = Vec::new();
     for device in &plan.devices {
+        if device.memory.is_some() {
+            // Its reactor makes and formats it.
+            found.push((device, random_uuid()));
+            continue;
+        }
         match label(device).await {
             Ok(Some((of, id))) => {
                 let mine = *cluster.get_or_insert(of);
