@@ -10,6 +10,7 @@ use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
 use peristyle_base::{DeviceId, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, ShardStore};
 use peristyle_column::{FormatError, FormatOptions, OpenError, Reserve, Server, ServerConfig};
+use peristyle_rt::alloc_count::background;
 use peristyle_rt::mesh::PortSeed;
 use peristyle_rt::{Device, DeviceSpec, Duration, Fault, IoError, ReactorId};
 use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
@@ -167,7 +168,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         while node.devices_open.load(Ordering::Acquire) < node.bus.reactors() {
             peristyle_rt::sleep(Duration::from_micros(200)).await;
         }
-        peristyle_rt::spawn(node.clone().probe_devices());
+        peristyle_rt::spawn(background(node.clone().probe_devices()));
         for &(shard, home) in &node.config.shards {
             if home == node.id() {
                 node.phases.borrow_mut().insert(shard, ShardPhase::Recovering(None));

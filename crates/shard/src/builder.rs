@@ -82,6 +82,9 @@ impl Contents {
 }
 
 impl Queue {
+    pub fn with_room(commands: usize) -> Queue {
+        Queue { items: VecDeque::with_capacity(commands), blocks: 0 }
+    }
     pub fn push(&mut self, pending: Pending) {
         self.blocks += pending.blocks();
         self.items.push_back(pending);
@@ -164,6 +167,13 @@ impl Queue {
 }
 
 impl Scratch {
+    pub fn with_room() -> Scratch {
+        Scratch {
+            candidates: Vec::with_capacity(FRAME_BLOCKS_MAX),
+            ranges: Vec::with_capacity(OTHER_ENTRIES_MAX),
+        }
+    }
+
     fn finish(&mut self, out: &mut Contents) {
         // The order makes the key unique, so an unstable sort (which needs no memory) is stable enough.
         self.candidates.sort_unstable_by_key(|c| (c.layer, c.block, c.order));

@@ -20,6 +20,8 @@ use std::rc::Rc;
 
 /// Map blocks of one checkpoint frame: small frames, so that users' frames do not wait behind long ones.
 const FRAME_MAP_BLOCKS: usize = 48;
+/// Leaves that are ready when a checkpoint begins, for the copies that writes make of what it reads: 1 MiB.
+const COPIES_READY: usize = 256;
 const ROOT_MAGIC: u64 = u64::from_le_bytes(*b"PERIROOT");
 const ROOT_VERSION: u32 = 1;
 const ROOT_HEADER_BYTES: usize = 32;
@@ -140,6 +142,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             state.log_bytes_since_checkpoint = 0;
             state.map.capture(&mut captured);
+            // Writes copy what is being written out; the first copies find their memory here.
+            state.map.make_room(captured.len().min(COPIES_READY));
             for layer in state.map.take_dropped() {
                 state.homes.layers.remove(&layer);
             }

@@ -2,7 +2,7 @@
 
 use crate::frame::Layout;
 use peristyle_base::{
-    ColumnIndex, ColumnName, ColumnPlace, Epoch, ExtentId, Nonce, RowIndex, Scheme, ShardId,
+    COLUMN_ROWS, ColumnIndex, ColumnName, ColumnPlace, Epoch, ExtentId, Nonce, RowIndex, Scheme, ShardId,
 };
 use peristyle_cluster::ColumnPlaces;
 use std::collections::{HashMap, VecDeque};
@@ -83,6 +83,12 @@ impl Extent {
             suspect: false,
             leftover: false,
         }
+    }
+
+    /// Takes the memory that appending frames will need: that itself allocates nothing.
+    pub fn make_room(&mut self, in_flight_max: usize) {
+        self.frames.reserve_exact(COLUMN_ROWS as usize);
+        self.in_flight.reserve(in_flight_max + 4);
     }
 
     pub fn name(&self, shard: ShardId, column: usize) -> ColumnName {

@@ -361,6 +361,15 @@ impl Map {
         self.leaves.len() as u32 - 1
     }
 
+    /// Makes so many leaves ready to be used, as far as the map may grow.
+    pub fn make_room(&mut self, leaves: usize) {
+        while self.free_leaves.len() < leaves && self.leaves.len() < self.leaves_max * 3 / 2 {
+            let ptrs = Box::new([Ptr::ABSENT; FANOUT]);
+            self.leaves.push(Leaf { ptrs, dirty: false, frozen: false, orphan: false });
+            self.free_leaves.push(self.leaves.len() as u32 - 1);
+        }
+    }
+
     fn free_leaf(&mut self, leaf: u32, old: &mut impl FnMut(Ptr)) {
         let l = &mut self.leaves[leaf as usize];
         for ptr in l.ptrs.iter() {

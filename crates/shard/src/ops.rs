@@ -20,12 +20,15 @@ struct Op {
 
 const NONE: u32 = u32::MAX;
 
-#[derive(Default)]
 pub(crate) struct Ops {
     inner: RefCell<(Vec<Op>, Option<u32>)>,
 }
 
 impl Ops {
+    pub(crate) fn with_room(commands: usize) -> Ops {
+        Ops { inner: RefCell::new((Vec::with_capacity(commands), None)) }
+    }
+
     pub(crate) fn start(&self) -> OpId {
         let (ops, free) = &mut *self.inner.borrow_mut();
         match *free {

@@ -13,6 +13,7 @@ use crate::shard::{Shard, ShardConfig};
 use peristyle_base::{BLOCK_BYTES, ExtentId, NodeId, Seq, ShardId, crc32c};
 use peristyle_cluster::{ShardRecord, ShardStore, StoreError, Version};
 use peristyle_rt::View;
+use peristyle_rt::alloc_count::background;
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -125,7 +126,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.append_kept(&replay, &kept).await?;
         self.state.borrow_mut().recovering = false;
         self.write_record(|_| {}).await.map_err(|_| RecoverError::Fenced)?;
-        peristyle_rt::spawn(self.clone().settle_old_extents());
+        peristyle_rt::spawn(background(self.clone().settle_old_extents()));
         Ok(report)
     }
 

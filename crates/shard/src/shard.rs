@@ -15,6 +15,7 @@ use crate::volume::Locks;
 use peristyle_base::{Epoch, ExtentId, Instant, NodeId, RowIndex, Scheme, Seq, ShardId};
 use peristyle_cluster::{Placer, ShardRecord, ShardStore, TooFewPolicy, Version};
 use peristyle_ec::Code;
+use peristyle_rt::alloc_count::background;
 use peristyle_rt::sync::{Notify, Semaphore};
 use peristyle_rt::{Duration, View};
 use std::cell::{Cell, RefCell};
@@ -185,6 +186,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         columns: Rc<C>,
         store: Rc<S>,
     ) -> Rc<Self> {
+        let ops = Ops::with_room(config.pending_commands_max);
         let frames = (0..config.frames_in_flight_max + 4).map(|_| Frame::new()).collect();
         let state = State {
             record: ShardRecord::default(),
@@ -192,8 +194,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             cut: Seq(0),
             map: Map::new(config.map_leaves_max),
             extents: Extents::default(),
-            queue: Queue::default(),
-            scratch: Scratch::default(),
+            queue: Queue::with_room(config.pending_commands_max),
+            scratch: Scratch::with_room(),
             frames,
             order: VecDeque::with_capacity(64),
             to_append: VecDeque::with_capacity(64),
@@ -202,7 +204,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             creating: None,
             recovering: true,
             homes: Homes::default(),
-            meta_done: Vec::new(),
+            meta_done: Vec::with_capacity(16),
             committed: Seq(0),
             stopped: None,
             full: false,
@@ -224,7 +226,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             columns,
             store,
             state: RefCell::new(state),
-            ops: Ops::default(),
+            ops,
             work: Notify::default(),
             sent: Notify::default(),
             progress: Notify::default(),
@@ -240,9 +242,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Starts the tasks that append, supply and watch. Called once, by recovery.
     pub(crate) fn start_tasks(self: &Rc<Self>) {
         peristyle_rt::spawn(self.clone().run_appender());
-        peristyle_rt::spawn(self.clone().run_supply());
         peristyle_rt::spawn(self.clone().run_watchdog());
-        peristyle_rt::spawn(self.clone().run_checkpoints());
+        // Work beside the I/O path: it may allocate.
+        peristyle_rt::spawn(background(self.clone().run_supply()));
+        peristyle_rt::spawn(background(self.clone().run_checkpoints()));
     }
 
     pub fn id(&self) -> ShardId {

@@ -9,6 +9,7 @@ use peristyle_cluster::{
     ColumnPlaces, ExtentState, OPEN_EXTENTS_MAX, OpenExtent, PlacementError, PoolView, ShardRecord,
     ShardStore, StoreError,
 };
+use peristyle_rt::alloc_count::background;
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, join_all};
 use std::rc::Rc;
@@ -39,7 +40,7 @@ enum CreateError {
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn run_supply(self: Rc<Self>) {
-        peristyle_rt::spawn(self.clone().run_sealer());
+        peristyle_rt::spawn(background(self.clone().run_sealer()));
         loop {
             if self.stopped().is_some() {
                 return;
@@ -222,7 +223,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             if !failed && self.stopped().is_none() {
                 let places = ColumnPlaces::new(&columns);
-                return Ok(Extent::new(id, scheme, nonce, epoch, places, ExtentPhase::Ready));
+                let mut extent = Extent::new(id, scheme, nonce, epoch, places, ExtentPhase::Ready);
+                extent.make_room(self.config.frames_in_flight_max);
+                Self::code(&mut self.state.borrow_mut(), scheme); // it is made here, not by the first frame
+                return Ok(extent);
             }
             for (column, slot) in slots.iter().enumerate() {
                 if let Ok(slot) = slot {
@@ -334,13 +338,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     extent.phase = ExtentPhase::Sealing;
                     extent.committed_rows > 0
                 };
-                peristyle_rt::spawn(async move {
+                peristyle_rt::spawn(background(async move {
                     match used {
                         true => me.seal_columns(id, |_| Vec::new()).await,
                         false => me.discard(id).await,
                     }
                     drop(turn);
-                });
+                }));
                 continue;
             }
             let ready = || self.stopped().is_some() || self.next_to_seal().is_some();
@@ -348,10 +352,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if let Some(id) = self.next_to_complete() {
                 self.state.borrow_mut().extents.at(id).completing = true;
                 let (me, turn) = (self.clone(), turns.acquire(1).await);
-                peristyle_rt::spawn(async move {
+                peristyle_rt::spawn(background(async move {
                     me.seal_columns(id, |_| Vec::new()).await;
                     drop(turn);
-                });
+                }));
             }
         }
     }

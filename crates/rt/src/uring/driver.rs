@@ -97,6 +97,13 @@ impl Inbox for Shared {
     }
 }
 
+/// Long lists that are there from the start: as many as a shard's frames in flight need for their columns.
+const LONG_LISTS: usize = 64;
+
+fn long_list() -> Box<[libc::iovec]> {
+    vec![NO_PIECE; IOVEC_MAX].into_boxed_slice()
+}
+
 /// Lists of pieces that the kernel reads: one short list beside each slot, and long lists that are used again.
 struct Pieces {
     inline: Box<[UnsafeCell<[libc::iovec; PIECES_INLINE]>]>,
@@ -136,7 +143,7 @@ impl Driver {
             ops: Ops::new(OPS_MAX, FILE_OPS_MAX),
             pieces: Pieces {
                 inline: (0..OPS_MAX).map(|_| UnsafeCell::new([NO_PIECE; PIECES_INLINE])).collect(),
-                long: RefCell::new(Vec::with_capacity(64)),
+                long: RefCell::new((0..LONG_LISTS).map(|_| long_list()).collect()),
                 lent: RefCell::new((0..OPS_MAX).map(|_| None).collect()),
             },
             backlog: RefCell::new(VecDeque::with_capacity(64)),
@@ -324,7 +331,7 @@ impl Driver {
         } else {
             let list = lent[index].get_or_insert_with(|| {
                 let spare = self.pieces.long.borrow_mut().pop();
-                spare.unwrap_or_else(|| vec![NO_PIECE; IOVEC_MAX].into_boxed_slice())
+                spare.unwrap_or_else(long_list)
             });
             list.as_mut_ptr()
         };
