@@ -130,6 +130,8 @@ fn a_layer_has_one_size() {
     });
 }
 
+type Task = std::pin::Pin<Box<dyn Future<Output = Result<(), ShardError>>>>;
+
 #[test]
 fn a_partial_write_never_brings_back_what_a_whole_one_replaced() {
     let mut rig = Rig::new(25, "2+1", 3, 1);
@@ -137,7 +139,7 @@ fn a_partial_write_never_brings_back_what_a_whole_one_replaced() {
     (rig.config.shard.pending_blocks_max, rig.config.shard.pending_commands_max) = (1, 1);
     rig.run(|_, volume| async move {
         for round in 0..150u64 {
-            let mut tasks: Vec<std::pin::Pin<Box<dyn Future<Output = Result<(), ShardError>>>>> = Vec::new();
+            let mut tasks: Vec<Task> = Vec::new();
             for filler in 0..round % 4 {
                 let volume = volume.clone();
                 tasks.push(Box::pin(async move {
