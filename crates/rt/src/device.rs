@@ -261,7 +261,9 @@ struct Memory {
 impl Memory {
     fn new(bytes: u64) -> Memory {
         // A zeroed allocation of this size is fresh pages of the kernel: it costs address space only.
-        Memory { pages: RefCell::new(vec![0; bytes as usize]) }
+        let pages = vec![0; bytes as usize];
+        uring::advise_huge_pages(&pages);
+        Memory { pages: RefCell::new(pages) }
     }
     fn read(&self, offset: u64, into: &mut [u8]) {
         let offset = offset as usize;

@@ -596,6 +596,14 @@ fn register_pool(ring: &IoUring, pool: &Pool) -> Option<std::ops::Range<usize>> 
     Some(start..start + bytes)
 }
 
+/// Asks for huge pages under memory that is used at random. Advice: what the system makes of it does not matter.
+pub(crate) fn advise_huge_pages(memory: &[u8]) {
+    let skip = memory.as_ptr().align_offset(4096).min(memory.len());
+    let whole = &memory[skip..];
+    // SAFETY: the range is a live allocation, from a page's start on, and this advice changes no contents.
+    unsafe { libc::madvise(whole.as_ptr().cast_mut().cast(), whole.len(), libc::MADV_HUGEPAGE) };
+}
+
 fn clock(id: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes one timespec into a live local; these clocks always exist.

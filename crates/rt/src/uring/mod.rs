@@ -13,6 +13,7 @@ mod run;
 mod signals;
 
 pub(crate) use driver::Driver;
+pub(crate) use driver::advise_huge_pages;
 pub(crate) use file::File;
 pub(crate) use net::{Listener, Reader, Stream, Writer};
 pub use run::{PollMode, RuntimeConfig, RuntimeError, block_on, pin_thread, request_shutdown, run};
