@@ -51,6 +51,8 @@ pub struct Extent {
     pub completing: bool,
     /// Found with fewer columns than the devices that do not answer can explain.
     pub suspect: bool,
+    /// Columns that no device lists although all that could answer did: given back, or replaced with their device.
+    pub columns_gone: u8,
     /// Nothing refers to it: what is left of an extent that was never used, or that was being given back when
     /// its owner stopped.
     pub leftover: bool,
@@ -81,6 +83,7 @@ impl Extent {
             lost: 0,
             completing: false,
             suspect: false,
+            columns_gone: 0,
             leftover: false,
         }
     }

@@ -91,6 +91,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             // allocation never finished, or a device is gone for good. What it is, the map will tell.
             let unplaced = extent.places.iter().filter(|p| p.device.is_nil()).count();
             extent.suspect = unplaced > devices_away;
+            extent.columns_gone = unplaced.saturating_sub(devices_away) as u8;
         }
         for extent in extents.values_mut().filter(|e| e.phase == ExtentPhase::Old) {
             self.fence(extent, record).await?;

@@ -299,6 +299,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 });
             }
         }
+        // An extent is given back only when nothing of it was committed, column by column; a stop in the middle leaves
+        // some. More columns gone than can be lost together with their devices prove that it was this.
+        let gone =
+            self.state.borrow().extents.get(found.header.extent).map_or(0, |e| e.columns_gone as usize);
+        lacking |= gone > layout.scheme.m();
         // Parity has no checksum in the header; data rows that are readable and right with parity readable and
         // too few of them good leave only parity to be wrong: then it does not hold its piece.
         let readable = self.readable_columns(layout, found).await;

@@ -118,16 +118,14 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         }));
         peristyle_rt::spawn(self.clone().run_home());
         for spec in &config.volumes {
-            if self.add_volume(spec.clone()).await == Err(ShardError::Stopped) {
+            if self.add_volume(spec.clone()).await.is_err_and(may_pass) {
                 peristyle_rt::spawn(self.clone().export_later(spec.clone()));
             }
         }
     }
 
     async fn export_later(self: Rc<Self>, spec: VolumeSpec) {
-        while !self.target.stopping.is_set()
-            && self.add_volume(spec.clone()).await == Err(ShardError::Stopped)
-        {
+        while !self.target.stopping.is_set() && self.add_volume(spec.clone()).await.is_err_and(may_pass) {
             peristyle_rt::sleep(EXPORT_PERIOD).await;
         }
     }
@@ -324,4 +322,10 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             _ => HomeReply::Done,
         }
     }
+}
+
+/// Whether a volume that could not be exported now may be later: its shard comes up, a full pool gets room. Only a
+/// layer of another size stays what it is.
+fn may_pass(error: ShardError) -> bool {
+    error != ShardError::OutOfRange
 }
