@@ -22,7 +22,8 @@ use std::rc::Rc;
 
 const CLUSTER: Uuid = Uuid([0xC1; 16]);
 const DEVICE: Uuid = Uuid([0xDE; 16]);
-const SLOTS: u32 = 5;
+/// As many as columns live at the same time when none is given back.
+const SLOTS: u32 = 6;
 /// Columns that are written at the same time.
 const WORKERS: u64 = 2;
 /// Columns that each worker takes through their life.
