@@ -4,16 +4,20 @@
 //! when they are ready (one multishot poll per socket, for its whole life): measured against multishot receive
 //! with provided buffers in the crate's README.
 
+mod addr;
 mod blocking;
 mod driver;
 mod file;
+mod file_ops;
+mod inbox;
 mod net;
 mod ops;
 mod run;
+mod setup;
 mod signals;
 
 pub(crate) use driver::Driver;
-pub(crate) use driver::advise_huge_pages;
 pub(crate) use file::File;
 pub(crate) use net::{Listener, Reader, Stream, Writer};
 pub use run::{PollMode, RuntimeConfig, RuntimeError, block_on, pin_thread, request_shutdown, run};
+pub(crate) use setup::advise_huge_pages;

@@ -1,6 +1,7 @@
 //! Starting reactors and running their turns.
 
-use super::driver::{Driver, Shared, monotonic_now};
+use super::driver::{Driver, monotonic_now};
+use super::inbox::Shared;
 use super::signals;
 use crate::buf::{BufConfig, Pool};
 use crate::reactor::{Backend, Inbox, Reactor, ReactorId, release_slot, reserve_slot};
@@ -292,7 +293,7 @@ impl Thread {
         let mut busy_since = None;
         while !ended() {
             let mut active = driver.reap();
-            active |= driver.drain_inbox();
+            active |= driver.shared.drain();
             if self.runtime.stop_asked() && !reactor.shutdown.is_set() {
                 reactor.shutdown.set();
             }
