@@ -1,5 +1,6 @@
 //! The ring of one reactor: submitting, completing, sleeping and being woken.
 
+use super::clock::{Clock, system_nanos};
 use super::file_ops::Pieces;
 use super::inbox::Shared;
 use super::ops::{Next, Ops, Readiness, State};
@@ -39,6 +40,7 @@ pub struct Driver {
     /// once. Idle sockets hold no memory.
     pub(super) arrivals: RefCell<Option<Buf>>,
     pub(super) scratch: RefCell<Vec<libc::iovec>>,
+    clock: Clock,
 }
 
 impl Driver {
@@ -58,6 +60,7 @@ impl Driver {
             vectored_fixed,
             arrivals: RefCell::new(None),
             scratch: RefCell::new(Vec::with_capacity(IOVEC_MAX)),
+            clock: Clock::new(),
         });
         let key = driver.ops.insert(State::Wake).ok().expect("the table is empty");
         driver.arm_poll(driver.shared.event_fd(), key);
@@ -65,10 +68,10 @@ impl Driver {
     }
 
     pub(crate) fn now(&self) -> Instant {
-        monotonic_now()
+        self.clock.now()
     }
     pub(crate) fn wall_nanos(&self) -> u64 {
-        clock(libc::CLOCK_REALTIME)
+        system_nanos(libc::CLOCK_REALTIME)
     }
     pub(crate) fn inbox(&self) -> Arc<dyn Inbox> {
         self.shared.clone()
@@ -278,15 +281,4 @@ impl Driver {
         self.reap();
         self.arrivals.borrow_mut().take();
     }
-}
-
-fn clock(id: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one timespec into a live local; these clocks always exist.
-    unsafe { libc::clock_gettime(id, &mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-pub(super) fn monotonic_now() -> Instant {
-    Instant(clock(libc::CLOCK_MONOTONIC))
 }

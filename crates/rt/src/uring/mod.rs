@@ -6,6 +6,7 @@
 
 mod addr;
 mod blocking;
+mod clock;
 mod driver;
 mod file;
 mod file_ops;

@@ -1,6 +1,6 @@
 //! Starting reactors and running their turns.
 
-use super::driver::{Driver, monotonic_now};
+use super::driver::Driver;
 use super::inbox::Shared;
 use super::signals;
 use crate::buf::{BufConfig, Pool};
@@ -297,7 +297,7 @@ impl Thread {
             if self.runtime.stop_asked() && !reactor.shutdown.is_set() {
                 reactor.shutdown.set();
             }
-            let now = monotonic_now();
+            let now = driver.now();
             if let Some(since) = busy_since.take() {
                 reactor.busy_nanos.set(reactor.busy_nanos.get() + now.nanos_since(since));
             }
