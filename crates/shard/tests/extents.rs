@@ -1,0 +1,375 @@
+//! Extents from allocation to seal, and what becomes of them when columns fail (DESIGN §5, §11).
+
+mod pool;
+use peristyle_base::{ExtentId, ShardId};
+use peristyle_rt::{Duration, join_all, sim};
+use peristyle_shard::frame::Header;
+use peristyle_shard::{ColumnFault, ShardError, WriteClass};
+use pool::*;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+const FAILED: Do = Do::Fail(ColumnFault::Device);
+
+type Task<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), ShardError>> + 'a>>;
+
+/// The extent that took the last frame in the given number of columns.
+fn last_extent(home: &Home, columns: usize) -> ExtentId {
+    let log = home.pool.take_log();
+    let of = |a: &&Asked| a.what == What::Append && a.column == columns - 1;
+    log.iter().rev().map(|(a, _)| a).find(of).expect("a frame").extent
+}
+
+#[test]
+fn a_frame_that_is_appended_anew_keeps_its_number_and_its_entries() {
+    sim::run(1, |_| async {
+        let home = Home::new("2+1", 5);
+        let shard = home.start().await;
+        write(&shard, 0, 2, 1).await.unwrap();
+        let first = last_extent(&home, 3);
+        home.pool.rule(move |a| match a.what {
+            What::Append if a.extent == first && a.column == 1 => FAILED,
+            What::Seal => Do::Hang,
+            _ => Do::It,
+        });
+        write(&shard, 10, 2, 2).await.unwrap();
+        let again = last_extent(&home, 3);
+        assert_ne!(first, again);
+        let (old, old_entries) = home.pool.header(first, 0, 2).unwrap();
+        let (new, new_entries) = home.pool.header(again, 0, 0).unwrap();
+        let kept = |h: Header| (h.kind, h.shard, h.epoch, h.seq, h.blocks, h.entries, h.cut);
+        assert_eq!((kept(old), old_entries), (kept(new), new_entries));
+        assert!(new.extent > old.extent, "of several copies under one epoch the highest extent's counts");
+    });
+}
+
+#[test]
+fn a_column_append_is_given_up_after_20_ms_and_a_device_once_a_second_at_most() {
+    sim::run(2, |_| async {
+        let home = Home::new("2+1", 6);
+        let shard = home.start().await;
+        write(&shard, 0, 2, 1).await.unwrap();
+        // One device takes nothing any more, for ever.
+        home.pool.rule(|a| match a.what {
+            What::Append if a.device == 0 => Do::Hang,
+            _ => Do::It,
+        });
+        let mut slow = Vec::new();
+        for i in 0..200u64 {
+            let before = peristyle_rt::now();
+            write(&shard, i * 2 % 4000, 2, i).await.unwrap();
+            let took = peristyle_rt::now().since(before);
+            assert!(took < Duration::from_millis(1100), "write {i}: {took:?}");
+            if took > Duration::from_millis(1) {
+                assert!(took >= Duration::from_millis(20), "given up too early: {took:?}");
+                slow.push(before);
+            }
+            ms(20).await;
+        }
+        // This pool does not leave the device out by itself, so it is met again: once a second, no more.
+        assert!(!slow.is_empty() && slow.len() <= 6, "{}", slow.len());
+    });
+}
+
+#[test]
+fn numbers_of_extents_are_never_given_twice() {
+    sim::run(3, |_| async {
+        let home = Home::new("1+1", 4);
+        let given: Rc<RefCell<BTreeMap<ExtentId, usize>>> = Rc::default();
+        for round in 0..6usize {
+            let seen = given.clone();
+            // Each process allocates, fails at it in part, and dies; the device that knows of it is away later.
+            home.pool.rule(move |a| {
+                if a.what == What::Allocate {
+                    let owner = *seen.borrow_mut().entry(a.extent).or_insert(round);
+                    assert_eq!(owner, round, "extent {} was given by process {owner}", a.extent);
+                    if a.extent.0 % 3 == 0 {
+                        return FAILED;
+                    }
+                }
+                Do::It
+            });
+            let Ok(shard) = home.recover().await else { continue };
+            let _ = shard.ensure_layer(L, 4096).await;
+            for i in 0..round as u64 * 3 {
+                let _ = write(&shard, i * 128 % 4000, 128, i).await;
+            }
+            home.kill(shard);
+            // Forgets what no record tells of.
+            let listed: Vec<_> = home.record().open_set.iter().map(|e| e.extent).collect();
+            let unknown = home.pool.extents().into_iter().filter(|e| !listed.contains(e));
+            for extent in unknown.filter(|&e| home.pool.columns_of(e).values().all(|s| s.is_none())) {
+                (0..2).for_each(|c| home.pool.lose_column(extent, c));
+            }
+        }
+        assert!(given.borrow().len() > 12);
+    });
+}
+
+#[test]
+fn an_extent_takes_frames_only_once_the_record_lists_it() {
+    sim::run(4, |_| async {
+        let home = Home::new("2+1", 5);
+        let store = home.store.clone();
+        home.pool.rule(move |a| {
+            if a.what == What::Append {
+                let record = store.peek(ShardId(0)).unwrap().0;
+                let open = record.open_set.iter().find(|e| e.extent == a.extent);
+                assert!(open.is_some_and(|e| e.epoch == record.epoch), "extent {}", a.extent);
+            }
+            Do::It
+        });
+        let shard = home.start().await;
+        for i in 0..40u64 {
+            write(&shard, i * 100, 1 + i as usize * 3, i).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_extent_leaves_the_record_before_its_columns_are_given_back() {
+    sim::run(5, |_| async {
+        let home = Home::new("2+1", 5);
+        let shard = home.start().await;
+        let (store, freed) = (home.store.clone(), Rc::new(Cell::new(0)));
+        let count = freed.clone();
+        let mut failed = false;
+        home.pool.rule(move |a| match a.what {
+            What::Append if a.column == 1 && !failed => {
+                failed = true;
+                FAILED
+            }
+            What::Free => {
+                let record = store.peek(ShardId(0)).unwrap().0;
+                assert!(record.open_set.iter().all(|e| e.extent != a.extent), "extent {}", a.extent);
+                count.set(count.get() + 1);
+                Do::It
+            }
+            _ => Do::It,
+        });
+        write(&shard, 0, 2, 1).await.unwrap();
+        ms(2000).await;
+        assert!(freed.get() >= 3, "nothing was committed in it: it is given back");
+        expect(&shard, 0, 2, 1).await;
+    });
+}
+
+#[test]
+fn what_is_sealed_by_a_new_owner_has_the_checksums_that_its_data_must_have() {
+    sim::run(6, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        for i in 0..10u64 {
+            write(&shard, i * 10, 1 + i as usize, i).await.unwrap();
+        }
+        home.kill(shard);
+        home.pool.take_log();
+        let shard = home.recover().await.unwrap();
+        ms(5000).await;
+        let log = home.pool.take_log();
+        let sealed: Vec<_> = log.iter().filter(|(a, r)| a.what == What::Seal && r.is_ok()).collect();
+        assert!(sealed.len() >= 5);
+        for (a, _) in sealed {
+            let stated = home.pool.stated(a.extent, a.column);
+            assert_eq!(
+                stated.len(),
+                a.rows as usize,
+                "all of them: the column server may have restarted too"
+            );
+            assert!(stated.iter().all(|(stated, there)| stated == there), "{a:?}");
+        }
+        for i in 0..10u64 {
+            expect(&shard, i * 10, 1 + i as usize, i).await;
+        }
+    });
+}
+
+#[test]
+fn what_a_parity_column_happens_to_hold_is_not_blessed_by_a_seal() {
+    sim::run(7, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        write(&shard, 0, 4, 1).await.unwrap();
+        let extent = last_extent(&home, 3);
+        write(&shard, 10, 1, 2).await.unwrap(); // its header says that the first is committed
+        home.kill(shard);
+        // A lost write: the parity row is not what it must be. The seal states what it must be.
+        home.pool.change_row(extent, 2, 1, |block| block.fill(0));
+        let _shard = home.recover().await.unwrap();
+        ms(5000).await;
+        let wrong: Vec<_> =
+            home.pool.stated(extent, 2).into_iter().map(|(stated, there)| stated != there).collect();
+        assert_eq!(wrong, [false, true, false]);
+    });
+}
+
+/// Fills wide extents until the first is closed; says which that is.
+async fn fill_extents(home: &Home, shard: &TestShard, writes: u64) -> ExtentId {
+    home.pool.take_log();
+    write(shard, 0, 128, 0).await.unwrap();
+    let first = last_extent(home, 3);
+    for i in 1..writes {
+        write(shard, i * 128, 128, i).await.unwrap();
+    }
+    first
+}
+
+#[test]
+fn a_column_that_cannot_be_sealed_is_left_to_a_rebuild_and_holds_nothing_up() {
+    sim::run(8, |_| async {
+        let home = Home::new("2+1", 5);
+        let shard = home.start().await;
+        let tries = Rc::new(Cell::new(0));
+        let (seen, first) = (tries.clone(), Rc::new(Cell::new(None)));
+        let of = first.clone();
+        home.pool.rule(move |a| match a.what {
+            What::Seal if a.column == 1 && *of.get().get_or_insert(a.extent) == a.extent => {
+                of.set(Some(a.extent));
+                seen.set(seen.get() + 1);
+                Do::Fail(ColumnFault::Refused)
+            }
+            _ => Do::It,
+        });
+        fill_extents(&home, &shard, 20).await;
+        ms(20_000).await;
+        let first = first.get().expect("the first was closed");
+        assert_eq!(tries.get(), 1, "trying again changes nothing");
+        let columns = home.pool.columns_of(first);
+        assert!(columns[&0].is_some() && columns[&1].is_none() && columns[&2].is_some());
+        assert!(home.record().open_set.iter().all(|e| e.extent != first), "it does not stay open for it");
+        for i in 0..20u64 {
+            expect(&shard, i * 128, 128, i).await;
+        }
+        // A column without its seal still helps to read, because the result is verified.
+        home.pool.rule(|a| match a.what {
+            What::Read if a.column == 0 => FAILED,
+            _ => Do::It,
+        });
+        expect(&shard, 0, 128, 0).await;
+    });
+}
+
+#[test]
+fn a_seal_that_a_device_missed_is_made_up_for_when_it_answers_again() {
+    sim::run(9, |_| async {
+        let home = Home::new("2+1", 5);
+        let shard = home.start().await;
+        let from = peristyle_rt::now();
+        home.pool.rule(move |a| match a.what {
+            What::Seal if a.column == 1 && peristyle_rt::now().since(from) < Duration::from_secs(6) => FAILED,
+            _ => Do::It,
+        });
+        let first = fill_extents(&home, &shard, 20).await;
+        ms(4000).await;
+        let columns = home.pool.columns_of(first);
+        assert!(columns[&0].is_some() && columns[&1].is_none(), "{columns:?}");
+        ms(10_000).await;
+        assert!(home.pool.columns_of(first)[&1].is_some());
+    });
+}
+
+#[test]
+fn readers_of_unsealed_rows_take_holes_from_the_header() {
+    sim::run(10, |_| async {
+        let home = Home::new("4+2", 6);
+        let shard = home.start().await;
+        // Three blocks: columns 0 to 2 of one row. Column 3 was not written; its slot holds what it held before.
+        write(&shard, 0, 3, 1).await.unwrap();
+        let extent = last_extent(&home, 6);
+        home.pool.change_row(extent, 3, 1, |block| block.fill(0xAB));
+        home.pool.rule(|a| match a.what {
+            What::Read if [0, 1].contains(&a.column) => FAILED,
+            What::Read if a.column == 3 => panic!("a hole is known without reading"),
+            _ => Do::It,
+        });
+        expect(&shard, 0, 3, 1).await;
+    });
+}
+
+#[test]
+fn a_checkpoints_mark_counts_extents_that_are_being_allocated() {
+    sim::run(11, |_| async {
+        let mut home = Home::new("1+1", 3);
+        home.config.ready_extents = 1;
+        let shard = home.start().await;
+        // Every extent is full and sealed, and the next takes its time.
+        home.pool.rule(|a| match a.what {
+            What::Allocate => Do::Late(Duration::from_millis(200)),
+            _ => Do::It,
+        });
+        home.pool.take_log();
+        let writer = shard.clone();
+        peristyle_rt::spawn(async move {
+            for i in 0..12u64 {
+                write(&writer, i * 128, 128, i).await.unwrap();
+            }
+        });
+        let all_sealed = || {
+            let sealed = |e: ExtentId| home.pool.columns_of(e).values().all(|rows| rows.is_some());
+            home.pool.extents().into_iter().all(sealed)
+        };
+        while !all_sealed() {
+            ms(1).await;
+        }
+        let before = home.pool.extents();
+        shard.checkpoint().await.unwrap();
+        let new = home.pool.extents().into_iter().find(|e| !before.contains(e)).expect("it was allocated");
+        let mark = home.record().checkpoint.unwrap().mark;
+        assert!(mark <= new, "replay would begin at {mark} and miss {new}");
+        ms(3000).await;
+        home.kill(shard);
+        let shard = home.recover().await.unwrap();
+        for i in 0..12u64 {
+            expect(&shard, i * 128, 128, i).await;
+        }
+    });
+}
+
+#[test]
+fn checkpoints_do_not_stand_in_the_sequence_of_users_frames() {
+    sim::run(12, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        for i in 0..20u64 {
+            let before = shard.committed();
+            let (checkpoint, written) = (shard.checkpoint(), write(&shard, i * 8, 2, i));
+            let both: [Task; 2] = [Box::pin(checkpoint), Box::pin(written)];
+            assert_eq!(join_all(both).await, [Ok(()), Ok(())]);
+            // The pool has looked at each header: a checkpoint's has no number.
+            assert_eq!(shard.committed(), before.next());
+        }
+        let log = home.pool.take_log();
+        assert!(log.iter().any(|(a, _)| a.class == Some(WriteClass::Meta)));
+    });
+}
+
+#[test]
+fn a_full_pool_refuses_writes_and_serves_reads_unmaps_and_deletes() {
+    sim::run(13, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        write(&shard, 0, 2, 1).await.unwrap();
+        home.pool.full(true);
+        let mut refused = 0;
+        for i in 0..200u64 {
+            match write(&shard, 100 + i * 16 % 3000, 128, i).await {
+                Ok(()) => assert_eq!(refused, 0, "room came from nowhere"),
+                Err(error) => {
+                    assert_eq!(error, ShardError::NoSpace);
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 100);
+        expect(&shard, 0, 2, 1).await;
+        shard.zero(L, 0, 4096).await.unwrap();
+        shard.checkpoint().await.unwrap();
+        shard.drop_layer(L).await.unwrap();
+        home.pool.full(false);
+        shard.ensure_layer(L, 4096).await.unwrap();
+        ms(500).await;
+        write(&shard, 0, 2, 3).await.unwrap();
+        expect(&shard, 0, 2, 3).await;
+    });
+}

@@ -1,0 +1,511 @@
+//! A pool of devices in memory behind the shard's [`Columns`], on which a test can stop, fail or refuse any single
+//! request, and take columns away. It compares names and epochs like the column server does.
+#![allow(dead_code)] // each test file uses a part of it
+
+use peristyle_base::*;
+use peristyle_cluster::{DeviceView, DomainId, MemoryShardStore};
+use peristyle_rt::{Buf, Duration, IoVec, View};
+use peristyle_shard::frame::{Entry, FrameKind, Header};
+use peristyle_shard::*;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+
+pub const L: LayerId = LayerId(1);
+const BLOCK: usize = BLOCK_BYTES;
+const SLOTS: u32 = 4096;
+
+/// What becomes of one request.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Do {
+    /// What was asked.
+    It,
+    Fail(ColumnFault),
+    /// Nothing, for ever.
+    Hang,
+    /// What was asked, without an answer.
+    ItAndHang,
+    /// What was asked, so much later.
+    Late(Duration),
+}
+
+/// One request, as a test's rule sees it.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub what: What,
+    /// Index of the device.
+    pub device: usize,
+    pub extent: ExtentId,
+    pub column: usize,
+    pub row: u16,
+    pub rows: u16,
+    pub class: Option<WriteClass>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    Allocate,
+    Append,
+    Fence,
+    Read,
+    Seal,
+    Free,
+}
+
+struct Column {
+    name: ColumnName,
+    scheme: Scheme,
+    epoch: Epoch,
+    sealed: Option<u16>,
+    /// Checksums that came with the seal.
+    stated: Vec<u32>,
+    rows: BTreeMap<u16, Vec<u8>>,
+}
+
+struct Device {
+    id: DeviceId,
+    away: bool,
+    next: u32,
+    columns: BTreeMap<u32, Column>,
+}
+
+type Rule = Box<dyn FnMut(&Asked) -> Do>;
+
+struct Inner {
+    devices: Vec<Device>,
+    rule: Rule,
+    log: Vec<(Asked, Result<(), ColumnFault>)>,
+    full: bool,
+    /// What each number of the user sequence names. Checked with every append: it never names two things.
+    frames: BTreeMap<(Epoch, Seq), Vec<Entry>>,
+}
+
+/// The pool as one process reaches it: nothing of a process that was killed arrives any more.
+#[derive(Clone)]
+pub struct Pool {
+    inner: Rc<RefCell<Inner>>,
+    killed: Rc<Cell<bool>>,
+}
+
+impl Pool {
+    pub fn new(devices: usize) -> Pool {
+        let device = |i: usize| Device {
+            id: Uuid::from_random([i as u8 + 1; 16]),
+            away: false,
+            next: 0,
+            columns: BTreeMap::new(),
+        };
+        let devices = (0..devices).map(device).collect();
+        let inner = Inner {
+            devices,
+            rule: Box::new(|_| Do::It),
+            log: Vec::new(),
+            full: false,
+            frames: BTreeMap::new(),
+        };
+        Pool { inner: Rc::new(RefCell::new(inner)), killed: Rc::default() }
+    }
+    fn of_a_process(&self) -> Pool {
+        Pool { inner: self.inner.clone(), killed: Rc::default() }
+    }
+    /// From now on each request is decided by `rule`.
+    pub fn rule(&self, rule: impl FnMut(&Asked) -> Do + 'static) {
+        self.inner.borrow_mut().rule = Box::new(rule);
+    }
+    pub fn no_rule(&self) {
+        self.rule(|_| Do::It);
+    }
+    pub fn away(&self, device: usize, away: bool) {
+        self.inner.borrow_mut().devices[device].away = away;
+    }
+    /// Users' extents find no room from now on.
+    pub fn full(&self, full: bool) {
+        self.inner.borrow_mut().full = full;
+    }
+    /// Requests that were answered since this was asked last.
+    pub fn take_log(&self) -> Vec<(Asked, Result<(), ColumnFault>)> {
+        std::mem::take(&mut self.inner.borrow_mut().log)
+    }
+    /// Columns of an extent that are there: column index, rows at which it was sealed.
+    pub fn columns_of(&self, extent: ExtentId) -> BTreeMap<usize, Option<u16>> {
+        let inner = self.inner.borrow();
+        let all = inner.devices.iter().flat_map(|d| d.columns.values());
+        all.filter(|c| c.name.extent == extent).map(|c| (c.name.column.0 as usize, c.sealed)).collect()
+    }
+    pub fn extents(&self) -> Vec<ExtentId> {
+        let inner = self.inner.borrow();
+        let all = inner.devices.iter().flat_map(|d| d.columns.values());
+        let mut ids: Vec<_> = all.map(|c| c.name.extent).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+    /// The checksums that a seal stated, each with that of what the column holds.
+    pub fn stated(&self, extent: ExtentId, column: usize) -> Vec<(u32, u32)> {
+        let inner = self.inner.borrow();
+        let mut all = inner.devices.iter().flat_map(|d| d.columns.values());
+        let column = all.find(|c| c.name.extent == extent && c.name.column.0 as usize == column);
+        let column = column.expect("it is there");
+        let holds = |row: usize| crc32c(&column.rows[&(row as u16)]);
+        column.stated.iter().enumerate().map(|(row, &crc)| (crc, holds(row))).collect()
+    }
+    /// The column is gone, its slot as well: as if it had been given back.
+    pub fn lose_column(&self, extent: ExtentId, column: usize) {
+        for device in &mut self.inner.borrow_mut().devices {
+            device.columns.retain(|_, c| !(c.name.extent == extent && c.name.column.0 as usize == column));
+        }
+    }
+    /// Changes what a device has of a row.
+    pub fn change_row(&self, extent: ExtentId, column: usize, row: u16, change: impl Fn(&mut [u8])) {
+        for device in &mut self.inner.borrow_mut().devices {
+            for c in device.columns.values_mut() {
+                if c.name.extent == extent && c.name.column.0 as usize == column {
+                    change(c.rows.entry(row).or_insert_with(|| vec![0; BLOCK]));
+                }
+            }
+        }
+    }
+    /// The header that a column has at a row, and its entries.
+    pub fn header(&self, extent: ExtentId, column: usize, row: u16) -> Option<(Header, Vec<Entry>)> {
+        let block = self.row(extent, column, row)?;
+        let (nonce, mut entries) = (Nonce(block[16..32].try_into().unwrap()), Vec::new());
+        Header::decode(&block, &nonce, &mut entries).ok().map(|header| (header, entries))
+    }
+    pub fn row(&self, extent: ExtentId, column: usize, row: u16) -> Option<Vec<u8>> {
+        let inner = self.inner.borrow();
+        let all = inner.devices.iter().flat_map(|d| d.columns.values());
+        let mut column = all.filter(|c| c.name.extent == extent && c.name.column.0 as usize == column);
+        column.next()?.rows.get(&row).cloned()
+    }
+
+    async fn ask(
+        &self,
+        asked: Asked,
+        act: impl FnOnce(&mut Inner) -> Result<(), ColumnFault>,
+    ) -> Result<(), ColumnFault> {
+        // Never at once: a device takes its time, and others may ask meanwhile.
+        peristyle_rt::sleep(Duration::from_micros(20)).await;
+        if self.killed.get() {
+            return std::future::pending().await;
+        }
+        let order = match self.inner.borrow().devices[asked.device].away {
+            true => Do::Fail(ColumnFault::Device),
+            false => Do::It,
+        };
+        let order = match order {
+            Do::It => (self.inner.borrow_mut().rule)(&asked),
+            other => other,
+        };
+        let done = |order| {
+            let inner = &mut *self.inner.borrow_mut();
+            let result = match order {
+                Do::Fail(fault) => Err(fault),
+                _ => act(inner),
+            };
+            inner.log.push((asked, result));
+            result
+        };
+        match order {
+            Do::It | Do::Fail(_) => done(order),
+            Do::Late(by) => {
+                peristyle_rt::sleep(by).await;
+                if self.killed.get() {
+                    return std::future::pending().await;
+                }
+                done(order)
+            }
+            Do::ItAndHang => {
+                let _ = done(order);
+                std::future::pending().await
+            }
+            Do::Hang => std::future::pending().await,
+        }
+    }
+}
+
+impl Inner {
+    fn index(&self, id: DeviceId) -> usize {
+        self.devices.iter().position(|d| d.id == id).expect("a device of this pool")
+    }
+    /// (epoch, sequence) never names two contents, and only users' frames have a number (DESIGN §11).
+    fn note_frame(&mut self, block: &[u8], name: &ColumnName) {
+        let mut entries = Vec::new();
+        let Ok(header) = Header::decode(block, &name.nonce, &mut entries) else { return };
+        assert_eq!((header.extent, header.shard), (name.extent, name.shard));
+        if header.kind == FrameKind::User {
+            let there = self.frames.entry((header.epoch, header.seq)).or_insert_with(|| entries.clone());
+            assert_eq!(*there, entries, "frame {} of epoch {} has one content", header.seq, header.epoch);
+        } else {
+            assert_eq!(header.seq, Seq(0), "a checkpoint's frame does not stand in the sequence");
+        }
+    }
+    fn column(&mut self, place: ColumnPlace, name: ColumnName) -> Result<&mut Column, ColumnFault> {
+        let index = self.index(place.device);
+        let column = self.devices[index].columns.get_mut(&place.slot.0).ok_or(ColumnFault::Missing)?;
+        if column.name == name { Ok(column) } else { Err(ColumnFault::Missing) }
+    }
+}
+
+impl Columns for Pool {
+    fn devices(&self, class: AllocClass, out: &mut Vec<DeviceView>) {
+        let inner = self.inner.borrow();
+        out.extend(inner.devices.iter().enumerate().map(|(i, d)| DeviceView {
+            id: d.id,
+            domain: DomainId(i as u32),
+            slots_total: SLOTS,
+            slots_used: if inner.full && class == AllocClass::User { SLOTS } else { d.columns.len() as u32 },
+            healthy: !d.away,
+            avoid: false,
+        }));
+    }
+
+    async fn allocate(
+        &self,
+        device: DeviceId,
+        name: ColumnName,
+        scheme: Scheme,
+        epoch: Epoch,
+        _: AllocClass,
+    ) -> Result<SlotIndex, ColumnFault> {
+        let index = self.inner.borrow().index(device);
+        let mut slot = SlotIndex(0);
+        let given = &mut slot;
+        self.ask(asked(What::Allocate, index, name, 0, 0), move |inner| {
+            let device = &mut inner.devices[index];
+            *given = SlotIndex(device.next);
+            device.next += 1;
+            let column =
+                Column { name, scheme, epoch, sealed: None, stated: Vec::new(), rows: BTreeMap::new() };
+            device.columns.insert(given.0, column);
+            Ok(())
+        })
+        .await?;
+        Ok(slot)
+    }
+
+    async fn append(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        epoch: Epoch,
+        row: RowIndex,
+        data: IoVec,
+        crcs: View,
+        class: WriteClass,
+    ) -> Result<(), ColumnFault> {
+        let bytes: Vec<u8> = data.pieces().iter().flat_map(|p| p.to_vec()).collect();
+        for (block, crc) in bytes.chunks(BLOCK).zip(crcs.chunks(4)) {
+            assert_eq!(crc32c(block).to_le_bytes(), crc, "each row comes with its checksum");
+        }
+        self.inner.borrow_mut().note_frame(&bytes[..BLOCK], &name);
+        let index = self.inner.borrow().index(place.device);
+        let rows = (bytes.len() / BLOCK) as u16;
+        let asked = Asked { class: Some(class), ..asked(What::Append, index, name, row.0, rows) };
+        self.ask(asked, |inner| {
+            let column = inner.column(place, name)?;
+            if column.epoch > epoch {
+                return Err(ColumnFault::Fenced);
+            }
+            if column.sealed.is_some() {
+                return Err(ColumnFault::Refused);
+            }
+            for (i, block) in bytes.chunks(BLOCK).enumerate() {
+                let old = column.rows.insert(row.0 + i as u16, block.to_vec());
+                assert!(old.is_none_or(|old| old == block), "a row has one content");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn fence(&self, place: ColumnPlace, name: ColumnName, epoch: Epoch) -> Result<(), ColumnFault> {
+        let index = self.inner.borrow().index(place.device);
+        self.ask(asked(What::Fence, index, name, 0, 0), |inner| {
+            let column = inner.column(place, name)?;
+            if column.epoch > epoch {
+                return Err(ColumnFault::Fenced);
+            }
+            column.epoch = epoch;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn read(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        row: RowIndex,
+        mut buf: Buf,
+    ) -> (Result<(), ColumnFault>, Buf) {
+        let index = self.inner.borrow().index(place.device);
+        let rows = (buf.len() / BLOCK) as u16;
+        let out = &mut buf;
+        let result = self
+            .ask(asked(What::Read, index, name, row.0, rows), move |inner| {
+                let column = inner.column(place, name)?;
+                for (i, block) in out.chunks_exact_mut(BLOCK).enumerate() {
+                    match column.rows.get(&(row.0 + i as u16)) {
+                        Some(there) => block.copy_from_slice(there),
+                        None => block.fill(0),
+                    }
+                }
+                Ok(())
+            })
+            .await;
+        (result, buf)
+    }
+
+    async fn seal(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        epoch: Epoch,
+        rows: u16,
+        holes: Vec<(u16, u16)>,
+        crcs: Vec<u32>,
+    ) -> Result<(), ColumnFault> {
+        let index = self.inner.borrow().index(place.device);
+        self.ask(asked(What::Seal, index, name, 0, rows), |inner| {
+            let column = inner.column(place, name)?;
+            if column.epoch > epoch {
+                return Err(ColumnFault::Fenced);
+            }
+            column.rows.retain(|row, _| *row < rows);
+            let is_hole = |row| holes.iter().any(|h| (h.0..h.0 + h.1).contains(&row));
+            for row in 0..rows {
+                match is_hole(row) {
+                    true => drop(column.rows.insert(row, vec![0; BLOCK])),
+                    false if !column.rows.contains_key(&row) => return Err(ColumnFault::Refused),
+                    false => {}
+                }
+            }
+            column.sealed = Some(rows);
+            column.stated = crcs;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn free(&self, place: ColumnPlace, name: ColumnName, _: Epoch) -> Result<(), ColumnFault> {
+        let index = self.inner.borrow().index(place.device);
+        self.ask(asked(What::Free, index, name, 0, 0), |inner| {
+            if inner.column(place, name).is_ok() {
+                inner.devices[index].columns.remove(&place.slot.0);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn list(&self, _: ShardId) -> Vec<(DeviceId, Result<Vec<ListedSlot>, ColumnFault>)> {
+        let listed = |device: &Device| {
+            let slot = |(&slot, c): (&u32, &Column)| ListedSlot {
+                place: ColumnPlace { device: device.id, slot: SlotIndex(slot) },
+                name: c.name,
+                scheme: c.scheme,
+                state: if c.sealed.is_some() { SlotState::Sealed } else { SlotState::Open },
+                epoch: c.epoch,
+                rows: c.sealed.unwrap_or(0),
+            };
+            device.columns.iter().map(slot).collect()
+        };
+        let inner = self.inner.borrow();
+        let answer = |d: &Device| (d.id, if d.away { Err(ColumnFault::Device) } else { Ok(listed(d)) });
+        inner.devices.iter().map(answer).collect()
+    }
+
+    fn report_bad(&self, _: DeviceId, _: Option<ColumnFault>) {}
+
+    fn append_p99_ns(&self, _: DeviceId) -> u64 {
+        0
+    }
+}
+
+fn asked(what: What, device: usize, name: ColumnName, row: u16, rows: u16) -> Asked {
+    Asked { what, device, extent: name.extent, column: name.column.0 as usize, row, rows, class: None }
+}
+
+pub type TestShard = Rc<Shard<Pool, MemoryShardStore>>;
+
+/// A shard, and how its process is cut off.
+type Process = (Weak<Shard<Pool, MemoryShardStore>>, Rc<Cell<bool>>);
+
+/// A shard's world: its pool, its record, its settings.
+pub struct Home {
+    pub pool: Pool,
+    pub store: MemoryShardStore,
+    pub config: ShardConfig,
+    processes: RefCell<Vec<Process>>,
+}
+
+impl Home {
+    pub fn new(scheme: &str, devices: usize) -> Home {
+        let config = ShardConfig { ready_extents: 2, ..ShardConfig::new(scheme.parse().unwrap()) };
+        Home {
+            pool: Pool::new(devices),
+            store: MemoryShardStore::default(),
+            config,
+            processes: RefCell::default(),
+        }
+    }
+    pub async fn recover(&self) -> Result<TestShard, RecoverError> {
+        let (pool, store) = (Rc::new(self.pool.of_a_process()), Rc::new(self.store.clone()));
+        let killed = pool.killed.clone();
+        let recovered = Shard::recover(ShardId(0), NodeId(0), self.config.clone(), pool, store).await;
+        let (shard, _) = recovered?;
+        self.processes.borrow_mut().push((Rc::downgrade(&shard), killed));
+        Ok(shard)
+    }
+    /// Takes the shard up, with a layer of 4096 blocks.
+    pub async fn start(&self) -> TestShard {
+        let shard = self.recover().await.unwrap();
+        shard.ensure_layer(L, 4096).await.unwrap();
+        shard
+    }
+    /// The owner's process ends here and now; what it asked for and has not got never comes.
+    pub fn kill(&self, shard: TestShard) {
+        shard.stop(StopReason::Shutdown);
+        let processes = self.processes.borrow();
+        let (_, killed) = processes.iter().find(|p| p.0.as_ptr() == Rc::as_ptr(&shard)).expect("ours");
+        killed.set(true);
+        self.pool.no_rule();
+    }
+    pub fn record(&self) -> peristyle_cluster::ShardRecord {
+        self.store.peek(ShardId(0)).unwrap().0
+    }
+}
+
+pub fn fill(blocks: usize, salt: u64) -> Vec<u8> {
+    let mut x = salt.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x as u8
+    };
+    (0..blocks * BLOCK).map(|_| next()).collect()
+}
+
+pub async fn view(data: &[u8]) -> View {
+    let mut buf = Buf::alloc(data.len()).await;
+    buf.copy_from_slice(data);
+    buf.freeze()
+}
+
+pub async fn write(shard: &TestShard, block: u64, blocks: usize, salt: u64) -> Result<(), ShardError> {
+    shard.write(L, block * BLOCK as u64, view(&fill(blocks, salt)).await).await
+}
+
+pub async fn read(shard: &TestShard, block: u64, blocks: usize) -> Result<Vec<u8>, ShardError> {
+    let pieces = shard.read(L, block * BLOCK as u64, (blocks * BLOCK) as u64).await?;
+    Ok(pieces.pieces().iter().flat_map(|p| p.to_vec()).collect())
+}
+
+pub async fn expect(shard: &TestShard, block: u64, blocks: usize, salt: u64) {
+    assert!(read(shard, block, blocks).await.unwrap() == fill(blocks, salt), "block {block}");
+}
+
+pub async fn ms(n: u64) {
+    peristyle_rt::sleep(Duration::from_millis(n)).await;
+}
