@@ -159,7 +159,8 @@ impl SlotTable {
         let slots = entries.len() as u32;
         let is_open =
             |e: &Option<Entry>| e.is_some_and(|e| matches!(e.state, SlotState::Open | SlotState::Filling));
-        let open_max = open_max.max(entries.iter().filter(|e| is_open(e)).count());
+        // No more than there are slots, and room for all that are open already.
+        let open_max = open_max.min(entries.len()).max(entries.iter().filter(|e| is_open(e)).count());
         let mut table = SlotTable {
             device,
             open_of: vec![NONE; entries.len()],

@@ -86,7 +86,8 @@ async fn refuse_unless_blank(device: &Device) -> Result<(), FormatError> {
         while offset < to {
             let bytes = CHUNK_BYTES.min(to - offset);
             let chunk = read(device, offset, bytes).await?;
-            if let Some(at) = chunk.iter().position(|&b| b != 0) {
+            let is_blank = chunk.chunks(BLOCK_BYTES).all(|block| block.iter().fold(0, |sum, b| sum | b) == 0);
+            if !is_blank && let Some(at) = chunk.iter().position(|&b| b != 0) {
                 return Err(FormatError::NotBlank { offset: offset + at as u64 });
             }
             offset += bytes;

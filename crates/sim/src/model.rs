@@ -21,10 +21,20 @@ struct Open {
     orphan: bool,
 }
 
-/// A read under way: what each of its sectors may hold.
+/// A read under way: what its sectors were acknowledged to hold when it began, and the writes that were open then
+/// or began since.
 struct Reading {
     first: u64,
-    allowed: Vec<Vec<Tag>>,
+    tags: Vec<Tag>,
+    writes: Vec<(u64, u64, Tag)>,
+}
+
+impl Reading {
+    fn allows(&self, sector: u64, chunk: &[u8]) -> bool {
+        let written = |&&(first, count, _): &&(u64, u64, Tag)| (first..first + count).contains(&sector);
+        holds(self.tags[(sector - self.first) as usize], sector, chunk)
+            || self.writes.iter().filter(written).any(|&(_, _, tag)| holds(tag, sector, chunk))
+    }
 }
 
 #[derive(Default)]
@@ -67,18 +77,25 @@ fn fill_sector(tag: Tag, sector: u64, chunk: &mut [u8]) {
         return chunk.fill(0);
     }
     let words = chunk.as_chunks_mut::<8>().0;
-    let mut word = tag.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ sector;
-    for out in words.iter_mut() {
-        word = word.wrapping_mul(0xD129_0B26_7A5B_44B5).rotate_left(23) ^ tag;
-        *out = word.to_le_bytes();
+    let base = (tag.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ sector).wrapping_mul(0xD129_0B26_7A5B_44B5) | 1;
+    // No word waits for the one before it.
+    for (i, out) in (0x2545_F491_4F6C_DD1D_u64..).zip(words.iter_mut()) {
+        *out = base.wrapping_mul(i).rotate_left(23).to_le_bytes();
     }
     words[0] = tag.to_le_bytes();
 }
 
 fn holds(tag: Tag, sector: u64, chunk: &[u8]) -> bool {
     let mut expected = [0; SECTOR as usize];
-    fill_sector(tag, sector, &mut expected);
-    chunk == expected
+    // The first word is the tag.
+    chunk[..8] == tag.to_le_bytes() && {
+        fill_sector(tag, sector, &mut expected);
+        chunk == expected
+    }
+}
+
+fn overlap(a: u64, a_count: u64, b: u64, b_count: u64) -> bool {
+    a < b + b_count && b < a + a_count
 }
 
 impl Model {
@@ -102,17 +119,15 @@ impl Model {
     /// leave their order open.
     pub fn begin_write(&self, first: u64, count: u64, zero: bool) -> Option<(WriteId, Tag)> {
         let state = &mut *self.0.borrow_mut();
-        if state.open.values().any(|o| first < o.first + o.count && o.first < first + count) {
+        if state.open.values().any(|o| overlap(first, count, o.first, o.count)) {
             return None;
         }
         state.next += 1;
         let tag = if zero { 0 } else { state.next };
         state.open.insert(state.next, Open { first, count, tag, orphan: false });
         for reading in state.reading.values_mut() {
-            for (sector, allowed) in (reading.first..).zip(&mut reading.allowed) {
-                if (first..first + count).contains(&sector) {
-                    allowed.push(tag);
-                }
+            if overlap(first, count, reading.first, reading.tags.len() as u64) {
+                reading.writes.push((first, count, tag));
             }
         }
         Some((WriteId(state.next), tag))
@@ -191,15 +206,11 @@ impl Model {
 
     pub fn begin_read(&self, first: u64, count: u64) -> ReadId {
         let state = &mut *self.0.borrow_mut();
-        let allow = |sector: u64| {
-            let open = state.open.values().filter(|o| (o.first..o.first + o.count).contains(&sector));
-            let mut allowed = vec![state.sectors[sector as usize]];
-            allowed.extend(open.map(|o| o.tag));
-            allowed
-        };
-        let allowed = (first..first + count).map(allow).collect();
+        let tags = state.sectors[first as usize..(first + count) as usize].to_vec();
+        let open = state.open.values().filter(|o| overlap(first, count, o.first, o.count));
+        let writes = open.map(|o| (o.first, o.count, o.tag)).collect();
         state.next += 1;
-        state.reading.insert(state.next, Reading { first, allowed });
+        state.reading.insert(state.next, Reading { first, tags, writes });
         ReadId(state.next)
     }
 
@@ -208,13 +219,15 @@ impl Model {
         let state = &mut *self.0.borrow_mut();
         let reading = state.reading.remove(&id.0).expect("begun");
         let chunks = bytes.chunks_exact(SECTOR as usize);
-        assert_eq!(chunks.len(), reading.allowed.len());
-        for ((sector, chunk), allowed) in (reading.first..).zip(chunks).zip(&reading.allowed) {
-            if !allowed.iter().any(|&tag| holds(tag, sector, chunk)) {
-                return Err(format!("{}; allowed {allowed:?}", self.describe(&state.sectors, sector, chunk)));
+        assert_eq!(chunks.len(), reading.tags.len());
+        for (sector, chunk) in (reading.first..).zip(chunks) {
+            if !reading.allows(sector, chunk) {
+                let found = self.describe(&state.sectors, sector, chunk);
+                let was = reading.tags[(sector - reading.first) as usize];
+                return Err(format!("{found}; when the read began {was}, open {:?}", reading.writes));
             }
         }
-        state.verified += reading.allowed.len() as u64;
+        state.verified += reading.tags.len() as u64;
         Ok(())
     }
 

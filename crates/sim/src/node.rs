@@ -370,7 +370,9 @@ impl Host {
 }
 
 fn flat(data: &IoVec) -> Vec<u8> {
-    data.pieces().iter().flat_map(|piece| piece.iter().copied()).collect()
+    let mut bytes = Vec::with_capacity(data.bytes());
+    data.pieces().iter().for_each(|piece| bytes.extend_from_slice(piece));
+    bytes
 }
 
 /// Decides what was left open, and with `all` compares everything, unless the shard gives up meanwhile.

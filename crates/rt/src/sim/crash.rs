@@ -1,7 +1,7 @@
 //! What a disk may hold after a crash: for each sector that a write was about to change, the old bytes or those
 //! of any write that had not become stable. All such states, or a bounded choice of the telling ones.
 
-use super::image::{Image, Page, SECTORS_PER_PAGE, sector_of};
+use super::image::{Image, Page, SECTORS_PER_PAGE, is_same, sector_of};
 use super::rng::Rng;
 use std::collections::BTreeSet;
 
@@ -31,6 +31,9 @@ impl CrashSpace {
     pub(crate) fn add_disk(&mut self, base: Image, pages: &[(u64, Vec<(Page, u64)>)]) {
         let disk = self.bases.len();
         for (page, versions) in pages {
+            if versions.iter().all(|(version, _)| is_same(version, base.page(*page))) {
+                continue;
+            }
             for sector in 0..SECTORS_PER_PAGE {
                 let mut distinct: Vec<(Page, u64)> = vec![(base.page(*page).clone(), 0)];
                 for (version, write) in versions {

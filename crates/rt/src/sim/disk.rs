@@ -2,9 +2,10 @@
 
 use super::cell::Answer;
 use super::crash::CrashSpace;
-use super::image::{Image, PAGE_BYTES, Page, SECTORS_PER_PAGE, page_bytes};
+use super::host::Host;
+use super::image::{Image, PAGE_BYTES, Page, SECTORS_PER_PAGE, is_same, page_bytes};
 use super::rng::Rng;
-use super::world::{Event, Host, Shared};
+use super::world::{Event, Shared};
 use crate::buf::{Buf, IoVec};
 use crate::device::{DeviceInfo, DeviceKind, IoError, WriteCache};
 use std::collections::{BTreeMap, BTreeSet};
@@ -259,6 +260,9 @@ impl DiskState {
     fn apply(&mut self, write: u64, number: u64, page: Page, durable: bool) {
         self.latent.remove(&number);
         self.completed += 1;
+        if !self.unflushed.contains_key(&number) && is_same(&page, self.stable.page(number)) {
+            return; // as it was, whatever becomes of this write: most slots that are zeroed hold zeros
+        }
         if durable || !self.config.volatile_cache {
             self.unflushed.remove(&number);
             self.stable.set_page(number, page.clone());
@@ -473,7 +477,9 @@ fn gather(iov: &IoVec) -> Vec<Page> {
         while !rest.is_empty() {
             if filled == 0 && rest.len() >= PAGE_BYTES {
                 let (whole, after) = rest.split_at(PAGE_BYTES);
-                pages.push(Some(Rc::new(whole.try_into().expect("a page"))));
+                // Copied once, to where it stays.
+                let copy: Rc<[u8]> = Rc::from(whole);
+                pages.push(Some(copy.try_into().expect("a page")));
                 rest = after;
                 continue;
             }

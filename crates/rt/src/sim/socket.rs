@@ -1,7 +1,8 @@
 //! Simulated sockets: what tasks hold of the network.
 
+use super::host::Host;
 use super::net::{ListenerState, NetEvent, SEGMENT_MAX, ip_of};
-use super::world::{Event, Host};
+use super::world::Event;
 use crate::buf::{Buf, IoVec, View};
 use crate::net::{Addr, NetError};
 use std::collections::VecDeque;

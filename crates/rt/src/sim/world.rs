@@ -2,19 +2,18 @@
 
 use super::cell::Answer;
 use super::disk::{DiskConfig, DiskState, Lost};
+use super::host::{Host, give_pool, take_pool};
 use super::image::Image;
 use super::net::{LinkConfig, Net, NetEvent};
 use super::rng::Rng;
-use crate::buf::{BufConfig, Pool};
-use crate::reactor::{self, Backend, Inbox, Reactor, ReactorId, Target};
-use peristyle_base::Instant;
+use crate::buf::BufConfig;
+use crate::reactor::{self, Backend, Reactor, ReactorId};
 use std::cell::{Cell, RefCell, RefMut};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::future::Future;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// What a world is made from. All that happens follows from it and from what the test does.
 #[derive(Clone, Debug)]
@@ -113,7 +112,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn local(&self, world: u64) -> u64 {
+    pub(super) fn local(&self, world: u64) -> u64 {
         let drift = i128::from(world) * i128::from(self.drift_ppm) / 1_000_000;
         (i128::from(self.clock_offset) + i128::from(world) + drift).max(0) as u64
     }
@@ -129,9 +128,9 @@ impl Node {
     }
 }
 
-struct HostState {
+pub(super) struct HostState {
     node: u32,
-    reactor: Option<Rc<Reactor>>,
+    pub(super) reactor: Option<Rc<Reactor>>,
     host: Rc<Host>,
     turn: bool,
     timer_at: u64,
@@ -145,7 +144,7 @@ pub(crate) struct Core {
     queue: BinaryHeap<Reverse<Scheduled>>,
     pub(crate) trace: u64,
     pub(crate) events: u64,
-    hosts: Vec<HostState>,
+    pub(super) hosts: Vec<HostState>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) disks: Vec<DiskState>,
     pub(crate) net: Net,
@@ -229,103 +228,9 @@ impl Core {
 pub(crate) struct Shared {
     pub(crate) core: RefCell<Core>,
     /// Hosts with a task that became ready outside of their own turn.
-    woken: RefCell<Vec<u32>>,
+    pub(super) woken: RefCell<Vec<u32>>,
     /// Host whose task is being polled.
     running: Cell<Option<u32>>,
-}
-
-/// One simulated reactor's backend.
-pub struct Host {
-    pub(crate) shared: Rc<Shared>,
-    pub(crate) id: u32,
-    pub(crate) node: u32,
-    woken: Cell<bool>,
-    poked: Cell<bool>,
-    main_done: Cell<bool>,
-}
-
-impl Host {
-    pub(crate) fn now(&self) -> Instant {
-        let core = self.shared.core.borrow();
-        Instant(core.nodes[self.node as usize].local(core.now))
-    }
-    pub(crate) fn wall_nanos(&self) -> u64 {
-        1_790_000_000_000_000_000 + self.shared.core.borrow().now
-    }
-    pub(crate) async fn blocking<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
-        let value = f();
-        let answer = Answer::new();
-        {
-            let mut core = self.shared.core.borrow_mut();
-            let nanos = core.config.blocking_ns;
-            let delay = core.rng.latency(nanos);
-            core.push_in(delay, Event::Answer(answer.clone()));
-        }
-        answer.wait().await;
-        value
-    }
-    pub(crate) fn inbox(&self) -> Arc<dyn Inbox> {
-        let core = self.shared.core.borrow();
-        let slot = core.hosts[self.id as usize].reactor.as_ref().map_or(u16::MAX, |r| r.slot);
-        Arc::new(LocalInbox { slot, host: self.id })
-    }
-    /// One of its tasks has become ready.
-    pub(crate) fn notice(&self) {
-        if !self.woken.replace(true) {
-            self.shared.woken.borrow_mut().push(self.id);
-        }
-    }
-}
-
-/// Reaches a simulated reactor of this thread by its slot.
-struct LocalInbox {
-    slot: u16,
-    host: u32,
-}
-
-impl Inbox for LocalInbox {
-    fn wake(&self, key: u64) {
-        crate::task::wake_key(key);
-    }
-    fn poke(&self) {
-        reactor::with_slot(self.slot, |target| {
-            if let Target::Local(reactor) = target
-                && let Backend::Sim(host) = &reactor.backend
-                && host.id == self.host
-            {
-                host.poked.set(true);
-                host.notice();
-            }
-        });
-    }
-}
-
-thread_local! {
-    /// Pools whose buffers are all back, for the next process of the same shape.
-    static POOLS: RefCell<Vec<(BufConfig, Arc<Pool>)>> = const { RefCell::new(Vec::new()) };
-}
-
-fn take_pool(config: BufConfig) -> Arc<Pool> {
-    let found = POOLS.with_borrow_mut(|pools| {
-        let at = pools.iter().position(|(c, _)| *c == config)?;
-        Some(pools.swap_remove(at).1)
-    });
-    found.unwrap_or_else(|| Pool::new(config))
-}
-
-/// Keeps the pool for later use; returns how many of its buffers are still out.
-fn give_pool(config: BufConfig, pool: Arc<Pool>) -> usize {
-    pool.collect_remote();
-    let free: usize = pool.free_counts().iter().sum();
-    let missing = config.counts.iter().sum::<usize>() - free;
-    if missing == 0 {
-        POOLS.with_borrow_mut(|pools| {
-            if pools.len() < 64 {
-                pools.push((config, pool));
-            }
-        });
-    }
-    missing
 }
 
 impl Shared {
@@ -379,14 +284,7 @@ impl Shared {
         state.running = true;
         state.dark = false;
         state.hosts.push(id);
-        let host = Rc::new(Host {
-            shared: self.clone(),
-            id,
-            node,
-            woken: Cell::new(false),
-            poked: Cell::new(false),
-            main_done: Cell::new(false),
-        });
+        let host = Rc::new(Host::new(self.clone(), id, node));
         let seed = core.rng.next_u64();
         let pool = take_pool(core.config.buffers);
         let slot = reactor::reserve_local_slot();
