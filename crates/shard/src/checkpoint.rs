@@ -78,7 +78,7 @@ pub fn decode_root(bytes: &[u8]) -> Result<Root, BadRoot> {
     let u64_at = |at: usize| {
         bytes.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().expect("8"))).ok_or(BadRoot)
     };
-    if u64_at(0)? != ROOT_MAGIC || u32_at(8)? != ROOT_VERSION {
+    if u64_at(0)? != ROOT_MAGIC || u32_at(8)? != ROOT_VERSION || u64_at(24)? != 0 {
         return Err(BadRoot);
     }
     let (count, seq) = (u32_at(12)? as usize, Seq(u64_at(16)?));
@@ -93,6 +93,9 @@ pub fn decode_root(bytes: &[u8]) -> Result<Root, BadRoot> {
         let ptrs = bytes[at..at + pages * PTR_BYTES].chunks_exact(PTR_BYTES).map(Ptr::decode).collect();
         at += pages * PTR_BYTES;
         layers.push((id, blocks, ptrs));
+    }
+    if bytes[at..].iter().any(|&b| b != 0) {
+        return Err(BadRoot);
     }
     Ok((seq, layers))
 }
@@ -418,15 +421,16 @@ mod tests {
     #[test]
     fn a_root_survives_its_bytes() {
         let mut homes = Homes::default();
-        homes.page(LayerId(2), 1).home = Ptr::ZERO;
-        let bytes = encode_root(Seq(77), &[(LayerId(1), 5), (LayerId(2), 65_537)], &homes);
-        assert_eq!(bytes.len(), BLOCK_BYTES);
-        let (seq, layers) = decode_root(&bytes).unwrap();
-        assert_eq!(seq, Seq(77));
-        assert_eq!(
-            layers,
-            [(LayerId(1), 5, vec![Ptr::ABSENT]), (LayerId(2), 65_537, vec![Ptr::ABSENT, Ptr::ZERO])]
-        );
+        let sample = include_bytes!("../testdata/checkpoint-root-v1.bin");
+        let (seq, layers) = decode_root(sample).unwrap();
+        for (layer, _, pages) in &layers {
+            for (page, &home) in pages.iter().enumerate() {
+                homes.page(*layer, page as u32).home = home;
+            }
+        }
+        let sizes: Vec<_> = layers.iter().map(|l| (l.0, l.1)).collect();
+        let bytes = encode_root(seq, &sizes, &homes);
+        assert!(bytes == sample, "format version 1 is written as it always was");
         assert_eq!(decode_root(&bytes[..40]), Err(BadRoot));
     }
 

@@ -86,9 +86,9 @@ impl Entry {
         Some(match kind {
             KIND_DATA => Entry::Data { layer, block, crc: value },
             KIND_ZERO if value > 0 => Entry::Zero { layer, block, count: value },
-            KIND_CREATED => Entry::LayerCreated { layer, blocks: block },
-            KIND_DROPPED => Entry::LayerDropped { layer },
-            KIND_RESIZED => Entry::LayerResized { layer, blocks: block },
+            KIND_CREATED if value == 0 => Entry::LayerCreated { layer, blocks: block },
+            KIND_DROPPED if (block, value) == (0, 0) => Entry::LayerDropped { layer },
+            KIND_RESIZED if value == 0 => Entry::LayerResized { layer, blocks: block },
             k if (KIND_MAP..KIND_MAP + 3).contains(&k) => {
                 Entry::Map { layer, level: k - KIND_MAP, first: block, crc: value }
             }
@@ -209,6 +209,12 @@ impl Header {
         };
         let (n, count) = (header.blocks as usize, header.entries as usize);
         if n > FRAME_BLOCKS_MAX || count > ENTRIES_MAX || n > count {
+            return None;
+        }
+        // What version 1 leaves zero must be: a meaning for it comes with another version.
+        let rest = &block[ENTRIES_AT + count * ENTRY_BYTES..];
+        if block[11] != 0 || u32_at(block, 76) != 0 || u64_at(block, 88) != 0 || rest.iter().any(|&b| b != 0)
+        {
             return None;
         }
         if header.first_row.0 as usize + header.layout().rows() > COLUMN_ROWS as usize {

@@ -1,0 +1,242 @@
+//! One sample of each structure of each format version, read and written for ever, and made from the tables of
+//! `docs/disk-format.md` without our code. And where the blocks of a frame lie, computed once more by hand.
+
+mod pool;
+use peristyle_base::{
+    BLOCK_BYTES, ColumnIndex, Epoch, ExtentId, LayerId, Nonce, RowIndex, Scheme, Seq, ShardId,
+};
+use peristyle_rt::sim;
+use peristyle_shard::checkpoint::decode_root;
+use peristyle_shard::frame::{Entry, FrameKind, Header, NotHeader};
+use peristyle_shard::map::{FANOUT, Lookup, Ptr, decode_block, encode_block};
+use pool::*;
+
+const USER: &[u8] = include_bytes!("../testdata/frame-header-v1.bin");
+const CHECKPOINT: &[u8] = include_bytes!("../testdata/frame-header-checkpoint-v1.bin");
+const RELOCATION: &[u8] = include_bytes!("../testdata/frame-header-relocation-v1.bin");
+const MAP_BLOCK: &[u8] = include_bytes!("../testdata/map-block-v1.bin");
+const ROOT: &[u8] = include_bytes!("../testdata/checkpoint-root-v1.bin");
+
+const NONCE: Nonce = Nonce(*b"sixteen secrets!");
+
+fn user() -> (Header, Vec<Entry>) {
+    let header = Header {
+        kind: FrameKind::User,
+        nonce: NONCE,
+        shard: ShardId(0x0102_0304),
+        epoch: Epoch(0x1122_3344_5566_7788),
+        extent: ExtentId(0x0a0b_0c0d_0e0f),
+        seq: Seq(0x5152_5354_5556_5758),
+        committed: Seq(0x5152_5354_5556_5757),
+        cut: Seq(0x4142_4344_4546_4748),
+        first_row: RowIndex(300),
+        scheme: Scheme::new(4, 2).unwrap(),
+        blocks: 5,
+        entries: 9,
+    };
+    let layer = LayerId(0x1112_1314);
+    let mut entries = vec![
+        Entry::Zero { layer, block: 0x2122_2324_2526, count: 0x3132_3334 },
+        Entry::LayerCreated { layer: LayerId(2), blocks: 0x4142_4344_4546 },
+        Entry::LayerDropped { layer: LayerId(3) },
+        Entry::LayerResized { layer: LayerId(4), blocks: 1000 },
+    ];
+    entries.extend((0..5).map(|i| Entry::Data { layer, block: 7 + i, crc: 0xa0b0_c0d0 + i as u32 }));
+    (header, entries)
+}
+
+fn checkpoint() -> (Header, Vec<Entry>) {
+    let header = Header {
+        kind: FrameKind::Meta,
+        epoch: Epoch(7),
+        extent: ExtentId(8),
+        seq: Seq(0),
+        committed: Seq(99),
+        cut: Seq(50),
+        first_row: RowIndex(509),
+        scheme: Scheme::new(2, 1).unwrap(),
+        blocks: 3,
+        entries: 3,
+        ..user().0
+    };
+    let map = |layer, level, first, crc| Entry::Map { layer: LayerId(layer), level, first, crc };
+    let entries = vec![
+        map(9, 1, 256 * 256 * 3, 0xdead_beef),
+        map(9, 0, 256 * 5, 0xfeed_face),
+        map(0, 2, 47, 0x0102_0304),
+    ];
+    (header, entries)
+}
+
+fn relocation() -> (Header, Vec<Entry>) {
+    let header = Header {
+        kind: FrameKind::Relocation,
+        epoch: Epoch(7),
+        extent: ExtentId(8),
+        seq: Seq(12),
+        committed: Seq(11),
+        cut: Seq(0),
+        first_row: RowIndex(511),
+        scheme: Scheme::new(16, 4).unwrap(),
+        blocks: 0,
+        entries: 0,
+        ..user().0
+    };
+    (header, Vec::new())
+}
+
+#[test]
+fn frame_headers_of_version_1_are_read_and_written_as_they_always_were() {
+    for (bytes, (header, entries)) in [(USER, user()), (CHECKPOINT, checkpoint()), (RELOCATION, relocation())]
+    {
+        let mut read = Vec::new();
+        assert_eq!(Header::decode(bytes, &NONCE, &mut read), Ok(header));
+        assert_eq!(read, entries);
+        let mut out = vec![0xff; BLOCK_BYTES];
+        header.encode(entries.iter(), &mut out);
+        assert!(out == bytes, "{:?}", header.kind);
+    }
+}
+
+/// The sample with some bytes changed and its checksum made right again.
+fn changed(at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut block = USER.to_vec();
+    block[at..at + bytes.len()].copy_from_slice(bytes);
+    block[12..16].fill(0);
+    let crc = peristyle_base::crc32c(&block);
+    block[12..16].copy_from_slice(&crc.to_le_bytes());
+    block
+}
+
+#[test]
+fn what_version_1_never_writes_in_a_header_is_refused() {
+    let entry = |i: usize| 96 + 16 * i;
+    let refused = [
+        ("another version", changed(8, &[2])),
+        ("an unknown kind of frame", changed(10, &[3])),
+        ("a byte that is zero", changed(11, &[1])),
+        ("more data than a frame has", changed(36, &[241])),
+        ("rows beyond the column", changed(72, &[0xff, 1])),
+        ("no scheme", changed(74, &[0])),
+        ("bytes that are zero", changed(76, &[1])),
+        ("bytes that are zero, behind the cut", changed(95, &[1])),
+        ("an unknown kind of entry", changed(entry(0) + 11, &[9])),
+        ("an entry's byte that is zero", changed(entry(0) + 10, &[1])),
+        ("a range of no blocks", changed(entry(0) + 12, &[0; 4])),
+        ("a size with a value", changed(entry(1) + 12, &[1])),
+        ("a dropped layer with a block", changed(entry(2) + 4, &[1])),
+        ("data before a range", changed(entry(3) + 11, &[1])),
+        ("something behind the entries", changed(entry(9), &[1])),
+        ("something at the end", changed(4095, &[1])),
+    ];
+    for (what, block) in refused {
+        let mut entries = Vec::new();
+        assert_eq!(Header::decode(&block, &NONCE, &mut entries), Err(NotHeader::Damaged), "{what}");
+        assert!(entries.is_empty(), "{what}");
+    }
+    assert_eq!(changed(0, b"P"), USER, "and what was not changed is the sample");
+}
+
+fn pointer(i: u64) -> Ptr {
+    let (column, row) = (ColumnIndex((i % 20) as u8), RowIndex((i * 7 % 512) as u16));
+    match i % 4 {
+        0 => Ptr::ABSENT,
+        1 => Ptr::ZERO,
+        2 => Ptr::new(ExtentId(i + 1), column, row, (i as u32).wrapping_mul(0x9e37_79b9)),
+        _ => Ptr::new(ExtentId((1 << 48) - 2 - i), ColumnIndex(19), RowIndex(511), u32::MAX),
+    }
+}
+
+#[test]
+fn map_blocks_of_version_1_are_read_and_written_as_they_always_were() {
+    let read = decode_block(MAP_BLOCK);
+    let mut out = vec![0xff; BLOCK_BYTES];
+    for i in 0..FANOUT {
+        assert_eq!(read[i], pointer(i as u64), "pointer {i}");
+    }
+    assert_eq!((read[0].lookup(), read[1].lookup()), (Lookup::Absent, Lookup::Zero));
+    encode_block(&read, &mut out);
+    assert!(out == MAP_BLOCK);
+}
+
+#[test]
+fn checkpoint_roots_of_version_1_are_read_as_they_always_were() {
+    // Its other half, the same bytes written, stands beside the code: `a_root_survives_its_bytes`.
+    let (seq, layers) = decode_root(ROOT).unwrap();
+    assert_eq!(seq, Seq(0x6162_6364_6566_6768));
+    let first = Ptr::new(ExtentId(10), ColumnIndex(0), RowIndex(1), 0x1111_1111);
+    let pages = (0..300).map(pointer).collect();
+    let expect = [
+        (LayerId(1), 5, vec![first]),
+        (LayerId(2), 65_537, vec![Ptr::ABSENT, Ptr::ZERO]),
+        (LayerId(0xffff_fffe), 65_536 * 300, pages),
+    ];
+    assert_eq!(layers, expect);
+    for (what, at, byte) in
+        [("version", 8, 2), ("zero", 24, 1), ("behind the layers", 8191, 1), ("pages", 36, 2)]
+    {
+        let mut bytes = ROOT.to_vec();
+        bytes[at] = byte;
+        assert!(decode_root(&bytes).is_err(), "{what}");
+    }
+}
+
+/// Multiplication in GF(2^8) modulo 0x11d, as slow as it is plain.
+fn times(mut a: u8, mut b: u8) -> u8 {
+    let mut product = 0;
+    while b > 0 {
+        if b & 1 == 1 {
+            product ^= a;
+        }
+        let carry = a & 0x80 != 0;
+        a <<= 1;
+        if carry {
+            a ^= 0x1d;
+        }
+        b >>= 1;
+    }
+    product
+}
+
+#[test]
+fn the_blocks_of_a_frame_lie_where_the_format_says() {
+    sim::run(1, |_| async {
+        let home = Home::new("4+2", 6);
+        let shard = home.start().await;
+        home.pool.take_log();
+        // Ten blocks in three rows of four columns: 3, 3, 3, 1; the header before them.
+        write(&shard, 100, 10, 1).await.unwrap();
+        let log = home.pool.take_log();
+        let extent = log.iter().find(|(a, _)| a.what == What::Append).unwrap().0.extent;
+        let data = fill(10, 1);
+        let block = |i: usize| data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES].to_vec();
+        for column in 0..4 {
+            for row in 0..3 {
+                let i = column * 3 + row;
+                let expect = (i < 10).then(|| block(i));
+                assert!(home.pool.row(extent, column, 1 + row as u16) == expect, "column {column} row {row}");
+            }
+        }
+        for parity in 0..2u32 {
+            for row in 0..3 {
+                let mut expect = vec![0; BLOCK_BYTES];
+                for column in (0..4).filter(|column| column * 3 + row < 10) {
+                    let factor = (0..parity * column as u32).fold(1, |f, _| times(f, 2));
+                    let source = block(column * 3 + row);
+                    expect.iter_mut().zip(source).for_each(|(sum, byte)| *sum ^= times(factor, byte));
+                }
+                let there = home.pool.row(extent, 4 + parity as usize, 1 + row as u16);
+                assert!(there == Some(expect), "parity {parity} row {row}");
+            }
+        }
+        // The header stands in column 0 and in every parity column, and nowhere else.
+        let header = home.pool.row(extent, 0, 0).expect("in column 0");
+        for column in 1..6 {
+            let there = home.pool.row(extent, column, 0);
+            assert!(there == (column >= 4).then(|| header.clone()), "column {column}");
+        }
+        let (header, entries) = home.pool.header(extent, 0, 0).unwrap();
+        assert_eq!((header.first_row, header.blocks, entries.len()), (RowIndex(0), 10, 10));
+        assert!(matches!(entries[9], Entry::Data { block: 109, .. }));
+    });
+}
