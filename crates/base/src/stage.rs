@@ -60,6 +60,12 @@ impl Stage {
         window.sum += took;
     }
 
+    /// A request came in at `entered` and has left at `left`, and nobody else came or went in between.
+    pub fn pass(&mut self, entered: Instant, left: Instant) {
+        self.enter(entered);
+        self.leave(entered, left);
+    }
+
     /// A request leaves by failing: counted apart, and its time counts too.
     pub fn leave_failed(&mut self, entered: Instant, now: Instant) {
         self.errors += 1;

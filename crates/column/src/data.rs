@@ -5,7 +5,9 @@ use crate::format::{RowTable, SlotState};
 use crate::server::{Inner, Server, Timer};
 use crate::slot::{OpenId, SlotTable};
 use crate::stats::WriteClass;
-use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ColumnName, Epoch, RowIndex, SlotIndex, crc::Crc32c, crc32c};
+use peristyle_base::{
+    BLOCK_BYTES, COLUMN_ROWS, ColumnName, Epoch, Instant, RowIndex, SlotIndex, crc::Crc32c, crc32c,
+};
 use peristyle_rt::{Buf, IoVec};
 use std::rc::Rc;
 
@@ -102,6 +104,28 @@ impl Server {
         }
         // The slot may have been freed and given again in the meantime.
         (inner.compare(|slots| check_read(slots, slot, name, row, bytes)), buf)
+    }
+
+    /// As [`read`](Self::read), begun at `started`, where nothing has to be waited for. Says when it was done. `None`, and
+    /// nothing was counted: the device does not answer at once, or something is wrong, which `read` will tell.
+    pub fn try_read(
+        &self,
+        slot: SlotIndex,
+        name: &ColumnName,
+        row: RowIndex,
+        into: &mut [u8],
+        started: Instant,
+    ) -> Option<Instant> {
+        let inner = &self.0;
+        check_read(&inner.slots.borrow(), slot, name, row, into.len()).ok()?;
+        let _permit = inner.reads.try_acquire(1)?;
+        inner.device.try_read(inner.geometry().row_offset(slot, row.0), into)?;
+        let done = peristyle_rt::now();
+        let stats = &mut *inner.stats.borrow_mut();
+        stats.read(into.len() as u64);
+        stats.read_queue.pass(started, started);
+        stats.read_service.pass(started, done);
+        Some(done)
     }
 
     /// As [`read`](Self::read), of a sealed column, each row checked against the checksums kept at seal.

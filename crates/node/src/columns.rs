@@ -239,6 +239,18 @@ impl Columns for NodeColumns {
         }
     }
 
+    fn try_read(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        row: RowIndex,
+        into: &mut [u8],
+        started: Instant,
+    ) -> Option<Instant> {
+        // Only devices of this reactor have a server here.
+        self.servers.borrow().get(&place.device)?.try_read(place.slot, &name, row, into, started)
+    }
+
     async fn seal(
         &self,
         place: ColumnPlace,

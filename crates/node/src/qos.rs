@@ -28,11 +28,20 @@ impl Default for Qos {
 }
 
 impl Qos {
+    /// A place, if nobody has to wait for one.
+    pub fn try_admit(&self, class: Class) -> Option<Permit> {
+        self.of(class).try_acquire(1)
+    }
+
     /// Waits for a place, in order of arrival within the class. The place is given back with the permit.
     pub async fn admit(&self, class: Class) -> Permit {
+        self.of(class).acquire(1).await
+    }
+
+    fn of(&self, class: Class) -> &Rc<Semaphore> {
         match class {
-            Class::Foreground => self.foreground.acquire(1).await,
-            Class::Background => self.background.acquire(1).await,
+            Class::Foreground => &self.foreground,
+            Class::Background => &self.background,
         }
     }
 }

@@ -7,12 +7,12 @@ use crate::devices::{DeviceTable, SharedDevice};
 use crate::message::{NodeBus, Reply, Request};
 use crate::stats::{FrontStats, ReactorStats, VolumeStats};
 use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
-use peristyle_base::{DeviceId, LayerId, NodeId, ShardId, Uuid};
+use peristyle_base::{DeviceId, Instant, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, ShardStore};
 use peristyle_column::{FormatError, FormatOptions, OpenError, Reserve, Server, ServerConfig};
 use peristyle_rt::alloc_count::background;
 use peristyle_rt::mesh::PortSeed;
-use peristyle_rt::{Device, DeviceSpec, Duration, Fault, IoError, ReactorId};
+use peristyle_rt::{Device, DeviceSpec, Duration, Fault, IoError, ReactorId, View};
 use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -360,6 +360,18 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             VolumeRequest::EnsureLayer { blocks } => shard.ensure_layer(layer, blocks).await,
             VolumeRequest::DropLayer => shard.drop_layer(layer).await,
         })
+    }
+
+    /// As [`Volume::read`], begun at `started`, of a shard of this reactor and where nothing has to be waited for; says
+    /// when it was done.
+    pub(crate) fn try_read(
+        &self,
+        shard: ShardId,
+        layer: LayerId,
+        (offset, bytes): (u64, u64),
+        started: Instant,
+    ) -> Option<(View, Instant)> {
+        self.shards.borrow().get(&shard)?.try_read(layer, offset, bytes, started)
     }
 
     /// What this reactor counts.

@@ -54,8 +54,7 @@ fn stages(stats: &ReactorStats) -> Vec<(String, &StageSnapshot)> {
 
 #[test]
 fn littles_law_holds_in_every_stage_of_a_node() {
-    for reactors in [1, 2] {
-        let rig = Rig::new(30, reactors);
+    for rig in [Rig::new(30, 1), Rig::new(30, 2), Rig::in_memory(30)] {
         rig.run(|| async {
             let host = Rc::new(Host::connect(&addr(), &HostOptions::new(ALICE, NQN), 4).await.unwrap());
             let tasks = Rc::new((std::cell::Cell::new(32), peristyle_rt::sync::Notify::default()));

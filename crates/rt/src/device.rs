@@ -206,6 +206,17 @@ impl Device {
         }
     }
 
+    /// As [`read`](Self::read), of a device that answers at once: memory. `None`: it has to be waited for, or fails.
+    pub fn try_read(&self, offset: u64, into: &mut [u8]) -> Option<()> {
+        let Kind::Memory(memory) = &self.inner.kind else { return None };
+        self.check(offset, into.len() as u64).ok()?;
+        if self.inner.fault.get() != Fault::None {
+            return None;
+        }
+        memory.read(offset, into);
+        Some(())
+    }
+
     /// Writes all pieces at `offset`, durably when `durable` (see the module). Offset and sum of lengths are
     /// multiples of 4096; every piece's address and length are multiples of 512 at least.
     pub async fn write(&self, offset: u64, iov: IoVec, durable: bool) -> Result<(), IoError> {

@@ -1,7 +1,9 @@
 //! How the shard reaches columns. The node implements this for its own devices, for devices of other reactors,
 //! and later for other nodes; the shard cannot tell which.
 
-use peristyle_base::{ColumnName, ColumnPlace, DeviceId, Epoch, RowIndex, Scheme, ShardId, SlotIndex};
+use peristyle_base::{
+    ColumnName, ColumnPlace, DeviceId, Epoch, Instant, RowIndex, Scheme, ShardId, SlotIndex,
+};
 use peristyle_cluster::DeviceView;
 use peristyle_rt::{Buf, IoVec, View};
 
@@ -123,6 +125,19 @@ pub trait Columns: 'static {
         row: RowIndex,
         buf: Buf,
     ) -> impl Future<Output = (Result<(), ColumnFault>, Buf)>;
+
+    /// As [`read`](Self::read), begun at `started`, where nothing has to be waited for: says when it was done. `None`, and
+    /// nothing was counted: it has to be waited for, or something is wrong, which `read` will tell.
+    fn try_read(
+        &self,
+        _place: ColumnPlace,
+        _name: ColumnName,
+        _row: RowIndex,
+        _into: &mut [u8],
+        _started: Instant,
+    ) -> Option<Instant> {
+        None
+    }
 
     /// Makes the column immutable at `rows`, its holes zero. `crcs`: one per row, little-endian; empty means
     /// those that the column server remembers from the appends of this epoch.

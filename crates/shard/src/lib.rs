@@ -13,6 +13,7 @@ pub mod frame;
 pub mod map;
 mod ops;
 mod read;
+mod read_at_once;
 mod recover;
 pub mod replay;
 mod settle;

@@ -1,5 +1,6 @@
 //! One connection: the queue pair machine, the buffers of its commands, and the task that receives.
 
+use super::at_once;
 use super::home::HomeRequest;
 use crate::reactor::Node;
 use peristyle_cluster::ShardStore;
@@ -254,6 +255,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 
     /// After every word with the machine: what it wants done, and sent.
     pub fn act(self: &Rc<Self>) {
+        let mut at_once = at_once::BLOCKS_MAX;
         while let Some(action) = { self.qpair.borrow_mut().poll_action() } {
             match action {
                 Action::Buffer { tag, len } => self.want_buffer(tag, len),
@@ -263,10 +265,14 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
                     self.spawn(self.clone().connect(command, buf));
                 }
                 Action::Execute(command) => {
+                    let is_io = self.connected.get().is_some_and(|c| c.qid > 0);
+                    if is_io && self.answer_at_once(&command, &mut at_once) {
+                        continue;
+                    }
                     let buf = self.begin(&command);
-                    match self.connected.get() {
-                        Some(c) if c.qid > 0 => self.spawn(self.clone().run(command, buf)),
-                        _ => self.spawn(self.clone().admin(command)),
+                    match is_io {
+                        true => self.spawn(self.clone().run(command, buf)),
+                        false => self.spawn(self.clone().admin(command)),
                     }
                 }
                 Action::ExecuteFused { first, second } => {
@@ -380,6 +386,10 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 
     /// The command's answer. One for a connection that has gone is dropped.
     pub fn complete(&self, tag: Tag, completion: Completion, reply: Option<Reply>) {
+        self.complete_at(tag, completion, reply, peristyle_rt::now());
+    }
+
+    pub fn complete_at(&self, tag: Tag, completion: Completion, reply: Option<Reply>, now: Instant) {
         let done = match &reply {
             Some(reply) => {
                 let bytes = reply.pieces.bytes() as u32;
@@ -388,15 +398,14 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             None => self.qpair.borrow_mut().complete(tag, completion),
         };
         if done.is_ok() {
-            self.answered(tag, reply);
+            self.answered(tag, reply, now);
         }
     }
 
-    pub fn answered(&self, tag: Tag, reply: Option<Reply>) {
+    pub fn answered(&self, tag: Tag, reply: Option<Reply>, now: Instant) {
         if self.closed.is_set() {
             return;
         }
-        let now = peristyle_rt::now();
         self.node.stats.borrow_mut().respond.enter(now);
         let mut slots = self.slots.borrow_mut();
         let slot = slots.take_over(tag);
@@ -414,8 +423,10 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 
     /// Waits for room for an answer's bytes.
     pub async fn room_for(&self, bytes: u64) -> Permit {
-        let units = (bytes as usize).div_ceil(ANSWER_UNIT).min(ANSWER_BYTES_MAX / ANSWER_UNIT);
-        self.room.acquire(units).await
+        self.room.acquire(units_of(bytes)).await
+    }
+    pub fn try_room_for(&self, bytes: u64) -> Option<Permit> {
+        self.room.try_acquire(units_of(bytes))
     }
 
     /// The machine has closed: all buffers go back, home is told. Comes once.
@@ -452,4 +463,9 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             }
         });
     }
+}
+
+/// Units of an answer's bytes, no more than there are.
+fn units_of(bytes: u64) -> usize {
+    (bytes as usize).div_ceil(ANSWER_UNIT).min(ANSWER_BYTES_MAX / ANSWER_UNIT)
 }

@@ -92,7 +92,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             return conn.leave_home(connected); // Gone meanwhile.
         }
         conn.connected.set(Some(connected));
-        conn.answered(command.tag, None);
+        conn.answered(command.tag, None, peristyle_rt::now());
         conn.act();
     }
 

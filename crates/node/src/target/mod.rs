@@ -4,6 +4,7 @@
 //! sends. What all connections share (subsystems, controllers, keep alive) is the home reactor's ([`home`]); others
 //! ask it by message. Every reactor has its own copy of the namespace table.
 
+mod at_once;
 mod conn;
 mod counted;
 mod execute;

@@ -12,7 +12,9 @@ use peristyle_nvme::subsystem::Hosts;
 use peristyle_nvme::wire::Status;
 use peristyle_nvme::wire::fabrics::Nqn;
 use peristyle_rt::sim::{DiskConfig, NodeHandle, World, WorldConfig};
-use peristyle_rt::{Addr, Buf, Device, Duration, ReactorId, Stream, StreamReader, StreamWriter, View};
+use peristyle_rt::{
+    Addr, Buf, Device, DeviceSpec, Duration, ReactorId, Stream, StreamReader, StreamWriter, View,
+};
 use peristyle_shard::ShardConfig;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -79,6 +81,15 @@ impl Rig {
     }
 
     pub fn with(seed: u64, reactors: usize, disks: usize, scheme: &str) -> Rig {
+        Rig::over(seed, reactors, disks, scheme, false)
+    }
+
+    /// As [`Rig::new`] on one reactor, over devices in memory.
+    pub fn in_memory(seed: u64) -> Rig {
+        Rig::over(seed, 1, 4, "2+1", true)
+    }
+
+    fn over(seed: u64, reactors: usize, disks: usize, scheme: &str, in_memory: bool) -> Rig {
         let world = World::new(WorldConfig::new(seed));
         let target = world.handle().add_node([10, 0, 0, 1].into());
         let client = world.handle().add_node([10, 0, 0, 2].into());
@@ -87,7 +98,7 @@ impl Rig {
             let disk = target.add_disk(&format!("d{i}"), 256 * MIB, DiskConfig::default());
             devices.push(DeviceConfig {
                 id: Uuid::from_random([i as u8 + 1; 16]),
-                spec: disk.spec(),
+                spec: if in_memory { DeviceSpec::Memory { bytes: 256 * MIB } } else { disk.spec() },
                 domain: DomainId(i as u32),
                 home: ReactorId((i % reactors) as u16),
             });

@@ -1,0 +1,123 @@
+//! Reads of devices in memory, which a shard answers without waiting, and the cases in which it does not.
+
+mod common;
+
+use common::*;
+use peristyle_base::{LayerId, ShardId};
+use peristyle_cluster::MemoryShardStore;
+use peristyle_node::{Node, Volume};
+use peristyle_rt::device::until;
+use peristyle_rt::{Buf, DeviceSpec, Duration, Fault};
+use std::rc::Rc;
+
+type TestVolume = Volume<MemoryShardStore>;
+type TestNode = Rc<Node<MemoryShardStore>>;
+
+const BLOCK: u64 = 4096;
+
+fn in_memory(seed: u64, scheme: &str, devices: usize) -> Rig {
+    let mut rig = Rig::new(seed, scheme, devices, 1);
+    rig.config.devices.iter_mut().for_each(|d| d.spec = DeviceSpec::Memory { bytes: 256 * MIB });
+    rig
+}
+
+async fn write(volume: &TestVolume, block: u64, data: &[u8]) {
+    let mut buf = Buf::alloc(data.len()).await;
+    buf.copy_from_slice(data);
+    volume.write(block * BLOCK, buf.freeze()).await.unwrap();
+}
+
+async fn read(volume: &TestVolume, block: u64, count: u64) -> Vec<u8> {
+    let pieces = volume.read(block * BLOCK, count * BLOCK).await.unwrap();
+    pieces.pieces().iter().flat_map(|p| p.to_vec()).collect()
+}
+
+/// What is read without waiting.
+fn at_once(node: &TestNode, offset: u64, bytes: u64) -> Option<Vec<u8>> {
+    let shard = node.shard(ShardId(0)).unwrap();
+    shard.try_read(LayerId(1), offset, bytes, peristyle_rt::now()).map(|(view, _)| view.to_vec())
+}
+
+fn counter(node: &TestNode, name: &str) -> u64 {
+    let stats = node.reactor_stats();
+    stats.shards[0].1.counters.iter().find(|c| c.0 == name).unwrap().1
+}
+
+#[test]
+fn what_lies_in_one_piece_in_memory_is_read_at_once_and_nothing_else_is() {
+    in_memory(40, "2+1", 4).run(|node, volume| async move {
+        let data = fill(8 * BLOCK as usize, 1);
+        for (i, block) in data.chunks_exact(BLOCK as usize).enumerate() {
+            write(&volume, i as u64, block).await;
+        }
+        for (i, block) in data.chunks_exact(BLOCK as usize).enumerate() {
+            assert_eq!(at_once(&node, i as u64 * BLOCK, BLOCK).as_deref(), Some(block));
+        }
+        // One frame of eight blocks is four rows of two columns.
+        write(&volume, 100, &data).await;
+        assert_eq!(at_once(&node, 100 * BLOCK, 4 * BLOCK).as_deref(), Some(&data[..4 * BLOCK as usize]));
+        assert_eq!(at_once(&node, 102 * BLOCK, 4 * BLOCK), None, "two pieces");
+        assert_eq!(read(&volume, 102, 4).await, &data[2 * BLOCK as usize..6 * BLOCK as usize]);
+        // Newer data counts, wherever it lies.
+        let newer = fill(BLOCK as usize, 2);
+        write(&volume, 101, &newer).await;
+        assert_eq!(at_once(&node, 101 * BLOCK, BLOCK).as_deref(), Some(&newer[..]));
+        assert_eq!(at_once(&node, 100 * BLOCK, 2 * BLOCK), None, "two pieces now");
+
+        volume.zero(3 * BLOCK, BLOCK).await.unwrap();
+        for (offset, bytes, why) in [
+            (3 * BLOCK, BLOCK, "zeros"),
+            (1000 * BLOCK, BLOCK, "never written"),
+            (512, BLOCK, "not whole blocks"),
+            (0, 512, "part of a block"),
+            (64 * MIB - BLOCK, 2 * BLOCK, "beyond the end"),
+            (u64::MAX - BLOCK + 1, BLOCK, "the last place there is"),
+            (0, 0, "nothing"),
+        ] {
+            assert_eq!(at_once(&node, offset, bytes), None, "{why}");
+        }
+        node.stop();
+        assert_eq!(at_once(&node, 0, BLOCK), None, "stopped");
+    });
+}
+
+#[test]
+fn what_lies_on_disks_is_waited_for() {
+    Rig::new(41, "2+1", 4, 1).run(|node, volume| async move {
+        let data = fill(BLOCK as usize, 1);
+        write(&volume, 0, &data).await;
+        assert_eq!(at_once(&node, 0, BLOCK), None);
+        assert_eq!(read(&volume, 0, 1).await, data);
+    });
+}
+
+#[test]
+fn memory_that_fails_or_holds_other_bytes_is_never_believed() {
+    in_memory(42, "2+1", 4).run(|node, volume| async move {
+        // Two blocks and their parity, on three devices.
+        let both = fill(2 * BLOCK as usize, 1);
+        let data = both[..BLOCK as usize].to_vec();
+        write(&volume, 7, &both).await;
+        for device in node.columns().servers() {
+            device.device().inject(Fault::FailUntil(until(Duration::from_secs(1))));
+            assert!(at_once(&node, 7 * BLOCK, BLOCK).is_none_or(|there| there == data));
+            assert_eq!(read(&volume, 7, 1).await, data);
+            device.device().inject(Fault::None);
+        }
+        assert_eq!(counter(&node, "degraded_reads"), 1, "the block lies on one of them");
+
+        assert_eq!(at_once(&node, 7 * BLOCK, BLOCK).as_ref(), Some(&data));
+        for server in node.columns().servers() {
+            for offset in (0..server.device().bytes()).step_by(BLOCK as usize) {
+                let (_, mut buf) = server.device().read(offset, Buf::alloc(BLOCK as usize).await).await;
+                if buf[..] == data[..] {
+                    buf[100] ^= 4;
+                    server.device().write(offset, buf.freeze().into(), true).await.unwrap();
+                }
+            }
+        }
+        assert_eq!(at_once(&node, 7 * BLOCK, BLOCK), None);
+        assert_eq!(read(&volume, 7, 1).await, data);
+        assert_eq!(counter(&node, "damaged_blocks"), 1);
+    });
+}
