@@ -13,7 +13,7 @@ pub mod testing;
 pub mod wire;
 
 pub use conn::{
-    Action, Buffer, CloseReason, Command, Connection, Export, Extent, Fatal, Found, Input, Limits, Lookup,
-    Payload, Request, StaleTag, Stats, TRANSMIT_BYTES_MIN, Tag, Transmit,
+    Action, Buffer, CloseReason, Command, Connection, EXTENTS_MAX, Export, Extent, Fatal, Found, Input,
+    Limits, Lookup, Payload, Request, StaleTag, Stats, TRANSMIT_BYTES_MIN, Tag, Transmit,
 };
 pub use wire::Errno;

@@ -6,6 +6,7 @@ use peristyle_base::{LayerId, ShardId};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::{IoVec, ReactorId, View};
 use peristyle_shard::ShardError;
+use peristyle_shard::map::Run;
 use std::rc::Rc;
 
 /// What a volume is, apart from its data. Plain values: travels between reactors.
@@ -52,6 +53,12 @@ pub enum VolumeRequest {
     },
     /// Everything acknowledged is durable already: succeeds unless the shard has stopped.
     Flush,
+    /// Which parts of a range hold data.
+    Allocation {
+        offset: u64,
+        bytes: u64,
+        runs_max: usize,
+    },
     EnsureLayer {
         blocks: u64,
     },
@@ -61,6 +68,7 @@ pub enum VolumeRequest {
 pub enum VolumeAnswer {
     Data(Result<IoVec, ShardError>),
     Done(Result<(), ShardError>),
+    Allocation(Result<Vec<Run>, ShardError>),
 }
 
 /// A volume's data, as one reactor reaches it. Cheap to clone.
@@ -97,6 +105,7 @@ impl<S: ShardStore + Clone + 'static> Volume<S> {
         match self.ask(request).await {
             VolumeAnswer::Done(result) => result,
             VolumeAnswer::Data(result) => result.map(|_| ()),
+            VolumeAnswer::Allocation(result) => result.map(|_| ()),
         }
     }
 
@@ -104,7 +113,14 @@ impl<S: ShardStore + Clone + 'static> Volume<S> {
     pub async fn read(&self, offset: u64, bytes: u64) -> Result<IoVec, ShardError> {
         match self.ask(VolumeRequest::Read { offset, bytes }).await {
             VolumeAnswer::Data(result) => result,
-            VolumeAnswer::Done(result) => Err(result.err().unwrap_or(ShardError::Stopped)),
+            other => Err(failure(other)),
+        }
+    }
+    /// Which parts of a range hold data: see [`peristyle_shard::Shard::allocation`].
+    pub async fn allocation(&self, offset: u64, bytes: u64, runs_max: usize) -> Result<Vec<Run>, ShardError> {
+        match self.ask(VolumeRequest::Allocation { offset, bytes, runs_max }).await {
+            VolumeAnswer::Allocation(result) => result,
+            other => Err(failure(other)),
         }
     }
     /// At most 512 KiB; atomic, and durable when it returns.
@@ -131,5 +147,13 @@ impl<S: ShardStore + Clone + 'static> Volume<S> {
     }
     pub async fn drop_layer(&self) -> Result<(), ShardError> {
         self.done(VolumeRequest::DropLayer).await
+    }
+}
+
+/// Why a question has another kind of answer.
+fn failure(answer: VolumeAnswer) -> ShardError {
+    match answer {
+        VolumeAnswer::Done(Err(error)) => error,
+        _ => ShardError::Stopped,
     }
 }

@@ -6,7 +6,7 @@ use common::nbd::Client;
 use common::{MIB, Rig, fill, spec};
 use peristyle_cluster::MemoryShardStore;
 use peristyle_nbd::testing::go_data;
-use peristyle_nbd::wire::{cmd, opt, rep};
+use peristyle_nbd::wire::{cmd, cmd_flags, opt, rep};
 use peristyle_node::{NbdConfig, Node, VolumeSpec};
 use peristyle_rt::{Addr, Duration};
 use std::rc::Rc;
@@ -74,6 +74,62 @@ fn trimmed_and_zeroed_ranges_read_as_zeros() {
         expect[4096..12288].fill(0);
         expect[20992..22016].fill(0);
         assert!(client.read(0, 64 * 1024).await.unwrap() == expect);
+    });
+}
+
+const DATA: u32 = 0;
+const HOLE: u32 = 3; // a hole that reads as zeros
+
+#[test]
+fn block_status_tells_what_holds_data_wherever_the_shard_lives() {
+    for reactors in [1, 2] {
+        with_server(31, reactors, |_, addr| async move {
+            let mut client = Client::open_with_status(&addr, "v").await;
+            let all = 64 * MIB as u32;
+            assert_eq!(client.status(0, 0, all).await.unwrap(), [(all, HOLE)]);
+            assert_eq!(client.write(4096, &fill(3 * 4096, 1)).await, 0);
+            assert_eq!(client.write(33 * MIB, &fill(512, 2)).await, 0);
+            let behind = 33 * MIB as u32 + 4096;
+            let written = [
+                (4096, HOLE),
+                (3 * 4096, DATA),
+                (33 * MIB as u32 - 4 * 4096, HOLE),
+                (4096, DATA),
+                (all - behind, HOLE),
+            ];
+            assert_eq!(client.status(0, 0, all).await.unwrap(), written);
+            // What was trimmed or zeroed holds nothing any more.
+            assert_eq!(client.run(cmd::TRIM, 8192, 4096, &[]).await, 0);
+            assert_eq!(client.run(cmd::WRITE_ZEROES, 33 * MIB, 8192, &[]).await, 0);
+            let trimmed = [(4096, HOLE), (4096, DATA), (4096, HOLE), (4096, DATA), (all - 16384, HOLE)];
+            assert_eq!(client.status(0, 0, all).await.unwrap(), trimmed);
+            // From the middle of a block, to the middle of one; and one extent where one will do.
+            let part = client.status(0, 4096 + 512, 8192).await.unwrap();
+            assert_eq!(part, [(3584, DATA), (4096, HOLE), (512, DATA)]);
+            assert_eq!(client.status(cmd_flags::REQ_ONE, 512, 8192).await.unwrap(), [(3584, HOLE)]);
+            assert_eq!(client.status(0, 64 * MIB - 512, 512).await.unwrap(), [(512, HOLE)]);
+            assert_eq!(client.status(0, 64 * MIB, 512).await, Err(22)); // EINVAL
+        });
+    }
+}
+
+#[test]
+fn a_block_status_of_many_pieces_tells_the_first_and_the_client_asks_again() {
+    with_server(32, 1, |_, addr| async move {
+        let mut client = Client::open_with_status(&addr, "v").await;
+        for i in 0..40u64 {
+            assert_eq!(client.write(i * 8192, &fill(4096, i)).await, 0);
+        }
+        let mut at = 0;
+        let mut extents = Vec::new();
+        while at < 40 * 8192 {
+            let more = client.status(0, at, (40 * 8192 - at) as u32).await.unwrap();
+            assert!((1..=16).contains(&more.len()));
+            at += more.iter().map(|e| u64::from(e.0)).sum::<u64>();
+            extents.extend(more);
+        }
+        assert_eq!(extents.len(), 80);
+        assert!(extents.iter().enumerate().all(|(i, e)| *e == (4096, [DATA, HOLE][i % 2])));
     });
 }
 

@@ -5,7 +5,10 @@
 //! as they are at one sequence number without copying them: a commit that changes one of them meanwhile copies
 //! it first ([`Map::capture`], [`Map::release`]).
 
+mod runs;
+
 use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ColumnIndex, ExtentId, LayerId, RowIndex};
+pub use runs::Run;
 use std::collections::BTreeMap;
 
 /// Pointers of a leaf, and leaves of a page.

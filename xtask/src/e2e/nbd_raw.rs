@@ -52,6 +52,7 @@ pub fn run(size: Size) -> Result<()> {
     program("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &uri, &path("back.qcow2")])?;
     program("qemu-img", &["compare", "-f", "raw", "-F", "qcow2", &path("image"), &path("back.qcow2")])?;
     program("nbdinfo", &["--map", "--totals", &uri])?;
+    holes(&uri, &image)?;
 
     let mut fio = Command::new("fio");
     fio.args(["--name=verify", "--ioengine=nbd", &format!("--uri={uri}"), "--size=64m"]);
@@ -93,6 +94,29 @@ fn same(one: &Path, other: &Path) -> Result<()> {
         ensure!(left[..length] == right[..length], "{} differs in the MiB at {at}", other.display());
         at += length;
     }
+}
+
+/// What a trim has emptied is a hole to clients, and only that: a copy leaves it out.
+fn holes(uri: &str, image: &Path) -> Result<()> {
+    let map = |what: &str| -> Result<u64> {
+        let output = Command::new("nbdinfo").args(["--map", "--totals", uri]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let bytes = text
+            .lines()
+            .filter(|line| line.ends_with(what))
+            .filter_map(|line| line.split_whitespace().next());
+        Ok(bytes.filter_map(|bytes| bytes.parse::<u64>().ok()).sum())
+    };
+    let (data, before) = (map("data")?, map("hole,zero")?);
+    ensure!(
+        data > 0 && before > 0 && data + before == image.metadata()?.len(),
+        "{data} of data, {before} of holes"
+    );
+    program("qemu-io", &["-f", "raw", "-c", "discard 16M 64M", uri])?;
+    let after = map("hole,zero")?;
+    ensure!(after >= 64 * MIB && map("data")? < data, "{after} of holes after a trim of 64 MiB");
+    println!("nbdinfo: {} MiB of holes, {} MiB after a trim", before / MIB, after / MIB);
+    Ok(())
 }
 
 fn program(name: &str, arguments: &[&str]) -> Result<()> {

@@ -32,7 +32,8 @@ use peristyle_base::{Duration, Instant};
 use crate::wire::{self, Errno};
 use negotiate::Negotiation;
 pub use negotiate::{Export, Found, Lookup};
-use slots::{EXTENTS_MAX, SlotState, Slots};
+pub use slots::EXTENTS_MAX;
+use slots::{SlotState, Slots};
 use transmit::Sending;
 pub use transmit::{Payload, TRANSMIT_BYTES_MIN, Transmit};
 

@@ -20,7 +20,7 @@ pub(super) enum SlotState {
 }
 
 /// Most extents that one BLOCK_STATUS tells. It may tell less than was asked for.
-pub(super) const EXTENTS_MAX: usize = 16;
+pub const EXTENTS_MAX: usize = 16;
 
 #[derive(Clone)]
 pub(super) struct Slot {

@@ -5,15 +5,19 @@ use super::{Budget, Link};
 use crate::reactor::Node;
 use crate::stats::{FrontStats, VolumeStats};
 use crate::volume::{Volume, VolumeSpec};
+use peristyle_base::BLOCK_BYTES;
 use peristyle_base::stage::Stage;
 use peristyle_cluster::ShardStore;
+use peristyle_nbd::wire::allocation;
 use peristyle_nbd::{
-    Action, Buffer, Command, Connection, Errno, Export, Extent, Found, Input, Limits, Lookup, StaleTag, Tag,
+    Action, Buffer, Command, Connection, EXTENTS_MAX, Errno, Export, Extent, Found, Input, Limits, Lookup,
+    StaleTag, Tag,
 };
 use peristyle_rt::sync::{Notify, Permit};
 use peristyle_rt::{Buf, Duration, Either, Instant, IoVec, Stream, StreamReader, StreamWriter, View};
 use peristyle_rt::{now, select, timeout};
 use peristyle_shard::ShardError;
+use peristyle_shard::map::Run;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -36,6 +40,13 @@ struct Part {
     permit: Option<Permit>,
     /// Of a read that has ended well.
     answer: Option<Answer>,
+}
+
+/// How a command ended well.
+enum Outcome {
+    Done,
+    Data(IoVec),
+    Status(Vec<Extent>),
 }
 
 struct Opened<S: ShardStore + Clone + 'static> {
@@ -315,17 +326,15 @@ impl<S: ShardStore + Clone + 'static> Session<S> {
         &self,
         tag: Tag,
         command: Command,
-        result: Result<Option<IoVec>, ShardError>,
+        result: Result<Outcome, ShardError>,
         permit: Option<Permit>,
     ) {
         let mut machine = self.machine.borrow_mut();
-        let (told, data) = match (command, result) {
-            (Command::BlockStatus { len, .. }, Ok(_)) => {
-                // All of it is data: what is mapped is known to the shard alone.
-                (machine.complete_block_status(tag, &[Extent { len, flags: 0 }]), None)
-            }
-            (_, Ok(data)) => (machine.complete(tag, Ok(())), data),
-            (_, Err(error)) => (machine.complete(tag, Err(errno(error))), None),
+        let (told, data) = match result {
+            Ok(Outcome::Status(extents)) => (machine.complete_block_status(tag, &extents), None),
+            Ok(Outcome::Data(data)) => (machine.complete(tag, Ok(())), Some(data)),
+            Ok(Outcome::Done) => (machine.complete(tag, Ok(())), None),
+            Err(error) => (machine.complete(tag, Err(errno(error))), None),
         };
         if let (Ok(()), Some(data), Some(permit)) = (told, data, permit) {
             self.count_bytes(&command, data.bytes());
@@ -416,9 +425,16 @@ async fn carry_out<S: ShardStore + Clone + 'static>(
     volume: &Volume<S>,
     command: &Command,
     data: Option<View>,
-) -> Result<Option<IoVec>, ShardError> {
+) -> Result<Outcome, ShardError> {
     match *command {
-        Command::Read { offset, len } => return volume.read(offset, u64::from(len)).await.map(Some),
+        Command::Read { offset, len } => {
+            return volume.read(offset, u64::from(len)).await.map(Outcome::Data);
+        }
+        Command::BlockStatus { offset, len, one } => {
+            let runs_max = if one { 1 } else { EXTENTS_MAX };
+            let runs = volume.allocation(offset, u64::from(len), runs_max).await?;
+            return Ok(Outcome::Status(extents_of(&runs, offset, len)));
+        }
         Command::Write { offset, .. } => {
             volume.write(offset, data.expect("a write is executed when its data is there")).await
         }
@@ -426,9 +442,19 @@ async fn carry_out<S: ShardStore + Clone + 'static>(
         Command::Trim { offset, len, .. } | Command::WriteZeroes { offset, len, .. } => {
             volume.zero(offset, u64::from(len)).await
         }
-        Command::BlockStatus { .. } => Ok(()),
     }
-    .map(|()| None)
+    .map(|()| Outcome::Done)
+}
+
+/// Runs of blocks as extents from `offset` on; what lies behind the range is cut off.
+fn extents_of(runs: &[Run], offset: u64, len: u32) -> Vec<Extent> {
+    let mut skip = offset % BLOCK_BYTES as u64;
+    let extent = |run: &Run| {
+        let bytes = run.blocks * BLOCK_BYTES as u64 - std::mem::take(&mut skip);
+        let flags = if run.data { 0 } else { allocation::HOLE | allocation::ZERO };
+        Extent { len: bytes.min(u64::from(len)) as u32, flags }
+    };
+    runs.iter().map(extent).collect()
 }
 
 fn errno(error: ShardError) -> Errno {

@@ -1,6 +1,6 @@
 //! A small NBD client: structured or simple replies, one or many requests in flight.
 
-use peristyle_nbd::testing::{option, request, to_transmission};
+use peristyle_nbd::testing::{go_data, option, request, to_transmission};
 use peristyle_nbd::wire::{self, cmd, get_u32, get_u64};
 use peristyle_rt::{Addr, Buf, Stream, StreamReader, StreamWriter};
 
@@ -32,6 +32,37 @@ impl Client {
                 other => panic!("option reply {other:#x}"),
             }
         }
+    }
+
+    /// With an open export and structured replies that tell what is allocated.
+    pub async fn open_with_status(addr: &Addr, name: &str) -> Client {
+        let mut client = Client::connect(addr).await;
+        client.send(&3u32.to_be_bytes()).await;
+        assert_eq!(client.say(wire::opt::STRUCTURED_REPLY, &[]).await.0, wire::rep::ACK);
+        let words =
+            [name, wire::BASE_ALLOCATION].map(|w| [&(w.len() as u32).to_be_bytes(), w.as_bytes()].concat());
+        let query = [&words[0][..], &1u32.to_be_bytes(), &words[1]].concat();
+        assert_eq!(client.say(wire::opt::SET_META_CONTEXT, &query).await.0, wire::rep::META_CONTEXT);
+        assert_eq!(client.option_reply().await.0, wire::rep::ACK);
+        let (mut kind, _) = client.say(wire::opt::GO, &go_data(name, &[])).await;
+        while kind == wire::rep::INFO {
+            kind = client.option_reply().await.0;
+        }
+        assert_eq!(kind, wire::rep::ACK);
+        client
+    }
+
+    /// Lengths and flags of the extents from `offset` on, or the error.
+    pub async fn status(&mut self, flags: u16, offset: u64, len: u32) -> Result<Vec<(u32, u32)>, u32> {
+        self.send(&request(cmd::BLOCK_STATUS, flags, 5, offset, len)).await;
+        let header = self.take(20).await.unwrap();
+        assert_eq!((get_u32(&header, 0), get_u64(&header, 8)), (wire::STRUCTURED_REPLY_MAGIC, 5));
+        let body = self.take(get_u32(&header, 16) as usize).await.unwrap();
+        if get_u32(&header, 4) & 0xffff != u32::from(wire::chunk::BLOCK_STATUS) {
+            return Err(get_u32(&body, 0));
+        }
+        assert_eq!(get_u32(&body, 0), wire::BASE_ALLOCATION_ID);
+        Ok(body[4..].chunks(8).map(|e| (get_u32(e, 0), get_u32(e, 4))).collect())
     }
 
     pub async fn say(&mut self, kind: u32, data: &[u8]) -> (u32, Vec<u8>) {

@@ -1,0 +1,106 @@
+//! Which blocks of a range hold data, told in runs: what NBD's BLOCK_STATUS asks for.
+
+use super::{FANOUT, Lookup, Map, Node, split};
+use peristyle_base::LayerId;
+
+/// Pointers that one question looks at; what is zero or absent as a whole costs one step. So the longest answer takes
+/// the reactor as long as a frame does.
+const POINTERS_MAX: usize = 64 * 1024;
+
+/// Consecutive blocks that hold data, or read as zeros without holding any.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    pub blocks: u64,
+    pub data: bool,
+}
+
+impl Map {
+    /// The first runs of a range, `runs_max` at most: they may end before the range does, and the last may go on
+    /// behind what is told of it. Neighbours differ.
+    pub fn runs(&self, layer: LayerId, block: u64, count: u64, runs_max: usize) -> Vec<Run> {
+        let (mut runs, mut looked_at) = (Vec::<Run>::with_capacity(runs_max), 0);
+        let end = self.layer_blocks(layer).map_or(0, |blocks| blocks.min(block.saturating_add(count)));
+        let mut at = block;
+        while at < end && looked_at < POINTERS_MAX {
+            let (blocks, data) = self.run_at(layer, at);
+            let blocks = blocks.min(end - at);
+            looked_at += if blocks <= FANOUT as u64 { blocks as usize } else { 1 };
+            let told = runs.len();
+            match runs.last_mut() {
+                Some(last) if last.data == data => last.blocks += blocks,
+                _ if told == runs_max => break,
+                _ => runs.push(Run { blocks, data }),
+            }
+            at += blocks;
+        }
+        runs
+    }
+
+    /// What a block is, and how many from it on are the same within its leaf, or its page when that has none.
+    fn run_at(&self, layer: LayerId, block: u64) -> (u64, bool) {
+        const PAGE: u64 = (FANOUT * FANOUT) as u64;
+        let (page, child, slot) = split(block);
+        let Node::At(page) = self.layers[&layer].pages[page] else { return (PAGE - block % PAGE, false) };
+        let Node::At(leaf) = self.pages[page as usize].children[child] else {
+            return ((FANOUT - slot) as u64, false);
+        };
+        let is_data = |i: &usize| matches!(self.leaves[leaf as usize].ptrs[*i].lookup(), Lookup::Data(_));
+        let data = is_data(&slot);
+        ((slot..FANOUT).take_while(|i| is_data(i) == data).count() as u64, data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::Ptr;
+    use peristyle_base::{ColumnIndex, ExtentId, RowIndex};
+    use proptest::prelude::*;
+
+    const L: LayerId = LayerId(1);
+
+    proptest! {
+        #[test]
+        fn runs_tell_what_a_look_at_each_block_tells(
+            ops in proptest::collection::vec((any::<bool>(), 0u64..200_000, 1u64..70_000), 0..12),
+            block in 0u64..200_000, count in 1u64..200_000, runs_max in 1usize..20,
+        ) {
+            let mut map = Map::new(4096);
+            map.create_layer(L, 200_000).unwrap();
+            for (write, at, count) in ops {
+                match write {
+                    true => for block in at..at + count % 700 {
+                        map.set(L, block, Ptr::new(ExtentId(1), ColumnIndex(0), RowIndex(1), 1));
+                    },
+                    false => map.zero(L, at, count, |_| {}),
+                }
+            }
+            let runs = map.runs(L, block, count, runs_max);
+            let end = (block + count).min(200_000);
+            let mut at = block;
+            for run in &runs {
+                for block in at..at + run.blocks {
+                    prop_assert_eq!(run.data, matches!(map.lookup(L, block), Lookup::Data(_)), "{}", block);
+                }
+                at += run.blocks;
+            }
+            prop_assert!(!runs.is_empty() && runs.len() <= runs_max && at <= end);
+            prop_assert!(runs.windows(2).all(|two| two[0].data != two[1].data));
+            prop_assert!(at == end || runs.len() == runs_max || at - block >= POINTERS_MAX as u64 / 2);
+        }
+    }
+
+    #[test]
+    fn a_question_looks_at_so_many_pointers_and_no_more() {
+        let mut map = Map::new(4096);
+        map.create_layer(L, 1 << 20).unwrap();
+        (0..1 << 17)
+            .for_each(|block| _ = map.set(L, block, Ptr::new(ExtentId(1), ColumnIndex(0), RowIndex(1), 1)));
+        let data = |blocks| Run { blocks, data: true };
+        assert_eq!(map.runs(L, 0, 1 << 20, 16), [data(POINTERS_MAX as u64)]);
+        let hole = Run { blocks: (1 << 20) - (1 << 17), data: false };
+        assert_eq!(map.runs(L, (1 << 17) - 5, u64::MAX, 16), [data(5), hole]);
+        assert_eq!(map.runs(L, 1 << 20, 5, 16), []);
+        assert_eq!(map.runs(LayerId(9), 0, 5, 16), []);
+    }
+}
