@@ -45,30 +45,44 @@ fn a_frame_that_is_appended_anew_keeps_its_number_and_its_entries() {
 }
 
 #[test]
-fn a_column_append_is_given_up_after_20_ms_and_a_device_once_a_second_at_most() {
-    sim::run(2, |_| async {
-        let home = Home::new("2+1", 6);
+fn a_column_append_is_given_up_after_20_ms_or_ten_times_what_its_device_needs() {
+    for (p99, limit) in [(0, 20), (1, 20), (7, 70)] {
+        sim::run(2, move |_| async move {
+            let home = Home::new("2+1", 6);
+            let shard = home.start().await;
+            home.pool.p99(Duration::from_millis(p99));
+            let mut hung = false;
+            home.pool.rule(move |a| match a.what {
+                What::Append if a.column == 1 && !std::mem::replace(&mut hung, true) => Do::Hang,
+                _ => Do::It,
+            });
+            let before = peristyle_rt::now();
+            write(&shard, 0, 2, 1).await.unwrap();
+            let took = peristyle_rt::now().since(before);
+            let limit = Duration::from_millis(limit);
+            assert!(took >= limit && took < limit + Duration::from_millis(10), "{took:?} of {limit:?}");
+        });
+    }
+}
+
+#[test]
+fn a_device_is_abandoned_once_a_second_at_most() {
+    sim::run(14, |_| async {
+        // Two devices for two columns: whatever is opened, the one that takes nothing is part of it.
+        let home = Home::new("1+1", 2);
         let shard = home.start().await;
-        write(&shard, 0, 2, 1).await.unwrap();
-        // One device takes nothing any more, for ever.
         home.pool.rule(|a| match a.what {
             What::Append if a.device == 0 => Do::Hang,
             _ => Do::It,
         });
-        let mut slow = Vec::new();
-        for i in 0..200u64 {
-            let before = peristyle_rt::now();
-            write(&shard, i * 2 % 4000, 2, i).await.unwrap();
-            let took = peristyle_rt::now().since(before);
-            assert!(took < Duration::from_millis(1100), "write {i}: {took:?}");
-            if took > Duration::from_millis(1) {
-                assert!(took >= Duration::from_millis(20), "given up too early: {took:?}");
-                slow.push(before);
-            }
-            ms(20).await;
-        }
-        // This pool does not leave the device out by itself, so it is met again: once a second, no more.
-        assert!(!slow.is_empty() && slow.len() <= 6, "{}", slow.len());
+        let writer = shard.clone();
+        peristyle_rt::spawn(async move {
+            let _ = write(&writer, 0, 2, 1).await;
+        });
+        ms(5500).await;
+        let snapshot = shard.stats_snapshot(peristyle_rt::now());
+        let abandoned = snapshot.counters.iter().find(|c| c.0 == "abandoned_extents").unwrap().1;
+        assert!((4..=7).contains(&abandoned), "{abandoned} in 5.5 s");
     });
 }
 
@@ -77,33 +91,40 @@ fn numbers_of_extents_are_never_given_twice() {
     sim::run(3, |_| async {
         let home = Home::new("1+1", 4);
         let given: Rc<RefCell<BTreeMap<ExtentId, usize>>> = Rc::default();
-        for round in 0..6usize {
+        for process in 0..3usize {
             let seen = given.clone();
-            // Each process allocates, fails at it in part, and dies; the device that knows of it is away later.
+            let refuses = Rc::new(Cell::new(false));
+            let fails = refuses.clone();
             home.pool.rule(move |a| {
                 if a.what == What::Allocate {
-                    let owner = *seen.borrow_mut().entry(a.extent).or_insert(round);
-                    assert_eq!(owner, round, "extent {} was given by process {owner}", a.extent);
-                    if a.extent.0 % 3 == 0 {
+                    let owner = *seen.borrow_mut().entry(a.extent).or_insert(process);
+                    assert_eq!(owner, process, "extent {} was given by process {owner}", a.extent);
+                    if fails.get() && a.column == 1 {
                         return FAILED;
                     }
                 }
                 Do::It
             });
-            let Ok(shard) = home.recover().await else { continue };
-            let _ = shard.ensure_layer(L, 4096).await;
-            for i in 0..round as u64 * 3 {
-                let _ = write(&shard, i * 128 % 4000, 128, i).await;
-            }
-            home.kill(shard);
-            // Forgets what no record tells of.
+            let shard = home.start().await;
+            // Hundreds of numbers are used up by allocations that fail, and no extent of them is ever listed.
+            refuses.set(true);
+            let writer = shard.clone();
+            peristyle_rt::spawn(async move {
+                for i in 0..20u64 {
+                    let _ = write(&writer, i * 128, 128, i).await;
+                }
+            });
+            ms(8000).await;
+            assert!(given.borrow().values().filter(|p| **p == process).count() > 200);
             let listed: Vec<_> = home.record().open_set.iter().map(|e| e.extent).collect();
-            let unknown = home.pool.extents().into_iter().filter(|e| !listed.contains(e));
-            for extent in unknown.filter(|&e| home.pool.columns_of(e).values().all(|s| s.is_none())) {
-                (0..2).for_each(|c| home.pool.lose_column(extent, c));
+            home.kill(shard);
+            // The devices that know of them are away at the next start, for ever.
+            for extent in home.pool.extents().into_iter().filter(|e| !listed.contains(e)) {
+                if home.pool.columns_of(extent).values().all(|sealed| sealed.is_none()) {
+                    (0..2).for_each(|column| home.pool.lose_column(extent, column));
+                }
             }
         }
-        assert!(given.borrow().len() > 12);
     });
 }
 
@@ -146,6 +167,8 @@ fn an_extent_leaves_the_record_before_its_columns_are_given_back() {
                 count.set(count.get() + 1);
                 Do::It
             }
+            // New extents write the record as well: not before this one is given back.
+            What::Allocate => Do::Late(Duration::from_millis(50)),
             _ => Do::It,
         });
         write(&shard, 0, 2, 1).await.unwrap();

@@ -1,6 +1,7 @@
 //! Where the program meets the data plane: everything here ends in `node` and `column`.
 
 mod admin;
+mod busy;
 mod offline;
 mod serve;
 mod stats;

@@ -1,6 +1,7 @@
 //! A running node: reactors on threads of their own, what they say on the program's thread.
 
 use super::admin::Admin;
+use super::busy::{in_use, when_free};
 use super::{Observer, Plan, store};
 use crate::failure::Failure;
 use crate::render::{Rates, Ready, ReadyVolume, StatusLine};
@@ -141,7 +142,8 @@ async fn follow(node: &Rc<ThisNode>, plan: &Plan, nqn: String) {
     {
         return;
     }
-    if let Err(e) = start_front_ends(node, plan, Vec::new(), nqn).await {
+    // Home says that it waits for an address; a reactor that gets none in the end says that.
+    if let Err(e) = start_front_ends(node, plan, Vec::new(), nqn, &|_| {}).await {
         eprintln!("peristyle: reactor {}: {e}", node.id().0);
     }
     peristyle_rt::shutdown_requested().await;
@@ -168,7 +170,7 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
     }
     let volumes = settle_volumes(node, &control).await?;
     let nqn = control.state().cluster.nqn.clone();
-    let (listen, nbd) = start_front_ends(node, &plan, volumes, nqn.clone()).await?;
+    let (listen, nbd) = start_front_ends(node, &plan, volumes, nqn.clone(), &say).await?;
     let control = Rc::new(control);
     let admin_addr = Addr::Unix(plan.admin.clone());
     let listener = Listener::bind(&admin_addr, false)
@@ -276,14 +278,16 @@ async fn start_front_ends(
     plan: &Plan,
     volumes: Vec<VolumeSpec>,
     nqn: String,
+    say: &impl Fn(String),
 ) -> Result<(Vec<std::net::SocketAddr>, Vec<ListenAddr>), Failure> {
-    let listen = super::target::start(node, plan, &volumes, &nqn).await?;
+    let listen = super::target::start(node, plan, &volumes, &nqn, say).await?;
     let mut nbd = Vec::new();
     if node.id() == ReactorId(0) && !plan.nbd.is_empty() {
         node.set_exports(volumes);
         let addrs: Vec<Addr> = plan.nbd.iter().map(addr_of).collect();
-        let bound = node.start_nbd(NbdConfig::new(addrs)).await;
-        let bound = bound.map_err(|e| Failure::failed(format!("NBD on {}: {e}", plan.nbd[0])))?;
+        let what = format!("NBD on {}", plan.nbd[0]);
+        let bound = when_free(&what, say, in_use, || node.start_nbd(NbdConfig::new(addrs.clone()))).await;
+        let bound = bound.map_err(|e| Failure::failed(format!("{what}: {e}")))?;
         nbd.extend(bound.into_iter().map(|addr| match addr {
             Addr::Tcp(addr) => ListenAddr::Tcp(addr),
             Addr::Unix(path) => ListenAddr::Unix(path),

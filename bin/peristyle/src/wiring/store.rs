@@ -1,5 +1,6 @@
 //! Before the reactors start: the devices' labels, the control store, and what both make the node of.
 
+use super::busy::when_free;
 use super::{Plan, PlannedDevice};
 use crate::failure::Failure;
 use peristyle_base::{BLOCK_BYTES, NodeId, Uuid};
@@ -9,7 +10,7 @@ use peristyle_control::desired::State;
 use peristyle_control::setup::{FoundDevice, Setup, VolumeWish, open_or_create};
 use peristyle_control::{Control, EmbeddedStore};
 use peristyle_node::{DeviceConfig, NodeConfig};
-use peristyle_rt::{Device, DeviceSpec, ReactorId, RuntimeConfig};
+use peristyle_rt::{Device, DeviceSpec, IoError, ReactorId, RuntimeConfig};
 use peristyle_shard::ShardConfig;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -47,7 +48,12 @@ pub fn spec_of(device: &PlannedDevice) -> DeviceSpec {
 
 /// Opens or creates everything that `plan` names.
 pub fn open(plan: &Plan) -> Result<Opened, Failure> {
-    let store = EmbeddedStore::open(&plan.state_file).map_err(|e| Failure::failed(e.to_string()))?;
+    let (file, name) = (plan.state_file.clone(), plan.state_file.display().to_string());
+    let store = peristyle_rt::block_on(RuntimeConfig::small(), async move {
+        let is_busy = |e: &peristyle_control::OpenError| matches!(e, peristyle_control::OpenError::InUse(_));
+        when_free(&name, &say, is_busy, || std::future::ready(EmbeddedStore::open(&file))).await
+    });
+    let store = store.map_err(|e| Failure::failed(e.to_string()))?;
     let mut notes = Vec::new();
     if store.was_repaired() {
         notes.push(format!("{} was damaged and has been repaired", plan.state_file.display()));
@@ -131,6 +137,10 @@ async fn describe(
     Ok((node, nqn, notes))
 }
 
+fn say(note: String) {
+    eprintln!("peristyle: {note}");
+}
+
 fn random_uuid() -> Uuid {
     let mut bytes = [0; 16];
     peristyle_rt::fill_random(&mut bytes);
@@ -139,7 +149,9 @@ fn random_uuid() -> Uuid {
 
 /// Cluster and identity of a device; `None` when it is blank.
 async fn label(device: &PlannedDevice) -> Result<Option<(Uuid, Uuid)>, String> {
-    let device = Device::open(&spec_of(device)).await.map_err(|e| e.to_string())?;
+    let (spec, path) = (spec_of(device), device.path.display().to_string());
+    let is_busy = |e: &IoError| *e == IoError::Busy;
+    let device = when_free(&path, &say, is_busy, || Device::open(&spec)).await.map_err(|e| e.to_string())?;
     match inspect(&device).await.label {
         Ok(label) => Ok(Some((label.cluster, label.device))),
         Err(OpenError::NoLabel([LabelError::Blank, LabelError::Blank])) => Ok(None),

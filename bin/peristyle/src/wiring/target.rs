@@ -1,6 +1,7 @@
 //! The NVMe/TCP target's part of the wiring.
 
 use super::Plan;
+use super::busy::{in_use, when_free};
 use super::serve::ThisNode;
 use crate::failure::Failure;
 use peristyle_control::config;
@@ -67,6 +68,7 @@ pub async fn start(
     plan: &Plan,
     volumes: &[VolumeSpec],
     nqn: &str,
+    say: &impl Fn(String),
 ) -> Result<Vec<SocketAddr>, Failure> {
     let mut bound = Vec::new();
     for &listen in &plan.listen {
@@ -74,10 +76,11 @@ pub async fn start(
             return Err(Failure::usage(format!("{listen}: several reactors need a port that is not 0")));
         }
         let config = config(plan, listen, volumes, nqn)?;
-        match node.start_target(config).await {
+        let what = format!("NVMe/TCP on {listen}");
+        match when_free(&what, say, in_use, || node.start_target(config.clone())).await {
             Ok(Addr::Tcp(addr)) => bound.push(addr),
             Ok(Addr::Unix(_)) => {}
-            Err(e) => return Err(Failure::failed(format!("NVMe/TCP on {listen}: {e}"))),
+            Err(e) => return Err(Failure::failed(format!("{what}: {e}"))),
         }
     }
     Ok(bound)

@@ -52,6 +52,26 @@ pub fn rows() -> Vec<Row<Memory>> {
             status(Status::COMMAND_SEQUENCE_ERROR),
         ),
         row(
+            78,
+            "a second Connect right behind the first: refused alone, and the first still gets its answer",
+            "Base 6.3",
+            Negotiated(true, true),
+            1,
+            |p, _| {
+                p.target.starve = true;
+                let mut bytes = p.raw.connect(1, 32);
+                let mut second = connect_sqe(1, 32);
+                second.set_cid(Cid(9));
+                bytes.extend(p.raw.capsule(&second, &[0; CONNECT_DATA]));
+                p.send(&bytes);
+                p.target.feed_starved();
+                p.send(&[]);
+                assert_eq!(cqe(&p.answers[0]).status(), Status::COMMAND_SEQUENCE_ERROR.with_dnr());
+                assert_eq!(cqe(&p.answers[0]).cid(), Cid(9));
+            },
+            Expect::Status(Status::SUCCESS),
+        ),
+        row(
             79,
             "Connect data shorter than 1024 bytes",
             "Base 6.3",

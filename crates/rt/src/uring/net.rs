@@ -10,6 +10,7 @@ use crate::net::{Addr, NetError};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::task::Poll;
@@ -168,6 +169,11 @@ impl Listener {
                 name.bind(&fd)?;
             }
             other => other?,
+        }
+        if let Addr::Unix(path) = addr {
+            // Before anybody can connect: the file would have whatever mode the umask leaves.
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+                .map_err(|e| net_error(e.raw_os_error().unwrap_or(libc::EIO)))?;
         }
         // SAFETY: no pointers.
         checked(unsafe { libc::listen(fd.as_raw_fd(), BACKLOG) })?;

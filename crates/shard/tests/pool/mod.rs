@@ -76,6 +76,7 @@ struct Inner {
     rule: Rule,
     log: Vec<(Asked, Result<(), ColumnFault>)>,
     full: bool,
+    p99_ns: u64,
     /// What each number of the user sequence names. Checked with every append: it never names two things.
     frames: BTreeMap<(Epoch, Seq), Vec<Entry>>,
 }
@@ -101,6 +102,7 @@ impl Pool {
             rule: Box::new(|_| Do::It),
             log: Vec::new(),
             full: false,
+            p99_ns: 0,
             frames: BTreeMap::new(),
         };
         Pool { inner: Rc::new(RefCell::new(inner)), killed: Rc::default() }
@@ -121,6 +123,10 @@ impl Pool {
     /// Users' extents find no room from now on.
     pub fn full(&self, full: bool) {
         self.inner.borrow_mut().full = full;
+    }
+    /// What each device says of its appends from now on.
+    pub fn p99(&self, p99: Duration) {
+        self.inner.borrow_mut().p99_ns = p99.as_nanos() as u64;
     }
     /// Requests that were answered since this was asked last.
     pub fn take_log(&self) -> Vec<(Asked, Result<(), ColumnFault>)> {
@@ -418,7 +424,7 @@ impl Columns for Pool {
     fn report_bad(&self, _: DeviceId, _: Option<ColumnFault>) {}
 
     fn append_p99_ns(&self, _: DeviceId) -> u64 {
-        0
+        self.inner.borrow().p99_ns
     }
 }
 
