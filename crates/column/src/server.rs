@@ -151,8 +151,13 @@ impl Server {
                 }
                 Candidate::Zero(slot) => {
                     let zeroing = inner.zero_slot(slot);
-                    // Whether it could be zeroed or not, the slot is free again: look once more.
-                    let _ = inner.ops.wait(zeroing).await;
+                    // Whether it could be zeroed or not, the slot is free again: look once more. But where not even
+                    // its entry could be written, the device fails, and would in the next attempt.
+                    if let Err(error) = inner.ops.wait(zeroing).await
+                        && inner.can_zero.get()
+                    {
+                        return Err(ColumnError::Device(error));
+                    }
                 }
                 Candidate::Wait => inner.zeroed.notified().await,
                 Candidate::Full => return Err(ColumnError::Full),

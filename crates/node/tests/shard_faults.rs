@@ -10,7 +10,7 @@ use peristyle_node::{Node, Volume, seeds};
 use peristyle_rt::sim::Stop;
 use peristyle_rt::{Buf, Duration, join_all};
 use peristyle_shard::ShardError;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 type TestVolume = Volume<MemoryShardStore>;
@@ -96,6 +96,34 @@ fn a_control_store_that_fails_for_a_while_costs_no_write() {
         rig.run(move |_, volume| async move { check_all(&volume, round * 100).await });
         rig.node.kill();
     }
+}
+
+#[test]
+fn writes_that_wait_for_devices_keep_no_core_busy() {
+    // Found by simulation: who waited for an extent and who could make none kept waking each other.
+    let rig = Rig::new(29, "1+1", 2, 1);
+    let (node, disk) = (rig.node.clone(), rig.node.disk("d0").unwrap());
+    rig.run(move |_, volume| {
+        let (node, disk) = (node.clone(), disk.clone());
+        async move {
+            write(&volume, 0, &fill(BLOCK as usize, 1)).await.unwrap();
+            disk.update_faults(|faults| faults.write_error_ppm = 1_000_000);
+            let done = Rc::new(Cell::new(None));
+            let told = done.clone();
+            peristyle_rt::spawn(async move {
+                told.set(Some(write(&volume, 0, &fill(BLOCK as usize, 2)).await));
+            });
+            peristyle_rt::sleep(Duration::from_millis(500)).await;
+            let before = node.events();
+            peristyle_rt::sleep(Duration::from_secs(2)).await;
+            let events = node.events() - before;
+            assert!(events < 5_000, "{events} events in two seconds");
+            assert_eq!(done.get(), None, "one of two devices cannot be written: the write waits");
+            disk.update_faults(|faults| faults.write_error_ppm = 0);
+            peristyle_rt::sleep(Duration::from_secs(5)).await;
+            assert_eq!(done.get(), Some(Ok(())));
+        }
+    });
 }
 
 #[test]

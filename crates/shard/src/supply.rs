@@ -21,6 +21,8 @@ const ALLOCATE_LIMIT: Duration = Duration::from_millis(250);
 const PLACE_TRIES: usize = 4;
 /// Pause between attempts while the pool is full or the control store is out of reach.
 const RETRY_PERIOD: Duration = Duration::from_millis(100);
+/// The first pauses are shorter: what was in the way may have been found out and avoided by then.
+const RETRY_MIN: Duration = Duration::from_millis(1);
 /// Pause before a seal that failed is tried again, and how often.
 const SEAL_RETRY: Duration = Duration::from_millis(500);
 const SEAL_TRIES: usize = 3;
@@ -41,6 +43,7 @@ enum CreateError {
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn run_supply(self: Rc<Self>) {
         peristyle_rt::spawn(background(self.clone().run_sealer()));
+        let mut pause = RETRY_MIN;
         loop {
             if self.stopped().is_some() {
                 return;
@@ -75,9 +78,18 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             self.supplied.notify_all();
             if short || later {
-                peristyle_rt::timeout(RETRY_PERIOD, self.supply_wanted.notified()).await;
+                // Who waits for an extent asks again whenever it hears that there is none: without a pause the two
+                // would keep a core busy with each other.
+                peristyle_rt::sleep(RETRY_MIN).await;
+                let reserve = || {
+                    let state = self.state.borrow();
+                    state.stopped.is_some() || (state.reserve_wanted.is_some() && !state.reserve_spent)
+                };
+                peristyle_rt::timeout(pause, self.supply_wanted.wait_until(reserve)).await;
+                pause = (pause * 2).min(RETRY_PERIOD);
                 continue;
             }
+            pause = RETRY_MIN;
             let wanted = || {
                 self.urgent.get()
                     || self.stopped().is_some()
