@@ -555,6 +555,7 @@ fn a_sweep_finds_the_crash_that_breaks_a_two_step_update() {
                 device.flush().await.expect("sound");
                 done.set(true);
             },
+            || u64::from(acknowledged.get()),
             |crash| {
                 let mut bytes = [0; 8192];
                 crash.disks[0].read(0, &mut bytes);

@@ -4,6 +4,7 @@
 //! slot is lost, and holes of sealed columns are zeros whatever the slot held before.
 
 use crate::Outcome;
+use crate::operation::{Operation, UnderWay};
 use peristyle_base::{
     BLOCK_BYTES, COLUMN_ROWS, ColumnIndex, ColumnName, Epoch, ExtentId, Nonce, RowIndex, Scheme, ShardId,
     SlotIndex, Uuid, crc32c,
@@ -16,7 +17,7 @@ use peristyle_rt::sim::{
     Crash, CrashState, DiskHandle, Image, Rng, Stop, Sweep, Swept, WorldConfig, run_with,
 };
 use peristyle_rt::{Buf, BufConfig, Device, IoVec};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -58,7 +59,25 @@ struct Expected {
     holes: Vec<RowRange>,
 }
 
-type Model = Rc<RefCell<Vec<Expected>>>;
+/// All columns, and what is being done to them.
+#[derive(Clone, Default)]
+struct Model {
+    columns: Rc<RefCell<Vec<Expected>>>,
+    /// Grows with everything that is promised.
+    promised: Rc<Cell<u64>>,
+    under_way: UnderWay,
+}
+
+impl Model {
+    /// Changes when other states are allowed than before.
+    fn promise(&self) -> u64 {
+        self.promised.get() << 16 | u64::from(self.under_way.bits())
+    }
+    fn change(&self, index: usize, change: impl FnOnce(&mut Expected)) {
+        change(&mut self.columns.borrow_mut()[index]);
+        self.promised.set(self.promised.get() + 1);
+    }
+}
 
 fn name_of(extent: u64) -> ColumnName {
     let mut nonce = [7; 16];
@@ -97,8 +116,7 @@ impl Sweeper {
     }
 
     fn count(&mut self, swept: Swept) {
-        let seen = Outcome { crashes: swept.crashes, states: swept.states, ..Outcome::default() };
-        self.outcome = self.outcome.and(seen);
+        self.outcome = self.outcome.and(swept.into());
     }
 
     /// A device that holds other data is formatted by force. After a crash it opens empty, or not at all and can
@@ -121,9 +139,11 @@ impl Sweeper {
                 let device = Device::open(&disks[0].spec()).await.expect("there");
                 format(&device, options).await.expect("sound and large enough");
             },
+            || 0,
             |crash| states.push((crash.finished, crash.disks.clone())),
         );
         self.count(swept);
+        states.iter().for_each(|_| self.outcome.tally.add(1 << Operation::Format as u32));
         for (finished, state) in states {
             let opened = self.in_world(2, state, move |disks| async move {
                 let device = Device::open(&disks[0].spec()).await.expect("there");
@@ -174,14 +194,18 @@ impl Sweeper {
 
     /// Columns live and die while every crash is looked at.
     fn sweep_lives(&mut self, formatted: Image) {
-        let model: Model = Rc::default();
+        let model = Model::default();
         let sweep = self.sweep(vec![formatted], 3, 48);
         let seed = self.seed;
         let working = model.clone();
         let mut states: Vec<(CrashState, Vec<Expected>)> = Vec::new();
         let (swept, _) = sweep.run(
             |_, disks| live(seed, disks, working),
-            |crash: Crash<'_>| states.push((crash.disks.clone(), model.borrow().clone())),
+            || model.promise(),
+            |crash: Crash<'_>| {
+                self.outcome.tally.add(model.under_way.bits());
+                states.push((crash.disks.clone(), model.columns.borrow().clone()));
+            },
         );
         self.count(swept);
         for (state, expected) in states {
@@ -201,6 +225,7 @@ impl Sweeper {
                     let device = Device::open(&disks[0].spec()).await.expect("there");
                     Server::open(device, CLUSTER, server_config()).await.expect("opens");
                 },
+                || 0,
                 |crash| again.push(crash.disks.clone()),
             );
             self.count(swept);
@@ -242,12 +267,16 @@ struct Column<'a> {
 }
 
 impl Column<'_> {
-    fn expect(&self, pending: Shape) {
-        self.model.borrow_mut()[self.index].pending = Some(pending);
-    }
-    fn confirm(&self) {
-        let expected = &mut self.model.borrow_mut()[self.index];
-        expected.shape = expected.pending.take().expect("an operation was under way");
+    /// Does something to the column that makes it `pending`: that is promised once it is confirmed.
+    async fn step<T>(&self, operation: Operation, pending: Shape, work: impl Future<Output = T>) -> T {
+        self.model.change(self.index, |column| column.pending = Some(pending));
+        let step = self.model.under_way.begin(operation);
+        let value = work.await;
+        drop(step);
+        self.model.change(self.index, |column| {
+            column.shape = column.pending.take().expect("an operation was under way");
+        });
+        value
     }
 
     async fn append(&self, rng: &mut Rng, row: u16, count: u16) {
@@ -259,24 +288,27 @@ impl Column<'_> {
         let crcs: Vec<u32> = buf.chunks_exact(BLOCK_BYTES).map(crc32c).collect();
         let iov = IoVec::from(buf.freeze());
         let class = WriteClass::User;
+        let step = self.model.under_way.begin(Operation::Append);
         self.server
             .append(self.slot, &self.name, self.epoch, RowIndex(row), iov, &crcs, class)
             .await
             .expect("a sound device");
-        self.model.borrow_mut()[self.index].rows.extend((row..).zip(tags));
+        drop(step);
+        self.model.change(self.index, |column| column.rows.extend((row..).zip(tags)));
     }
 }
 
 async fn one_life(server: &Server, model: &Model, rng: &mut Rng, extent: u64) {
     let (name, epoch) = (name_of(extent), Epoch(rng.between(1, 3)));
-    let index = model.borrow().len();
-    let pending = Some(Shape::Open { epoch });
-    let newborn = Expected { name, shape: Shape::Absent, pending, rows: BTreeMap::new(), holes: Vec::new() };
-    model.borrow_mut().push(newborn);
+    let index = model.columns.borrow().len();
+    let newborn =
+        Expected { name, shape: Shape::Absent, pending: None, rows: BTreeMap::new(), holes: Vec::new() };
+    model.columns.borrow_mut().push(newborn);
     let wanted = Allocate { name, scheme: scheme(), epoch, class: AllocClass::User, filling: false };
-    let slot = server.allocate(wanted).await.expect("there is room");
-    let mut column = Column { server, model, index, name, slot, epoch };
-    column.confirm();
+    let mut column = Column { server, model, index, name, slot: SlotIndex(0), epoch };
+    let allocated = column.step(Operation::Allocate, Shape::Open { epoch }, server.allocate(wanted)).await;
+    let slot = allocated.expect("there is room");
+    column.slot = slot;
     let mut row = 0;
     let mut holes = Vec::new();
     for _ in 0..rng.between(1, 3) {
@@ -290,21 +322,20 @@ async fn one_life(server: &Server, model: &Model, rng: &mut Rng, extent: u64) {
     }
     if rng.coin() {
         column.epoch = Epoch(epoch.0 + rng.between(1, 2));
-        column.expect(Shape::Open { epoch: column.epoch });
-        server.fence(slot, &name, column.epoch).await.expect("a higher epoch");
-        column.confirm();
+        let fenced = Shape::Open { epoch: column.epoch };
+        let fence = server.fence(slot, &name, column.epoch);
+        column.step(Operation::Fence, fenced, fence).await.expect("a higher epoch");
     }
     if rng.below(4) > 0 {
-        model.borrow_mut()[index].holes = holes.clone();
-        column.expect(Shape::Sealed { epoch: column.epoch, rows: row });
+        model.change(index, |column| column.holes = holes.clone());
+        let sealed = Shape::Sealed { epoch: column.epoch, rows: row };
         let seal = Seal { rows: RowIndex(row), holes: &holes, crcs: None };
-        server.seal(slot, &name, column.epoch, seal).await.expect("all appends were seen");
-        column.confirm();
+        let seal = server.seal(slot, &name, column.epoch, seal);
+        column.step(Operation::Seal, sealed, seal).await.expect("all appends were seen");
     }
     if rng.below(3) > 0 {
-        column.expect(Shape::Absent);
-        server.free(slot, &name, column.epoch).await.expect("it is ours");
-        column.confirm();
+        let free = server.free(slot, &name, column.epoch);
+        column.step(Operation::Free, Shape::Absent, free).await.expect("it is ours");
     }
 }
 

@@ -8,7 +8,9 @@ pub mod column;
 pub mod host;
 pub mod model;
 pub mod node;
+pub mod operation;
 mod report;
+pub mod shard;
 pub mod states;
 
 pub use report::{Outcome, SCENARIOS, Scenario};

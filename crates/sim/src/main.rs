@@ -3,10 +3,11 @@
 
 use clap::Parser;
 use peristyle_rt::sim::{real_time, thread_time};
+use peristyle_sim::operation::Tally;
 use peristyle_sim::{Outcome, SCENARIOS, Scenario};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 /// Simulates Peristyle from seeds: crashes, torn writes, failing and lying disks, partitions.
@@ -34,6 +35,9 @@ struct Options {
     /// Fail when fewer crash states were seen.
     #[arg(long, value_name = "N", default_value_t = 0)]
     at_least_states: u64,
+    /// Begin no further seed after one has failed.
+    #[arg(long)]
+    until_failure: bool,
     /// A line for each seed.
     #[arg(long)]
     verbose: bool,
@@ -65,12 +69,35 @@ impl Sum {
         }
     }
     fn print(&self, name: &str) {
-        let speed = self.outcome.simulated_nanos as f64 / 1e9 / self.cpu_seconds.max(1e-9);
+        println!("{name}: {} seeds, {} failed: {}", self.seeds, self.failed, self.outcome);
+    }
+    /// Of one core, and what is done in a second of it.
+    fn print_speed(&self, name: &str) {
+        let seconds = self.cpu_seconds.max(1e-9);
         println!(
-            "{name}: {} seeds, {} failed: {}; {:.1} s of a core, {speed:.1}x real time per core",
-            self.seeds, self.failed, self.outcome, self.cpu_seconds
+            "  {name:8} {:9.1} {seconds:8.1} {:8.0}x {:10.0} {:10.0}",
+            self.outcome.simulated_nanos as f64 / 1e9,
+            self.outcome.simulated_nanos as f64 / 1e9 / seconds,
+            self.outcome.states as f64 / seconds,
+            self.outcome.events as f64 / seconds,
         );
     }
+}
+
+/// Crash states of each operation; false when one of them had none.
+fn print_operations(chosen: &[&Scenario], tally: &Tally) -> bool {
+    let mut complete = true;
+    let operations = || chosen.iter().flat_map(|scenario| scenario.operations);
+    if operations().next().is_some() {
+        println!("\n  {:38} {:>12}", "power lost during", "crash states");
+    }
+    for operation in operations() {
+        let states = tally.states(*operation);
+        let missing = if states == 0 { "  MISSING" } else { "" };
+        println!("  {:38} {states:12}{missing}", operation.name());
+        complete &= states > 0;
+    }
+    complete
 }
 
 fn main() -> ExitCode {
@@ -85,18 +112,23 @@ fn main() -> ExitCode {
     let started = real_time();
     let runs = run_all(&options, &chosen);
     let mut total = Sum::default();
-    for (at, scenario) in chosen.iter().enumerate() {
-        let mut sum = Sum::default();
-        for run in runs.iter().filter(|r| r.scenario == at) {
-            sum.add(run);
-            total.add(run);
-        }
-        sum.print(scenario.name);
+    let mut sums: Vec<Sum> = chosen.iter().map(|_| Sum::default()).collect();
+    for run in &runs {
+        sums[run.scenario].add(run);
+        total.add(run);
     }
-    total.print("all");
-    println!("{:.1} s on the clock, {} at once", (real_time() - started).as_secs_f64(), options.jobs);
+    let named = || chosen.iter().map(|s| s.name).zip(&sums).chain([("all", &total)]);
+    named().for_each(|(name, sum)| sum.print(name));
+    println!("\n  seconds: simulated   a core's   factor   states/s   events/s");
+    named().for_each(|(name, sum)| sum.print_speed(name));
+    let complete = print_operations(&chosen, &total.outcome.tally);
+    println!("\n{:.1} s on the clock, {} at once", (real_time() - started).as_secs_f64(), options.jobs);
     if total.outcome.states < options.at_least_states {
         println!("FAILED: {} crash states are to be seen", options.at_least_states);
+        return ExitCode::FAILURE;
+    }
+    if !complete && total.failed == 0 {
+        println!("FAILED: an operation had no crash states");
         return ExitCode::FAILURE;
     }
     if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -107,15 +139,19 @@ fn run_all(options: &Options, chosen: &[&Scenario]) -> Vec<Run> {
     let (first, count) = options.seed.map_or((options.first, options.seeds), |seed| (seed, 1));
     let work: Vec<(usize, u64)> =
         (first..first + count).flat_map(|seed| (0..chosen.len()).map(move |at| (at, seed))).collect();
-    let next = AtomicUsize::new(0);
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let worker = || {
         let mut runs = Vec::new();
         while let Some(&(at, seed)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if options.until_failure && failed.load(Ordering::Relaxed) {
+                break;
+            }
             let twice = options.replay.is_some_and(|n| seed - first < n);
             let began = thread_time();
             let outcome = run_one(chosen[at], seed, twice);
             let halves = if twice { 2.0 } else { 1.0 };
             let cpu_seconds = (thread_time() - began).as_secs_f64() / halves;
+            failed.fetch_or(outcome.is_none(), Ordering::Relaxed);
             tell(options, chosen[at], seed, outcome);
             runs.push((seed, Run { scenario: at, outcome, cpu_seconds }));
         }

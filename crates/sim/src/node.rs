@@ -7,7 +7,7 @@
 use crate::Outcome;
 use crate::model::{Habits, Model, SECTOR, fill};
 use peristyle_base::{LayerId, NodeId, Scheme, ShardId, Uuid};
-use peristyle_cluster::{DomainId, Fault, MemoryShardStore, ShardStore, Version};
+use peristyle_cluster::{DomainId, Fault, MemoryShardStore, ShardRecord, ShardStore, Version};
 use peristyle_column::{FormatOptions, Geometry, format};
 use peristyle_node::{DeviceConfig, Node, NodeConfig, ShardPhase, Volume, VolumeSpec, seeds};
 use peristyle_rt::sim::{
@@ -21,8 +21,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 const CLUSTER: Uuid = Uuid([0xC1; 16]);
-pub(crate) const SHARD: ShardId = ShardId(1);
-const LAYER: LayerId = LayerId(1);
 /// Longer than any recovery may take once nothing is wrong any more.
 pub const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -32,6 +30,8 @@ pub struct Plan {
     pub scheme: Scheme,
     pub devices: usize,
     pub reactors: usize,
+    /// Each on another reactor, as far as there are any, with the same devices and a volume of its own.
+    pub shards: usize,
     pub slots: u32,
     pub volume_bytes: u64,
     pub hosts: usize,
@@ -60,11 +60,13 @@ impl Plan {
             (0..rng.below(u64::from(m) + 1)).map(|_| rng.below(devices as u64) as usize).collect();
         faulty.sort_unstable();
         faulty.dedup();
+        let shards = *rng.pick(&[1, 1, 2, 3]);
         Plan {
             scheme,
             devices,
             reactors: *rng.pick(&[1, 1, 2, 3]),
-            slots: 80,
+            shards,
+            slots: 40 + 40 * shards as u32,
             volume_bytes,
             hosts: *rng.pick(&[1, 4, 16]),
             rounds: rng.between(3, 6) as usize,
@@ -80,20 +82,25 @@ impl Plan {
     }
 }
 
-fn device_id(index: usize) -> Uuid {
+pub(crate) fn device_id(index: usize) -> Uuid {
     Uuid([0xD0 + index as u8; 16])
 }
 
-fn volume_spec(plan: &Plan) -> VolumeSpec {
+/// The shard that has the volume of this number, counted from 0.
+pub(crate) fn shard_of(volume: usize, shards: usize) -> ShardId {
+    ShardId(1 + (volume % shards) as u32)
+}
+
+fn volume_spec(plan: &Plan, volume: usize) -> VolumeSpec {
     VolumeSpec {
-        name: "v".into(),
-        nsid: 1,
-        uuid: Uuid([1; 16]),
-        nguid: [2; 16],
+        name: format!("v{volume}"),
+        nsid: 1 + volume as u32,
+        uuid: Uuid([1 + volume as u8; 16]),
+        nguid: [1 + volume as u8; 16],
         bytes: plan.volume_bytes,
         lba_bytes: 512,
-        shard: SHARD,
-        layer: LAYER,
+        shard: shard_of(volume, plan.shards),
+        layer: LayerId(1 + volume as u32),
     }
 }
 
@@ -103,7 +110,8 @@ pub struct Machine {
     pub node: NodeHandle,
     pub disks: Vec<DiskHandle>,
     pub store: MemoryShardStore,
-    pub model: Model,
+    /// One for each volume.
+    pub models: Vec<Model>,
     seed: u64,
     rounds: Cell<u64>,
 }
@@ -137,6 +145,17 @@ impl Boot {
     }
 }
 
+/// A control store that holds this.
+pub(crate) fn store_of<'a>(records: impl IntoIterator<Item = &'a ShardRecord>) -> MemoryShardStore {
+    let store = MemoryShardStore::default();
+    for record in records {
+        let mut put = std::pin::pin!(store.put(record.shard, Version::ABSENT, record));
+        let answer = put.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(answer, Poll::Ready(Ok(_))), "a store in memory answers at once");
+    }
+    store
+}
+
 pub fn world(seed: u64) -> World {
     let buffers = BufConfig { counts: [2048, 128, 64, 16, 32, 4], huge_pages: false };
     World::new(WorldConfig { buffers, ..WorldConfig::new(seed) })
@@ -159,9 +178,9 @@ impl Machine {
             }
         });
         assert!(world.run_until(|| !node.is_running(), Duration::from_secs(10)));
-        let model = Model::new(plan.volume_bytes);
+        let models = (0..plan.shards).map(|_| Model::new(plan.volume_bytes)).collect();
         let store = MemoryShardStore::default();
-        Machine { plan, node, disks, store, model, seed, rounds: Cell::new(0) }
+        Machine { plan, node, disks, store, models, seed, rounds: Cell::new(0) }
     }
 
     /// Another machine with these disks, a copy of the control store, and hosts that know what those of this one
@@ -171,14 +190,10 @@ impl Machine {
         let config = DiskConfig { volatile_cache: self.plan.volatile_cache, ..DiskConfig::default() };
         let add = |(i, image)| node.add_disk_image(&format!("d{i}"), image, config.clone());
         let disks: Vec<DiskHandle> = disks.into_iter().enumerate().map(add).collect();
-        let store = MemoryShardStore::default();
-        if let Some((record, _)) = self.store.peek(SHARD) {
-            let mut put = std::pin::pin!(store.put(SHARD, Version::ABSENT, &record));
-            let answer = put.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            assert!(matches!(answer, Poll::Ready(Ok(_))), "a store in memory answers at once");
-        }
-        let model = self.model.crashed_copy();
-        Machine { plan: self.plan.clone(), node, disks, store, model, seed, rounds: Cell::new(0) }
+        let record = |shard| self.store.peek(shard_of(shard, self.plan.shards)).map(|(record, _)| record);
+        let records: Vec<ShardRecord> = (0..self.plan.shards).filter_map(record).collect();
+        let (store, models) = (store_of(&records), self.models.iter().map(Model::crashed_copy).collect());
+        Machine { plan: self.plan.clone(), node, disks, store, models, seed, rounds: Cell::new(0) }
     }
 
     pub(crate) fn config(&self) -> NodeConfig {
@@ -196,7 +211,8 @@ impl Machine {
             map_leaves_max: 4096,
             ..ShardConfig::new(self.plan.scheme)
         };
-        let shards = vec![(SHARD, ReactorId(0))];
+        let home = |shard| ReactorId((shard % self.plan.reactors) as u16);
+        let shards = (0..self.plan.shards).map(|i| (shard_of(i, self.plan.shards), home(i))).collect();
         NodeConfig { node: NodeId(1), cluster: CLUSTER, devices, shards, shard, development: false }
     }
 
@@ -209,9 +225,9 @@ impl Machine {
         let left = Rc::new(Cell::new(operations));
         let hosts_done = Rc::new(Cell::new(0));
         let seeds = seeds(&self.config(), self.plan.reactors, &self.store);
-        let (status, model, plan) = (boot.clone(), self.model.clone(), self.plan.clone());
+        let (status, models, plan) = (boot.clone(), self.models.clone(), self.plan.clone());
         self.node.start(seeds, move |seed| {
-            let (status, model, plan) = (status.clone(), model.clone(), plan.clone());
+            let (status, models, plan) = (status.clone(), models.clone(), plan.clone());
             let (left, hosts_done) = (left.clone(), hosts_done.clone());
             async move {
                 let node = Node::start(seed, false).await;
@@ -221,9 +237,12 @@ impl Machine {
                     }
                     peristyle_rt::sleep(Duration::from_millis(1)).await;
                 }
-                let volume = node.volume(&volume_spec(&plan)).expect("its shard has a home");
+                let volume = |i| node.volume(&volume_spec(&plan, i)).expect("its shard has a home");
+                let volumes: Vec<_> = (0..).map(volume).zip(models).collect();
                 if node.id() == ReactorId(0) {
-                    settle(&volume, &model, &plan, all).await;
+                    for (volume, model) in &volumes {
+                        settle(volume, model, &plan, all).await;
+                    }
                     status.0.ready.set(true);
                 }
                 while !status.is_ready() {
@@ -231,8 +250,7 @@ impl Machine {
                 }
                 for _ in (0..plan.hosts).filter(|h| h % node.reactors() == usize::from(node.id().0)) {
                     let host = Host {
-                        volume: volume.clone(),
-                        model: model.clone(),
+                        volumes: volumes.clone(),
                         habits: plan.habits,
                         rest_us: plan.rest_us,
                         left: left.clone(),
@@ -253,7 +271,14 @@ impl Machine {
 
     pub fn stop(&self, how: Stop) {
         self.node.stop(how);
-        self.model.lose_hosts();
+        self.models.iter().for_each(Model::lose_hosts);
+    }
+
+    pub fn acknowledged(&self) -> u64 {
+        self.models.iter().map(Model::acknowledged).sum()
+    }
+    pub fn verified(&self) -> u64 {
+        self.models.iter().map(Model::verified).sum()
     }
 
     /// Operations that a fault touched.
@@ -299,8 +324,7 @@ impl Machine {
 
 /// One host's work.
 struct Host {
-    volume: Volume<MemoryShardStore>,
-    model: Model,
+    volumes: Vec<(Volume<MemoryShardStore>, Model)>,
     habits: Habits,
     rest_us: u64,
     /// Operations that all hosts have to do yet.
@@ -312,13 +336,14 @@ impl Host {
     async fn work(self, mut rng: Rng) {
         while self.left.get() > 0 {
             self.left.set(self.left.get() - 1);
+            let (volume, model) = rng.pick(&self.volumes);
             let (first, count) = self.habits.range(&mut rng);
             let what = rng.below(100);
             if what < self.habits.reads {
-                self.read(first, count).await;
+                self.read(volume, model, first, count).await;
             } else {
                 let zero = what < self.habits.reads + self.habits.zeroes;
-                self.write(first, count, zero).await;
+                self.write(volume, model, first, count, zero).await;
             }
             if self.rest_us > 0 {
                 peristyle_rt::sleep(Duration::from_micros(rng.below(self.rest_us))).await;
@@ -334,42 +359,49 @@ impl Host {
         self.boot.0.refused.borrow_mut().get_or_insert(error);
     }
 
-    async fn read(&self, first: u64, count: u64) {
-        let id = self.model.begin_read(first, count);
-        match self.volume.read(first * SECTOR, count * SECTOR).await {
+    async fn read(&self, volume: &Volume<MemoryShardStore>, model: &Model, first: u64, count: u64) {
+        let id = model.begin_read(first, count);
+        match volume.read(first * SECTOR, count * SECTOR).await {
             Ok(data) => {
-                let same = self.model.end_read(id, &flat(&data));
+                let same = model.end_read(id, &flat(&data));
                 same.unwrap_or_else(|wrong| panic!("a read of {count} sectors at {first}: {wrong}"));
             }
             Err(error) => {
-                self.model.drop_read(id);
+                model.drop_read(id);
                 self.told(error);
             }
         }
     }
 
-    async fn write(&self, first: u64, count: u64, zero: bool) {
-        let Some((id, tag)) = self.model.begin_write(first, count, zero) else {
+    async fn write(
+        &self,
+        volume: &Volume<MemoryShardStore>,
+        model: &Model,
+        first: u64,
+        count: u64,
+        zero: bool,
+    ) {
+        let Some((id, tag)) = model.begin_write(first, count, zero) else {
             return peristyle_rt::sleep(Duration::from_micros(50)).await;
         };
         let answer = if zero {
-            self.volume.zero(first * SECTOR, count * SECTOR).await
+            volume.zero(first * SECTOR, count * SECTOR).await
         } else {
             let mut buf = Buf::alloc((count * SECTOR) as usize).await;
             fill(tag, first, &mut buf);
-            self.volume.write(first * SECTOR, buf.freeze()).await
+            volume.write(first * SECTOR, buf.freeze()).await
         };
         match answer {
-            Ok(()) => self.model.acknowledge(id),
+            Ok(()) => model.acknowledge(id),
             Err(error) => {
-                self.model.orphan(id);
+                model.orphan(id);
                 self.told(error);
             }
         }
     }
 }
 
-fn flat(data: &IoVec) -> Vec<u8> {
+pub(crate) fn flat(data: &IoVec) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(data.bytes());
     data.pieces().iter().for_each(|piece| bytes.extend_from_slice(piece));
     bytes
@@ -463,8 +495,9 @@ pub fn run(seed: u64) -> Outcome {
         events: world.events(),
         crashes: crashes + 1,
         states: 0,
+        tally: Default::default(),
         faults: machine.disk_faults() + store_faults,
-        operations: machine.model.acknowledged(),
-        verified: machine.model.verified(),
+        operations: machine.acknowledged(),
+        verified: machine.verified(),
     }
 }

@@ -1,5 +1,7 @@
 //! Scenarios by name, and what one run of one has seen.
 
+use crate::operation::{Operation, Tally};
+use peristyle_rt::sim::Swept;
 use std::fmt;
 
 /// What one seed of one scenario has seen.
@@ -13,6 +15,8 @@ pub struct Outcome {
     pub crashes: u64,
     /// Different contents of the disks after a crash that were recovered from.
     pub states: u64,
+    /// The same by what was under way, as far as that is known.
+    pub tally: Tally,
     /// What went wrong on purpose: operations of disks, cuts of the network, answers of the control store.
     pub faults: u64,
     /// Operations of hosts, or of whoever plays their part, that were answered.
@@ -30,10 +34,18 @@ impl Outcome {
             events: self.events + other.events,
             crashes: self.crashes + other.crashes,
             states: self.states + other.states,
+            tally: self.tally.and(other.tally),
             faults: self.faults + other.faults,
             operations: self.operations + other.operations,
             verified: self.verified + other.verified,
         }
+    }
+}
+
+impl From<Swept> for Outcome {
+    fn from(swept: Swept) -> Outcome {
+        let Swept { crashes, states, simulated_nanos, events, trace } = swept;
+        Outcome { trace, simulated_nanos, events, crashes, states, ..Outcome::default() }
     }
 }
 
@@ -60,6 +72,8 @@ pub struct Scenario {
     pub about: &'static str,
     /// What is drawn from a seed before anything runs.
     pub plan: fn(u64) -> String,
+    /// Each of them has to have crash states, or the run fails.
+    pub operations: &'static [Operation],
     /// Runs one seed.
     /// # Panics — when a promise is broken.
     pub run: fn(u64) -> Outcome,
@@ -70,24 +84,35 @@ pub static SCENARIOS: &[Scenario] = &[
         name: "column",
         about: "one device: every crash state of format, allocate, append, fence, seal, free and of opening again",
         plan: |_| String::from("the same for every seed but for rows, epochs and interleaving"),
+        operations: Operation::OF_COLUMNS,
         run: crate::column::run,
+    },
+    Scenario {
+        name: "shard",
+        about: "one shard over its devices and the control store: crash states of all that takes several steps",
+        plan: |seed| format!("{:?}", crate::shard::plan(seed)),
+        operations: Operation::OF_SHARDS,
+        run: crate::shard::run,
     },
     Scenario {
         name: "node",
         about: "one node, hosts in its process: crashes at any event, up to m devices failing, stalling or lying",
         plan: |seed| format!("{:?}", crate::node::plan(seed)),
+        operations: &[],
         run: crate::node::run,
     },
     Scenario {
         name: "states",
         about: "one node: states that a loss of power may leave on all its disks together, and during recovery too",
         plan: |seed| format!("{:?}", crate::states::plan(seed)),
+        operations: &[],
         run: crate::states::run,
     },
     Scenario {
         name: "host",
         about: "hosts over NVMe/TCP on machines of their own: resets, partitions, crashes, bad devices, a full pool",
         plan: |seed| format!("{:?}", crate::host::plan(seed)),
+        operations: &[],
         run: crate::host::run,
     },
 ];

@@ -75,8 +75,8 @@ fn walk(
         trace: world.trace_hash(),
         simulated_nanos: world.now_nanos(),
         events: world.events(),
-        operations: machine.model.acknowledged(),
-        verified: machine.model.verified(),
+        operations: machine.acknowledged(),
+        verified: machine.verified(),
         ..Outcome::default()
     };
     (seen, outcome)
@@ -106,8 +106,9 @@ fn recover(crashed: &Machine, state: CrashState, seed: u64, rng: &mut Rng) -> Ou
         events: world.events(),
         crashes,
         states: 1,
+        tally: Default::default(),
         faults: 0,
-        operations: machine.model.acknowledged(),
-        verified: machine.model.verified(),
+        operations: machine.acknowledged(),
+        verified: machine.verified(),
     }
 }

@@ -103,8 +103,17 @@ impl CrashSpace {
     /// kept, each write alone, all but one, each prefix of the writes with the next one torn at each sector
     /// from both ends, then states drawn from `seed`.
     pub fn states(&self, limit: usize, seed: u64) -> impl Iterator<Item = CrashState> + '_ {
+        self.drawn(limit, usize::MAX, seed)
+    }
+
+    /// Of those states, `count` that are drawn from the seed.
+    pub fn drawn(&self, limit: usize, count: usize, seed: u64) -> impl Iterator<Item = CrashState> + '_ {
         let all = self.count();
-        let choices = if all <= limit as u128 { self.all(all as usize) } else { self.some(limit, seed) };
+        let mut choices = if all <= limit as u128 { self.all(all as usize) } else { self.some(limit, seed) };
+        let mut rng = Rng::new(!seed);
+        while choices.len() > count {
+            choices.swap_remove(rng.below(choices.len() as u64) as usize);
+        }
         choices.into_iter().map(|choice| self.build(&choice))
     }
 

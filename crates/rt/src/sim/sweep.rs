@@ -18,8 +18,10 @@ pub struct Sweep {
     pub world: WorldConfig,
     pub disks: Vec<(Image, DiskConfig)>,
     pub how: Stop,
-    /// States looked at for one crash, at most.
+    /// States of one crash, at most.
     pub states_per_crash: usize,
+    /// Of those, so many are drawn and looked at.
+    pub drawn_per_crash: usize,
     /// Nothing in the operation takes longer than this.
     pub limit: Duration,
 }
@@ -38,8 +40,12 @@ pub struct Crash<'a> {
 pub struct Swept {
     /// Events at which a crash can leave something else than at the one before.
     pub crashes: u64,
-    /// Different states of the disks, over all crashes.
+    /// Different states of the disks, over all crashes: different in contents, or in what was promised by then.
     pub states: u64,
+    /// The operation's own run.
+    pub simulated_nanos: u64,
+    pub events: u64,
+    pub trace: u64,
 }
 
 impl Sweep {
@@ -49,6 +55,7 @@ impl Sweep {
             disks: disks.into_iter().map(|image| (image, DiskConfig::default())).collect(),
             how: Stop::Power,
             states_per_crash: 256,
+            drawn_per_crash: usize::MAX,
             limit: Duration::from_secs(3600),
         }
     }
@@ -65,10 +72,16 @@ impl Sweep {
     }
 
     /// Runs `operation`, and hands `check` every different state that a crash during it or right after it may
-    /// leave. What both share tells `check` how far the operation had come. Returns the disks as they are
-    /// when the operation has returned.
+    /// leave. What both share tells `check` how far the operation had come; `promised` is a number that changes
+    /// with that, because a state that was fine a moment ago is not once more has been promised. Returns the
+    /// disks as they are when the operation has returned.
     /// # Panics — when the operation does not return.
-    pub fn run<F, Fut>(&self, operation: F, mut check: impl FnMut(Crash<'_>)) -> (Swept, CrashState)
+    pub fn run<F, Fut>(
+        &self,
+        operation: F,
+        promised: impl Fn() -> u64,
+        mut check: impl FnMut(Crash<'_>),
+    ) -> (Swept, CrashState)
     where
         F: FnOnce(Env, Vec<DiskHandle>) -> Fut,
         Fut: Future<Output = ()> + 'static,
@@ -88,19 +101,20 @@ impl Sweep {
         });
         let mut swept = Swept::default();
         let mut seen = HashSet::new();
-        let mut last = (u64::MAX, false);
+        let mut last = (u64::MAX, 0, false);
         let end = self.limit.as_nanos() as u64;
         loop {
-            let now = (disks.iter().map(DiskHandle::changes).sum(), finished.get());
+            let now = (disks.iter().map(DiskHandle::changes).sum(), promised(), finished.get());
             if now != last {
                 last = now;
                 swept.crashes += 1;
                 let space = world.crash_space(&disks, self.how);
-                for state in space.states(self.states_per_crash, self.world.seed ^ swept.crashes) {
-                    let fresh = seen.insert((now.1, self.fingerprint(&state)));
+                let seed = self.world.seed ^ swept.crashes;
+                for state in space.drawn(self.states_per_crash, self.drawn_per_crash, seed) {
+                    let fresh = seen.insert((now.1, now.2, self.fingerprint(&state)));
                     if fresh {
                         swept.states += 1;
-                        check(Crash { event: node.events(), finished: now.1, disks: &state });
+                        check(Crash { event: node.events(), finished: now.2, disks: &state });
                     }
                 }
             }
@@ -110,6 +124,8 @@ impl Sweep {
             assert!(world.step() && world.now_nanos() < end, "seed {}: the operation hangs", self.world.seed);
         }
         assert_eq!(world.leaked_buffers(), 0);
+        (swept.simulated_nanos, swept.events) = (world.now_nanos(), world.events());
+        swept.trace = world.trace_hash();
         (swept, disks.iter().map(DiskHandle::image).collect())
     }
 

@@ -12,7 +12,7 @@ mod commands;
 
 use crate::Outcome;
 use crate::model::{Habits, Model, SECTOR};
-use crate::node::{self, Machine, READY_LIMIT, SHARD, world};
+use crate::node::{self, Machine, READY_LIMIT, shard_of, world};
 use chaos::Chaos;
 use client::{Client, Disk, Duty};
 use peristyle_base::{LayerId, Uuid};
@@ -45,8 +45,8 @@ pub struct Manner {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub machine: node::Plan,
-    /// The reactor that owns the shard.
-    pub shard_home: u16,
+    /// The reactor that owns the first shard; the others follow.
+    pub shard_home: usize,
     /// Bytes, and bytes of a logical block.
     pub volumes: Vec<(u64, u32)>,
     pub hosts: Vec<Manner>,
@@ -79,7 +79,7 @@ impl Plan {
         };
         let hosts = (0..rng.between(1, 4)).map(|_| draw_manner(rng)).collect();
         Plan {
-            shard_home: rng.below(machine.reactors as u64) as u16,
+            shard_home: rng.below(machine.reactors as u64) as usize,
             machine,
             volumes,
             hosts,
@@ -130,7 +130,9 @@ impl Rig {
     /// Boots the node with its target.
     fn boot(&self) {
         let mut config = self.target.config();
-        config.shards = vec![(SHARD, ReactorId(self.plan.shard_home))];
+        let (shards, reactors) = (self.plan.machine.shards, self.plan.machine.reactors);
+        let home = |i: usize| ReactorId(((self.plan.shard_home + i) % reactors) as u16);
+        config.shards = (0..shards).map(|i| (shard_of(i, shards), home(i))).collect();
         let volumes = (self.plan.volumes.iter().zip(1..))
             .map(|(&(bytes, lba_bytes), nsid)| VolumeSpec {
                 name: format!("v{nsid}"),
@@ -139,7 +141,7 @@ impl Rig {
                 nguid: [nsid as u8; 16],
                 bytes,
                 lba_bytes,
-                shard: SHARD,
+                shard: shard_of(nsid as usize - 1, shards),
                 layer: LayerId(nsid),
             })
             .collect();
@@ -269,6 +271,7 @@ pub fn run(seed: u64) -> Outcome {
         events: rig.world.events(),
         crashes: crashes + 1,
         states: 0,
+        tally: Default::default(),
         faults: rig.target.disk_faults() + chaos.count(),
         operations: models().map(Model::acknowledged).sum(),
         verified: models().map(Model::verified).sum(),
