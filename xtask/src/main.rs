@@ -4,6 +4,7 @@
 mod cmd;
 mod e2e;
 mod packages;
+mod planted;
 mod steps;
 mod summary;
 mod tidy;
@@ -45,6 +46,11 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Plant known bugs in a copy of the tree, one after the other: the simulator has to find each of them. Long.
+    Planted {
+        /// Only those whose name contains one of these words.
+        only: Vec<String>,
+    },
     /// Kill a daemon with -9 under verifying writers, again and again: `--rounds N`, `--seed N`.
     Crash {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -73,6 +79,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Tidy => tidy::run(),
         Task::Fuzz { options } => tools::fuzz(&options).map(|()| ExitCode::SUCCESS),
         Task::Sim { options } => tools::sim(&options).map(|()| ExitCode::SUCCESS),
+        Task::Planted { only } => planted::run(&only).map(|()| ExitCode::SUCCESS),
         Task::Crash { options } => tools::crash(&options).map(|()| ExitCode::SUCCESS),
         Task::E2e { test } => e2e::run(&test).map(|()| ExitCode::SUCCESS),
     }

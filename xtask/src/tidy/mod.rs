@@ -7,7 +7,7 @@ mod mask;
 mod source;
 mod stdlib;
 
-use crate::cmd;
+use crate::{cmd, planted};
 use anyhow::{Context, Result, bail};
 use std::fmt;
 use std::fs;
@@ -65,7 +65,15 @@ fn examine(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(source::check(&files));
     findings.extend(stdlib::check(&files));
     findings.extend(docs::check(root, &files));
+    findings.extend(check_planted(root)?);
     Ok(findings)
+}
+
+/// A planted bug that does not apply any more proves nothing.
+fn check_planted(root: &Path) -> Result<Vec<Finding>> {
+    let patches = planted::patches(root)?;
+    let finding = |p: &planted::Patch| Some(Finding::new(&p.name, format!("{:#}", p.check(root).err()?)));
+    Ok(patches.iter().filter_map(finding).collect())
 }
 
 /// Folders that hold no source of ours.
