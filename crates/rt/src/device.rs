@@ -5,10 +5,11 @@
 //! operation: the buffers stay with the operation until the device has answered.
 
 use crate::buf::{Buf, IoVec};
+use crate::memory::Memory;
 use crate::sync::Notify;
 use crate::{Instant, sim, uring};
 use peristyle_base::Duration;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -18,7 +19,7 @@ pub enum DeviceSpec {
     /// A file or a block device; a file is created with `create_bytes` when it is missing. In simulation the
     /// path is the name of a disk of the simulated node.
     Path { path: PathBuf, create_bytes: Option<u64>, write_cache: WriteCache },
-    /// Memory of this process: lost with it.
+    /// Memory of this process, taken when it is opened: lost with it.
     Memory { bytes: u64 },
 }
 
@@ -128,7 +129,7 @@ impl Device {
                     volatile_cache: false,
                     cheap_zeroes: true,
                 };
-                (Kind::Memory(Memory::new(*bytes)), info)
+                (Kind::Memory(Memory::new(*bytes).await), info)
             }
             DeviceSpec::Path { path, create_bytes, write_cache } => match crate::reactor::backend_kind() {
                 crate::reactor::BackendKind::Uring(driver) => {
@@ -261,35 +262,6 @@ impl Device {
                 Ok(())
             }
         }
-    }
-}
-
-/// Memory as a device: pages appear when they are written first.
-struct Memory {
-    pages: RefCell<Vec<u8>>,
-}
-
-impl Memory {
-    fn new(bytes: u64) -> Memory {
-        // A zeroed allocation of this size is fresh pages of the kernel: it costs address space only.
-        let pages = vec![0; bytes as usize];
-        uring::advise_huge_pages(&pages);
-        Memory { pages: RefCell::new(pages) }
-    }
-    fn read(&self, offset: u64, into: &mut [u8]) {
-        let offset = offset as usize;
-        into.copy_from_slice(&self.pages.borrow()[offset..offset + into.len()]);
-    }
-    fn write(&self, offset: u64, iov: &IoVec) {
-        let mut offset = offset as usize;
-        let mut pages = self.pages.borrow_mut();
-        for piece in iov.pieces() {
-            pages[offset..offset + piece.len()].copy_from_slice(piece);
-            offset += piece.len();
-        }
-    }
-    fn zero(&self, offset: u64, bytes: u64) {
-        self.pages.borrow_mut()[offset as usize..(offset + bytes) as usize].fill(0);
     }
 }
 

@@ -15,6 +15,7 @@ mod budget;
 pub mod buf;
 pub mod device;
 mod join;
+mod memory;
 pub mod mesh;
 pub mod net;
 mod reactor;

@@ -21,4 +21,4 @@ pub(crate) use driver::Driver;
 pub(crate) use file::File;
 pub(crate) use net::{Listener, Reader, Stream, Writer};
 pub use run::{PollMode, RuntimeConfig, RuntimeError, block_on, pin_thread, request_shutdown, run};
-pub(crate) use setup::advise_huge_pages;
+pub(crate) use setup::populate;

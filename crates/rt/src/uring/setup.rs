@@ -52,10 +52,13 @@ pub(super) fn register_pool(ring: &IoUring, pool: &Pool) -> Option<std::ops::Ran
     Some(start..start + bytes)
 }
 
-/// Asks for huge pages under memory that is used at random. Advice: what the system makes of it does not matter.
-pub(crate) fn advise_huge_pages(memory: &[u8]) {
+/// Takes the pages of a fresh allocation that is used at random, huge ones where there are any. Advice: what the
+/// system does not give now it gives page by page later.
+pub(crate) fn populate(memory: &[u8]) {
     let skip = memory.as_ptr().align_offset(4096).min(memory.len());
     let whole = &memory[skip..];
-    // SAFETY: the range is a live allocation, from a page's start on, and this advice changes no contents.
-    unsafe { libc::madvise(whole.as_ptr().cast_mut().cast(), whole.len(), libc::MADV_HUGEPAGE) };
+    for advice in [libc::MADV_HUGEPAGE, libc::MADV_POPULATE_WRITE] {
+        // SAFETY: the range is a live allocation, from a page's start on, and neither advice changes its contents.
+        unsafe { libc::madvise(whole.as_ptr().cast_mut().cast(), whole.len(), advice) };
+    }
 }
