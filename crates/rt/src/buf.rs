@@ -7,7 +7,7 @@
 use crate::reactor::{Inbox, Reactor};
 use crate::sync::Notify;
 use crossbeam_queue::ArrayQueue;
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -228,11 +228,14 @@ fn allocate(total: usize, huge_pages: bool) -> (NonNull<u8>, Layout, bool) {
     let align = if huge_pages { HUGE } else { 4096 };
     let layout = Layout::from_size_align(total.next_multiple_of(align), align).expect("a valid layout");
     // SAFETY: the layout has a non-zero size.
-    let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+    let Some(memory) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
     if huge_pages {
+        // Before anybody touches it: later it would be small pages already.
         // SAFETY: the range is our own allocation; the advice changes no contents. Failure is harmless.
         unsafe { libc::madvise(memory.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
     }
+    // SAFETY: the range is our own allocation.
+    unsafe { memory.write_bytes(0, layout.size()) };
     (memory, layout, false)
 }
 
