@@ -1,33 +1,28 @@
-//! `bench echo` and `bench floor`: what the machine's sockets cost by themselves, and beside them a target.
-//!
-//! Plain non-blocking sockets in a loop on two threads, nothing of ours between: the floor.
+//! `bench echo`: what the machine's sockets cost by themselves. Plain non-blocking sockets in a loop on two threads,
+//! nothing of ours between: the floor.
 
-use super::run::{Place, measure, verdict};
-use super::{EchoOptions, FloorOptions};
+use super::EchoOptions;
 use crate::failure::Failure;
 use crate::render::{json, table};
 use peristyle_base::Histogram;
-use peristyle_bench::load::{Length, Workload};
-use peristyle_bench::session::Digests;
-use peristyle_rt::PollMode;
 use serde_json::json;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Fruitless looks at a socket, far more than a round trip has, before others may use the core.
 const SPINS: u32 = 1000;
 
 /// Bytes of a request and of its answer on the wire of NVMe/TCP, without digests.
 #[derive(Clone, Copy)]
-struct Shape {
+pub(super) struct Shape {
     name: &'static str,
     request: usize,
     answer: usize,
 }
 
 /// A command capsule is 72 bytes, C2HData's header and a response 24 each; success comes with the data.
-const READ_4K: Shape = Shape { name: "read 4 KiB", request: 72, answer: 24 + 4096 };
+pub(super) const READ_4K: Shape = Shape { name: "read 4 KiB", request: 72, answer: 24 + 4096 };
 const WRITE_4K: Shape = Shape { name: "write 4 KiB", request: 72 + 4096, answer: 24 };
 
 pub fn command(options: &EchoOptions) -> Result<(), Failure> {
@@ -54,72 +49,12 @@ pub fn command(options: &EchoOptions) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One turn measures both, one after the other, so that a slow minute of the machine hits both.
-pub fn floor(options: &FloorOptions) -> Result<(), Failure> {
-    let place = Place {
-        target: options.target.clone(),
-        nsid: options.volume,
-        reactors: 1,
-        cores: options.cores.get(1).copied().into_iter().collect(),
-        poll: PollMode::Busy,
-    };
-    let workload = Workload {
-        block_bytes: 4096,
-        random: true,
-        read_share: 100,
-        depth: 1,
-        jobs: 1,
-        length: Length::Count(u64::from(options.rounds)),
-        warmup: Duration::from_millis(100),
-        verify: false,
-        seed: 1,
-        digests: Digests::default(),
-    };
-    let (mut echoes, mut reads) = (Vec::new(), Vec::new());
-    for _ in 0..options.turns {
-        let times = echo(READ_4K, options.rounds, &options.cores).map_err(Failure::failed)?;
-        echoes.push(us(times.quantile(0.5)));
-        let report = measure(&place, &workload)?;
-        verdict(&report)?;
-        reads.push(us(report.reads.latency.quantile(0.5)));
-    }
-    let ratios: Vec<f64> = reads.iter().zip(&echoes).map(|(read, echo)| read / echo).collect();
-    let [echo, read, ratio] = [echoes.clone(), reads.clone(), ratios.clone()].map(median);
-    if options.json {
-        print!(
-            "{}",
-            json(&json!({"echo_p50_us": echo, "read_p50_us": read, "ratio": ratio,
-                         "turns": {"echo_p50_us": echoes, "read_p50_us": reads, "ratio": ratios}}))
-        );
-    } else {
-        let line = |name: &str, all: &[f64], median: f64| {
-            let all: Vec<String> = all.iter().map(|v| format!("{v:.2}")).collect();
-            vec![name.to_owned(), format!("{median:.2}"), all.join(" ")]
-        };
-        let lines = [
-            line("echo 72 -> 4120 p50, us", &echoes, echo),
-            line("read 4 KiB at depth 1 p50, us", &reads, read),
-            line("ratio", &ratios, ratio),
-        ];
-        print!("{}", table(&["", "median", "turns"], &[1], lines));
-    }
-    match options.bar {
-        Some(bar) if ratio > bar => Err(Failure::failed(format!("the ratio {ratio:.2} is above {bar:.2}"))),
-        _ => Ok(()),
-    }
-}
-
-fn us(nanos: u64) -> f64 {
+pub(super) fn us(nanos: u64) -> f64 {
     nanos as f64 / 1000.0
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 /// Round trip times in nanoseconds; the first tenth is not counted.
-fn echo(shape: Shape, rounds: u32, cores: &[usize]) -> io::Result<Histogram> {
+pub(super) fn echo(shape: Shape, rounds: u32, cores: &[usize]) -> io::Result<Histogram> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let addr = listener.local_addr()?;
     let (server_core, client_core) = (cores.first().copied(), cores.get(1).copied());
@@ -217,10 +152,5 @@ mod tests {
             assert_eq!(times.count(), 50);
             assert!(times.quantile(0.5) > 0);
         }
-    }
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
     }
 }

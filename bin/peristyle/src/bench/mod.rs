@@ -2,6 +2,7 @@
 
 mod crash;
 mod echo;
+mod floor;
 mod idle;
 mod run;
 
@@ -113,6 +114,9 @@ pub struct FloorOptions {
     pub rounds: u32,
     #[arg(long, value_delimiter = ',', value_name = "SERVER,CLIENT")]
     pub cores: Vec<usize>,
+    /// Write the whole volume first; what is on it is lost. Without it, a volume that was not written is refused
+    #[arg(long)]
+    pub fill: bool,
     /// Fail when the reads' median is more than so many times the echo's
     #[arg(long, value_name = "RATIO")]
     pub bar: Option<f64>,
@@ -253,7 +257,7 @@ pub fn bench(command: BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::Run(options) => run::command(&options),
         BenchCommand::Echo(options) => echo::command(&options),
-        BenchCommand::Floor(options) => echo::floor(&options),
+        BenchCommand::Floor(options) => floor::command(&options),
         BenchCommand::Idle(options) => idle::command(&options),
         BenchCommand::Crash(options) => crash::command(&options),
     }
