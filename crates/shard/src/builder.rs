@@ -199,3 +199,6 @@ impl Scratch {
 pub(crate) fn overlap(a: u64, a_count: u64, b: u64, b_count: u64) -> bool {
     a < b.saturating_add(b_count) && b < a.saturating_add(a_count)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ mod docs;
 mod imports;
 mod mask;
 mod source;
+mod spec;
 mod stdlib;
 
 use crate::{cmd, planted};
@@ -65,6 +66,7 @@ fn examine(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(source::check(&files));
     findings.extend(stdlib::check(&files));
     findings.extend(docs::check(root, &files));
+    findings.extend(spec::check(&files));
     findings.extend(check_planted(root)?);
     Ok(findings)
 }
@@ -76,8 +78,17 @@ fn check_planted(root: &Path) -> Result<Vec<Finding>> {
     Ok(patches.iter().filter_map(finding).collect())
 }
 
-/// Folders that hold no source of ours.
-const OUTSIDE: &[&str] = &["target", ".git", "corpus", "artifacts", "coverage"];
+/// Folders that hold no source of ours, from the root on: a folder deeper down may well be called `target`.
+const OUTSIDE: &[&str] = &[
+    "target",
+    ".git",
+    "fuzz/target",
+    "fuzz/corpus",
+    "fuzz/artifacts",
+    "fuzz/coverage",
+    "fuzz/grown",
+    "fuzz/merged",
+];
 const TEXT: &[&str] = &["rs", "toml", "md", "sh", "yml", "yaml", "py", "service", "conf"];
 /// Text files without an extension lie in these folders only.
 const SCRIPTS: &[&str] = &["tests/e2e/", ".ci/"];
@@ -90,8 +101,12 @@ fn read_tree(root: &Path) -> Result<Vec<File>> {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let kind = entry.file_type()?;
-            if kind.is_dir() && !OUTSIDE.contains(&name.as_str()) && !name.starts_with("peristyle-dev") {
-                folders.push(entry.path());
+            if kind.is_dir() {
+                let path = entry.path();
+                let below = path.strip_prefix(root)?.to_string_lossy().replace('\\', "/");
+                if !OUTSIDE.contains(&below.as_str()) && !name.starts_with("peristyle-dev") {
+                    folders.push(path);
+                }
             } else if kind.is_file() {
                 files.extend(read_text(root, entry.path())?);
             }
