@@ -1,8 +1,9 @@
-//! Which way to receive is cheapest when one request is under way: the measurement behind `uring/net.rs`.
+//! Which way to receive is cheapest when one request is under way: made by hand, without the runtime
+//! (`docs/measuring.md` has the runtime's own figures).
 //!
 //! One plain client, three servers made by hand on the same ring options as the runtime's, each polling:
-//! * `poll`: multishot poll, then plain recv and send calls (what the runtime does);
-//! * `multishot`: multishot receive into provided buffers, plain send calls;
+//! * `poll`: multishot poll, then plain recv and send calls (the runtime with `Receive::Calls`);
+//! * `multishot`: multishot receive into provided buffers, plain send calls (with `Receive::Ring`);
 //! * `all ring`: multishot receive, and sends through the ring.
 //!
 //! `cargo run --release -p peristyle-rt --example receive_paths [rounds]`

@@ -2,6 +2,7 @@
 
 use crate::buf::CLASS_BYTES;
 use crate::reactor::{Backend, Reactor};
+use crate::uring::DriverMemory;
 use std::fmt;
 
 /// Memory that one reactor takes at start. Tasks and timers grow to what is in use at once, and stay there.
@@ -13,6 +14,8 @@ pub struct MemoryBudget {
     pub huge_pages: bool,
     /// The kernel knows the buffers and pins them once instead of for each operation.
     pub registered: bool,
+    /// Size and number of those of the buffers that the kernel has, to put what sockets receive into.
+    pub receive: (usize, usize),
     pub ring_bytes: usize,
     pub operations_bytes: usize,
 }
@@ -34,8 +37,10 @@ impl fmt::Display for MemoryBudget {
         }
         let huge = if self.huge_pages { "huge pages" } else { "ordinary pages" };
         let registered = if self.registered { "registered" } else { "not registered" };
+        let (size, count) = self.receive;
+        let receive = format_args!("{count} x {} KiB of them for receiving", size >> 10);
         let rest = (self.ring_bytes + self.operations_bytes) >> 10;
-        write!(f, "; {huge}, {registered}) and {rest} KiB of rings and operations")
+        write!(f, "; {huge}, {registered}; {receive}) and {rest} KiB of rings and operations")
     }
 }
 
@@ -43,16 +48,17 @@ impl fmt::Display for MemoryBudget {
 pub fn memory_budget() -> MemoryBudget {
     Reactor::current(|reactor| {
         let counts = reactor.pool.config().counts;
-        let (ring_bytes, operations_bytes, registered) = match &reactor.backend {
+        let driver = match &reactor.backend {
             Backend::Uring(driver) => driver.memory(),
-            Backend::Sim(_) => (0, 0, false),
+            Backend::Sim(_) => DriverMemory::default(),
         };
         MemoryBudget {
             buffers: std::array::from_fn(|i| (CLASS_BYTES[i], counts[i])),
             huge_pages: reactor.pool.is_huge(),
-            registered,
-            ring_bytes,
-            operations_bytes,
+            registered: driver.registered,
+            receive: driver.receive,
+            ring_bytes: driver.ring_bytes,
+            operations_bytes: driver.operations_bytes,
         }
     })
 }

@@ -487,6 +487,17 @@ impl IoVec {
     pub fn pieces(&self) -> &[View] {
         &self.views
     }
+    /// The pieces that hold what follows the first `done` bytes, and how much of the first of them is done.
+    pub(crate) fn after(&self, mut done: usize) -> (&[View], usize) {
+        let mut rest = &self.views[..];
+        while let Some(first) = rest.first()
+            && done >= first.len()
+        {
+            done -= first.len();
+            rest = &rest[1..];
+        }
+        (rest, done)
+    }
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }

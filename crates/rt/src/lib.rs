@@ -41,4 +41,6 @@ pub use reactor::{
 pub use task::{TaskHandle, spawn};
 pub use task::{end_of_turn, yield_now};
 pub use timer::{Sleep, sleep, sleep_until};
-pub use uring::{PollMode, RuntimeConfig, RuntimeError, block_on, pin_thread, request_shutdown, run};
+pub use uring::{
+    PollMode, Receive, RuntimeConfig, RuntimeError, ZeroCopy, block_on, pin_thread, request_shutdown, run,
+};

@@ -1,11 +1,16 @@
 //! The ring of one reactor: submitting, completing, sleeping and being woken.
 
+use super::accept::{Accepting, accepted};
 use super::clock::{Clock, system_nanos};
 use super::file_ops::Pieces;
 use super::inbox::Shared;
-use super::ops::{Next, Ops, Readiness, State};
+use super::ops::{Handle, Next, Ops, Readiness, State};
+use super::receive::{Incoming, Provided};
+use super::run::{Receive, RuntimeConfig};
+use super::send::ZeroCopy;
 use super::setup::{CQ_ENTRIES, SQ_ENTRIES, build_ring, register_pool};
 use crate::buf::{Buf, IOVEC_MAX, Pool};
+use crate::net::NetError;
 use crate::reactor::{Inbox, Reactor};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -14,17 +19,32 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 
 /// Operations of one reactor at most: device operations in flight and open sockets.
 const OPS_MAX: usize = 8192;
 /// Of these, device operations: the rest is for sockets, however busy the devices are.
 const FILE_OPS_MAX: usize = 4096;
 const CQE_BATCH: usize = 64;
+/// At the end of a reactor: how long sends may wait for their peers, and how often that is looked at.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
+const DRAIN_STEP: Duration = Duration::from_millis(20);
 /// Completions that nobody waits for carry this.
 const NOBODY: u64 = u64::MAX;
+
+/// What the driver's memory is spent on.
+#[derive(Default)]
+pub(crate) struct DriverMemory {
+    pub(crate) ring_bytes: usize,
+    /// The table of operations.
+    pub(crate) operations_bytes: usize,
+    /// The pool is known to the kernel.
+    pub(crate) registered: bool,
+    /// Size and number of the pool's buffers that lie ready for what sockets receive.
+    pub(crate) receive: (usize, usize),
+}
 
 pub struct Driver {
     ring: RefCell<IoUring>,
@@ -36,15 +56,21 @@ pub struct Driver {
     /// The pool's memory, when the kernel has it registered: each GiB is one registered buffer.
     pub(super) fixed: Option<std::ops::Range<usize>>,
     pub(super) vectored_fixed: bool,
-    /// Where received bytes go: one buffer for all sockets of the reactor, since each call to receive ends at
-    /// once. Idle sockets hold no memory.
+    pub(super) provided: Provided,
+    pub(super) zero_copy: ZeroCopy,
+    /// Where bytes go that are received by calls: one buffer for all sockets of the reactor, since each call
+    /// ends at once. Idle sockets hold no memory.
     pub(super) arrivals: RefCell<Option<Buf>>,
     pub(super) scratch: RefCell<Vec<libc::iovec>>,
     clock: Clock,
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, pool: &Pool) -> io::Result<Rc<Driver>> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        pool: &Arc<Pool>,
+        config: &RuntimeConfig,
+    ) -> io::Result<Rc<Driver>> {
         let ring = build_ring()?;
         let mut probe = io_uring::Probe::new();
         let vectored_fixed = ring.submitter().register_probe(&mut probe).is_ok()
@@ -52,6 +78,8 @@ impl Driver {
             && probe.is_supported(opcode::ReadvFixed::CODE);
         let driver = Rc::new(Driver {
             fixed: register_pool(&ring, pool),
+            provided: Provided::new(&ring, pool, config.receive == Receive::Ring),
+            zero_copy: config.zero_copy,
             ring: RefCell::new(ring),
             ops: Ops::new(OPS_MAX, FILE_OPS_MAX),
             pieces: Pieces::new(OPS_MAX),
@@ -63,7 +91,7 @@ impl Driver {
             clock: Clock::new(),
         });
         let key = driver.ops.insert(State::Wake).ok().expect("the table is empty");
-        driver.arm_poll(driver.shared.event_fd(), key);
+        driver.arm_wake(key);
         Ok(driver)
     }
 
@@ -93,39 +121,50 @@ impl Driver {
         super::blocking::run(f).await
     }
 
-    /// Bytes of the rings and of the table of operations, and whether the pool is registered.
-    pub(crate) fn memory(&self) -> (usize, usize, bool) {
-        let rings = SQ_ENTRIES as usize * (64 + 4) + CQ_ENTRIES as usize * 16;
-        (rings, OPS_MAX * (size_of::<super::ops::Slot>() + Pieces::SLOT_BYTES), self.fixed.is_some())
+    pub(crate) fn memory(&self) -> DriverMemory {
+        DriverMemory {
+            ring_bytes: SQ_ENTRIES as usize * (64 + 4) + CQ_ENTRIES as usize * 16,
+            operations_bytes: OPS_MAX * (size_of::<super::ops::Slot>() + Pieces::SLOT_BYTES),
+            registered: self.fixed.is_some(),
+            receive: self.provided.budget(),
+        }
     }
 
     // ---- operations -------------------------------------------------------------------------------------
 
-    /// Asks for events of `fd` until the slot is freed.
-    fn arm_poll(&self, fd: RawFd, key: u64) {
-        let events =
-            libc::POLLIN | libc::POLLRDHUP | if fd == self.shared.event_fd() { 0 } else { libc::POLLOUT };
-        let entry = opcode::PollAdd::new(Fd(fd), events as u32).multi(true).build().user_data(key);
-        self.push(entry);
+    fn arm_wake(&self, key: u64) {
+        let poll = opcode::PollAdd::new(Fd(self.shared.event_fd()), libc::POLLIN as u32).multi(true);
+        self.push(poll.build().user_data(key));
     }
 
-    /// `None` when the table is full: more sockets than the reactor is made for.
-    pub(super) fn register(&self, fd: RawFd, readiness: Rc<Readiness>) -> Option<u64> {
-        let key = self.ops.insert(State::Poll(Some(readiness))).ok()?;
-        self.arm_poll(fd, key);
-        Some(key)
+    /// Asks for the kernel's word on a socket's readiness, from now on. Fails when the table is full: more
+    /// sockets than the reactor is made for.
+    pub(super) fn arm_poll(&self, handle: &Rc<Handle>, readiness: &Rc<Readiness>) -> Result<(), NetError> {
+        let state = State::Poll(handle.clone(), Some(readiness.clone()));
+        let key = self.ops.insert(state).map_err(|_| NetError::Os(libc::ENFILE))?;
+        readiness.key.set(Some(key));
+        let poll = opcode::PollAdd::new(Fd(handle.fd()), readiness.events as u32).multi(true);
+        self.push(poll.build().user_data(key));
+        Ok(())
     }
 
-    /// Ends the poll; its slot stays until the kernel's last word.
-    pub(super) fn unregister(&self, key: u64) {
-        let readiness = self.ops.with(key, |state| match state {
-            State::Poll(readiness) => readiness.take(),
-            _ => None,
+    /// Ends a multishot operation that nobody wants to hear of any more; its slot stays until the last word.
+    pub(super) fn detach(&self, key: u64) {
+        let was = self.ops.with(key, |state| match state {
+            State::Poll(_, to) => to.take().is_some(),
+            State::Receive(_, to) => to.take().is_some(),
+            State::Accept(_, to) => to.take().is_some(),
+            _ => false,
         });
-        if readiness.is_some() {
-            // Not PollRemove: that one fails when the poll is just about to complete.
-            self.push(opcode::AsyncCancel::new(key).build().user_data(NOBODY));
+        if was == Some(true) {
+            self.cancel(key);
         }
+    }
+
+    /// Asks the kernel to stop; the operation itself says when it has. (Not PollRemove: that one fails when
+    /// the poll is just about to complete.)
+    pub(super) fn cancel(&self, key: u64) {
+        self.push(opcode::AsyncCancel::new(key).build().user_data(NOBODY));
     }
 
     /// Queues an entry for the next entry into the kernel.
@@ -197,51 +236,73 @@ impl Driver {
     fn complete(&self, key: u64, result: i32, flags: u32) {
         enum Act {
             Events(Rc<Readiness>),
-            Rearm(RawFd),
-            Resubmit,
-            Wake(Option<std::task::Waker>),
-            Free,
-            Nothing,
+            Arrived(Rc<Incoming>),
+            Accepted(Rc<Accepting>),
+            /// Of an operation that nobody wants to hear of.
+            Unheard {
+                accepts: bool,
+            },
+            Wake,
+            File(Next),
+            Send(Next),
         }
         let more = cqueue::more(flags);
+        // Whoever it is for, or nobody: the buffer's account is kept.
+        let arrived = self.provided.take(result, flags);
         let act = self.ops.with(key, |state| match state {
-            State::Poll(Some(readiness)) => Act::Events(readiness.clone()),
-            State::Poll(None) if more => Act::Nothing,
-            State::Poll(None) => Act::Free,
-            State::Free { .. } => Act::Nothing,
-            State::Wake => {
-                self.shared.clear_bell();
-                if more { Act::Nothing } else { Act::Rearm(self.shared.event_fd()) }
-            }
-            State::File(op) => match op.handle_completion(result) {
-                Next::Resubmit => Act::Resubmit,
-                Next::Finish if op.orphan => Act::Free,
-                Next::Finish => Act::Wake(op.waker.take()),
-            },
+            State::Poll(_, Some(readiness)) => Act::Events(readiness.clone()),
+            State::Receive(_, Some(incoming)) => Act::Arrived(incoming.clone()),
+            State::Accept(_, Some(accepting)) => Act::Accepted(accepting.clone()),
+            State::Poll(..) | State::Receive(..) => Act::Unheard { accepts: false },
+            State::Accept(..) => Act::Unheard { accepts: true },
+            State::Wake => Act::Wake,
+            State::File(op) => Act::File(op.handle_completion(result)),
+            State::Send(op) => Act::Send(op.handle_completion(result, flags)),
+            State::Free { .. } => unreachable!("a key does not name a free slot"),
         });
+        let Some(act) = act else { return };
+        let multishot =
+            matches!(act, Act::Events(_) | Act::Arrived(_) | Act::Accepted(_) | Act::Unheard { .. });
         match act {
-            None | Some(Act::Nothing) => {}
-            Some(Act::Events(readiness)) => {
-                readiness.handle_events(result);
-                // The kernel ends a multishot poll when it finds no room for a completion: ask anew.
-                if !more && result >= 0 {
-                    self.arm_poll(readiness.fd, key);
-                } else if !more {
-                    drop(self.ops.remove(key));
+            Act::Events(readiness) => readiness.handle_events(result, more),
+            Act::Arrived(incoming) => self.handle_arrival(&incoming, arrived, result, more),
+            Act::Accepted(accepting) => self.handle_accepted(&accepting, result, more),
+            Act::Unheard { accepts } => drop(if accepts { accepted(result) } else { None }),
+            Act::Wake => {
+                self.shared.clear_bell();
+                if !more {
+                    self.arm_wake(key);
                 }
             }
-            Some(Act::Rearm(fd)) => self.arm_poll(fd, key),
-            Some(Act::Resubmit) => self.submit_file(key),
-            Some(Act::Wake(waker)) => {
+            Act::File(next) => self.follow_file(key, next),
+            Act::Send(next) => self.follow_send(key, next),
+        }
+        if multishot && !more {
+            drop(self.ops.remove(key));
+        }
+    }
+
+    fn follow_file(&self, key: u64, next: Next) {
+        match next {
+            Next::Resubmit => self.submit_file(key),
+            Next::Wake(waker) => {
                 self.return_list(key);
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
+                waker.into_iter().for_each(Waker::wake);
             }
-            Some(Act::Free) => {
+            Next::Free => {
                 self.return_list(key);
                 drop(self.ops.remove(key));
             }
+            Next::Nothing => {}
+        }
+    }
+
+    fn follow_send(&self, key: u64, next: Next) {
+        match next {
+            Next::Resubmit => self.submit_send(key),
+            Next::Wake(waker) => waker.into_iter().for_each(Waker::wake),
+            Next::Free => self.end_send(key),
+            Next::Nothing => {}
         }
     }
 
@@ -270,15 +331,38 @@ impl Driver {
         self.shared.announce_waking();
     }
 
-    /// Waits for every operation that holds a buffer. Called when no task is left.
+    /// Ends everything and waits until the kernel holds no buffer any more. Called when no task is left.
     pub(super) fn drain(&self) {
-        while self.ops.files.get() > 0 {
-            self.enter_if_needed();
-            let _ = self.ring.borrow().submitter().submit_and_wait(1);
-            self.reap();
+        for key in self.ops.keys() {
+            let file = self.ops.with(key, |state| matches!(state, State::File(_)));
+            // A write that was begun is not cut short.
+            if file == Some(false) {
+                self.cancel(key);
+            }
         }
-        self.enter_if_needed();
-        self.reap();
+        let patient_until = self.now() + DRAIN_PATIENCE;
+        while self.ops.used.get() > 0 {
+            self.enter_if_needed();
+            let limit = Timespec::new().nsec(DRAIN_STEP.subsec_nanos());
+            let args = SubmitArgs::new().timespec(&limit);
+            self.check(self.ring.borrow().submitter().submit_with_args(1, &args));
+            self.reap();
+            if self.now() > patient_until {
+                self.abort_sends();
+            }
+        }
+        self.provided.end(&self.ring.borrow());
         self.arrivals.borrow_mut().take();
+    }
+
+    /// Sends that a silent peer does not acknowledge would keep their buffers.
+    fn abort_sends(&self) {
+        for key in self.ops.keys() {
+            self.ops.with(key, |state| {
+                if let State::Send(op) = state {
+                    op.abort();
+                }
+            });
+        }
     }
 }

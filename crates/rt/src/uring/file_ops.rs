@@ -25,6 +25,20 @@ pub(super) struct Pieces {
     long: RefCell<Vec<Box<[libc::iovec]>>>,
     /// The long list that a slot uses.
     lent: RefCell<Vec<Option<Box<[libc::iovec]>>>>,
+    messages: RefCell<Vec<Message>>,
+}
+
+/// What a vectored send points to, at a place of its own. Its memory is used again.
+pub(super) struct Message(Box<libc::msghdr>);
+
+impl Message {
+    pub(super) fn set(&mut self, list: *const libc::iovec, count: usize) {
+        self.0.msg_iov = list.cast_mut();
+        self.0.msg_iovlen = count;
+    }
+    pub(super) fn as_ptr(&self) -> *const libc::msghdr {
+        &*self.0
+    }
 }
 
 impl Pieces {
@@ -37,7 +51,16 @@ impl Pieces {
             inline: (0..slots).map(|_| UnsafeCell::new([NO_PIECE; PIECES_INLINE])).collect(),
             long: RefCell::new((0..LONG_LISTS).map(|_| long_list()).collect()),
             lent: RefCell::new((0..slots).map(|_| None).collect()),
+            messages: RefCell::default(),
         }
+    }
+
+    pub(super) fn message(&self) -> Message {
+        // SAFETY: zero is a valid msghdr.
+        self.messages.borrow_mut().pop().unwrap_or_else(|| Message(Box::new(unsafe { std::mem::zeroed() })))
+    }
+    pub(super) fn take_back(&self, message: Option<Message>) {
+        self.messages.borrow_mut().extend(message);
     }
 }
 
@@ -85,7 +108,7 @@ impl Driver {
     }
 
     /// The registered buffer that holds these bytes. Buffers of other reactors' pools are in none.
-    fn fixed_index(&self, at: *const u8, len: usize) -> Option<u16> {
+    pub(super) fn fixed_index(&self, at: *const u8, len: usize) -> Option<u16> {
         let at = at as usize;
         let range = self.fixed.as_ref().filter(|r| r.start <= at && at + len <= r.end)?;
         // Buffers do not straddle a GiB: it is a multiple of all their sizes, and the larger come first.
@@ -113,14 +136,7 @@ impl Driver {
             }
             Task::Write { iov, offset, flags } => {
                 let (offset, flags) = (*offset + done as u64, *flags);
-                let mut rest = iov.pieces();
-                let mut skip = done;
-                while let Some(first) = rest.first()
-                    && skip >= first.len()
-                {
-                    skip -= first.len();
-                    rest = &rest[1..];
-                }
+                let (rest, skip) = iov.after(done);
                 if let [one] = rest {
                     let (at, len) = (one[skip..].as_ptr(), (one.len() - skip) as u32);
                     return match self.fixed_index(at, len as usize) {
@@ -148,7 +164,7 @@ impl Driver {
 
     /// Writes the list of pieces, the first of them without `skip` bytes, to where it stays until the
     /// operation's slot is freed.
-    fn list_for(&self, key: u64, pieces: &[View], skip: usize) -> *const libc::iovec {
+    pub(super) fn list_for(&self, key: u64, pieces: &[View], skip: usize) -> *const libc::iovec {
         let index = super::ops::index_of(key);
         let mut lent = self.pieces.lent.borrow_mut();
         let list: *mut libc::iovec = if pieces.len() <= PIECES_INLINE {

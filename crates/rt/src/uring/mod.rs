@@ -1,9 +1,10 @@
 //! The io_uring backend: one thread per reactor, one ring per thread.
 //!
-//! Devices go through the ring. Sockets are read and written by plain non-blocking calls, and the ring tells
-//! when they are ready (one multishot poll per socket, for its whole life): measured against multishot receive
-//! with provided buffers in the crate's README.
+//! Devices go through the ring. So do connections that are accepted, bytes that are received (`receive.rs`), and large
+//! sends to peers that are not on this machine (`send.rs`). Small sends, and connections that carry large payload
+//! to us, use plain non-blocking calls: the crate's README has the measurements.
 
+mod accept;
 mod addr;
 mod blocking;
 mod clock;
@@ -13,12 +14,18 @@ mod file_ops;
 mod inbox;
 mod net;
 mod ops;
+mod receive;
 mod run;
+mod send;
 mod setup;
 mod signals;
+mod socket;
 
-pub(crate) use driver::Driver;
+pub(crate) use accept::Listener;
+pub(crate) use driver::{Driver, DriverMemory};
 pub(crate) use file::File;
-pub(crate) use net::{Listener, Reader, Stream, Writer};
-pub use run::{PollMode, RuntimeConfig, RuntimeError, block_on, pin_thread, request_shutdown, run};
+pub(crate) use net::{Reader, Stream, Writer};
+pub use run::{PollMode, Receive, RuntimeConfig, RuntimeError, block_on, pin_thread, request_shutdown, run};
+pub use send::ZeroCopy;
+pub(crate) use setup::advise_huge_pages;
 pub(crate) use setup::populate;

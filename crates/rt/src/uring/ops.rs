@@ -1,6 +1,9 @@
 //! The table of operations that the kernel works on. An operation owns what the kernel refers to (buffers,
 //! lists of pieces, the file) until its last completion, whether or not anybody still waits for it.
 
+use super::accept::Accepting;
+use super::receive::Incoming;
+use super::send::SendOp;
 use crate::buf::{Buf, IoVec};
 use crate::sync::Notify;
 use std::cell::{Cell, RefCell};
@@ -8,61 +11,64 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::Waker;
 
-/// What a socket can do now, as far as the kernel has told. Set by completions of its multishot poll, cleared
-/// by whoever finds the socket empty or full.
+/// A socket's descriptor. The slots that name it in the ring hold it: its number must not become another
+/// file's while the kernel may still look it up. Closing therefore shuts the connection down by hand.
+pub(super) struct Handle {
+    pub(super) fd: OwnedFd,
+    pub(super) tcp: bool,
+    /// Large sends may leave without a copy.
+    pub(super) zero_copy: Cell<bool>,
+}
+
+impl Handle {
+    pub(super) fn fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// Whether a socket can be read, or written, as far as the kernel has told: said by a multishot poll, which is
+/// armed when somebody first waits, and denied by whoever finds the socket empty or full.
 pub(super) struct Readiness {
-    pub(super) fd: RawFd,
-    pub(super) readable: Cell<bool>,
-    pub(super) writable: Cell<bool>,
+    pub(super) events: libc::c_short,
+    /// Ready until found otherwise: the first call tries.
+    pub(super) ready: Cell<bool>,
     /// The end of the stream is queued behind the data: a short read does not mean that nothing is left.
     pub(super) hangup: Cell<bool>,
     /// The poll itself failed; the socket is of no use any more.
     pub(super) failed: Cell<bool>,
-    pub(super) reader: Cell<Option<Waker>>,
-    pub(super) writer: Cell<Option<Waker>>,
-    /// For listeners, on which several tasks may wait.
-    pub(super) changed: Notify,
+    pub(super) waker: Cell<Option<Waker>>,
+    /// The poll's slot.
+    pub(super) key: Cell<Option<u64>>,
 }
 
 impl Readiness {
-    /// Ready until found otherwise: the first call tries.
-    pub(super) fn new(fd: RawFd) -> Rc<Readiness> {
+    pub(super) fn new(events: libc::c_short) -> Rc<Readiness> {
         Rc::new(Readiness {
-            fd,
-            readable: Cell::new(true),
-            writable: Cell::new(true),
+            events,
+            ready: Cell::new(true),
             hangup: Cell::new(false),
             failed: Cell::new(false),
-            reader: Cell::new(None),
-            writer: Cell::new(None),
-            changed: Notify::default(),
+            waker: Cell::new(None),
+            key: Cell::new(None),
         })
     }
 
-    pub(super) fn handle_events(&self, result: i32) {
-        let events = if result < 0 {
+    /// Whatever the event, the socket is worth a try. A poll that has ended is armed again when that finds nothing.
+    pub(super) fn handle_events(&self, result: i32, more: bool) {
+        const ENDS: i32 = (libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP) as i32;
+        if result < 0 {
             self.failed.set(true);
-            libc::POLLHUP as i32
-        } else {
-            result
-        };
-        let broken = events & (libc::POLLERR | libc::POLLHUP) as i32 != 0;
-        if broken || events & libc::POLLRDHUP as i32 != 0 {
+        }
+        if result < 0 || result & ENDS != 0 {
             self.hangup.set(true);
         }
-        if broken || events & (libc::POLLIN | libc::POLLRDHUP) as i32 != 0 {
-            self.readable.set(true);
-            if let Some(waker) = self.reader.take() {
-                waker.wake();
-            }
+        if !more {
+            self.key.set(None);
         }
-        if broken || events & libc::POLLOUT as i32 != 0 {
-            self.writable.set(true);
-            if let Some(waker) = self.writer.take() {
-                waker.wake();
-            }
+        self.ready.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
         }
-        self.changed.notify_all();
     }
 }
 
@@ -106,7 +112,10 @@ const ATTEMPTS_MAX: u32 = 1000;
 /// What to do after a completion.
 pub(super) enum Next {
     Resubmit,
-    Finish,
+    Wake(Option<Waker>),
+    /// Nobody waits, and the kernel holds nothing any more.
+    Free,
+    Nothing,
 }
 
 impl FileOp {
@@ -136,18 +145,22 @@ impl FileOp {
                 0
             }
         });
-        Next::Finish
+        if self.orphan { Next::Free } else { Next::Wake(self.waker.take()) }
     }
 }
 
+#[expect(dead_code, reason = "handles are only held, as long as the kernel may look their descriptors up")]
 pub(super) enum State {
     Free {
         next: u32,
     },
-    /// A multishot poll; `None` after its socket was dropped, until the last completion.
-    Poll(Option<Rc<Readiness>>),
     /// The poll of the reactor's own eventfd.
     Wake,
+    /// A multishot poll, receive or accept; `None` after nobody wants to hear of it any more, until its last word.
+    Poll(Rc<Handle>, Option<Rc<Readiness>>),
+    Receive(Rc<Handle>, Option<Rc<Incoming>>),
+    Accept(Rc<Handle>, Option<Rc<Accepting>>),
+    Send(SendOp),
     File(FileOp),
 }
 
@@ -163,9 +176,13 @@ pub(super) const PIECES_INLINE: usize = 8;
 pub(super) struct Ops {
     slots: RefCell<Box<[Slot]>>,
     free: Cell<u32>,
-    /// Operations on files: they own buffers.
-    pub(super) files: Cell<usize>,
+    /// Operations on files.
+    files: Cell<usize>,
     files_max: usize,
+    /// Zero-copy sends.
+    pub(super) sends: Cell<usize>,
+    /// All slots in use but the reactor's own.
+    pub(super) used: Cell<usize>,
     pub(super) freed: Notify,
 }
 
@@ -181,6 +198,8 @@ impl Ops {
             free: Cell::new(0),
             files: Cell::new(0),
             files_max,
+            sends: Cell::new(0),
+            used: Cell::new(0),
             freed: Notify::default(),
         }
     }
@@ -188,13 +207,10 @@ impl Ops {
     /// Hands the state back when the table is full.
     pub(super) fn insert(&self, state: State) -> Result<u64, State> {
         let index = self.free.get();
-        let file = matches!(state, State::File(_));
-        if index == NONE || (file && self.files.get() == self.files_max) {
+        if index == NONE || (matches!(state, State::File(_)) && self.files.get() == self.files_max) {
             return Err(state);
         }
-        if file {
-            self.files.set(self.files.get() + 1);
-        }
+        self.count(&state, 1);
         let mut slots = self.slots.borrow_mut();
         let slot = &mut slots[index as usize];
         let State::Free { next } = slot.state else { unreachable!("the free list holds free slots") };
@@ -226,11 +242,28 @@ impl Ops {
             self.free.set(index_of(key) as u32);
             state
         };
-        if matches!(state, State::File(_)) {
-            self.files.set(self.files.get() - 1);
-        }
+        self.count(&state, -1);
         self.freed.notify_all();
         Some(state)
+    }
+
+    fn count(&self, state: &State, change: isize) {
+        let add = |count: &Cell<usize>| count.set(count.get().wrapping_add_signed(change));
+        match state {
+            State::Free { .. } | State::Wake => return,
+            State::File(_) => add(&self.files),
+            State::Send(_) => add(&self.sends),
+            State::Poll(..) | State::Receive(..) | State::Accept(..) => {}
+        }
+        add(&self.used);
+    }
+
+    /// The keys of these slots.
+    pub(super) fn keys(&self) -> Vec<u64> {
+        let slots = self.slots.borrow();
+        let used = slots.iter().enumerate();
+        let used = used.filter(|(_, slot)| !matches!(slot.state, State::Free { .. } | State::Wake));
+        used.map(|(i, slot)| key_of(i as u32, slot.generation)).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::driver::Driver;
 use super::inbox::Shared;
+use super::send::ZeroCopy;
 use super::signals;
 use crate::buf::{BufConfig, Pool};
 use crate::reactor::{Backend, Inbox, Reactor, ReactorId, release_slot, reserve_slot};
@@ -14,6 +15,8 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+/// Sends below this are copied: measured, see docs/measuring.md.
+const ZERO_COPY_MIN_BYTES: usize = 256 << 10;
 /// Tasks polled in one turn before the ring is looked at again.
 const TURN_TASKS_MAX: usize = 256;
 
@@ -29,6 +32,17 @@ pub enum PollMode {
     Sleep,
 }
 
+/// How sockets receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Receive {
+    /// By a multishot receive into buffers that the reactor provides, and by calls where large payload is
+    /// expected: each connection as its reader asks.
+    #[default]
+    Ring,
+    /// By calls only, when a multishot poll has said that something is there.
+    Calls,
+}
+
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
     pub reactors: usize,
@@ -39,6 +53,9 @@ pub struct RuntimeConfig {
     pub spin: Duration,
     /// Buffers of each reactor.
     pub buffers: BufConfig,
+    pub receive: Receive,
+    /// From 256 KiB on unless said otherwise.
+    pub zero_copy: ZeroCopy,
     /// SIGINT and SIGTERM complete [`shutdown_requested`](crate::shutdown_requested); a second one kills.
     pub signals: bool,
 }
@@ -51,6 +68,8 @@ impl Default for RuntimeConfig {
             poll: PollMode::default(),
             spin: Duration::from_micros(50),
             buffers: BufConfig::default(),
+            receive: Receive::default(),
+            zero_copy: ZeroCopy::From(ZERO_COPY_MIN_BYTES),
             signals: false,
         }
     }
@@ -267,7 +286,7 @@ impl Thread {
         let bell = config.signals.then(|| signals::Bell::hang(shared.event_fd())).flatten();
         let pool = Pool::new(config.buffers);
         pool.set_bell(shared.clone());
-        let driver = Driver::new(shared.clone(), &pool)?;
+        let driver = Driver::new(shared.clone(), &pool, config)?;
         let _ = runtime.inboxes[i].set(shared.clone());
         let mut seed = [0; 8];
         driver.fill_random(&mut seed);
