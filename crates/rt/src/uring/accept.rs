@@ -124,7 +124,11 @@ impl Listener {
                 None | Some(libc::EINTR | libc::EAGAIN) => {}
                 // The connection was gone before we took it: take the next one.
                 Some(libc::ECONNABORTED) => {}
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => crate::sleep(PAUSE).await,
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    crate::sleep(PAUSE).await;
+                    // Another task may have armed the accept meanwhile, and its connection may be ours.
+                    continue;
+                }
                 Some(errno) => return Err(net_error(errno)),
             }
             let changed = accepting.changed.notified();
