@@ -7,6 +7,7 @@ use peristyle_rt::{
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::rc::Rc;
 
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
@@ -72,9 +73,11 @@ fn warm_file_operations_and_their_tasks_allocate_nothing() {
         let spec = DeviceSpec::Path { path, create_bytes: Some(16 << 20), write_cache: WriteCache::Auto };
         let device = Device::open(&spec).await.expect("created");
         for round in 0..60 {
+            // All of a round end before the next: how many tasks are alive at once must not depend on the disk.
+            let done = Rc::new(Cell::new(0));
             let before = COUNT.get();
             for i in 0..16u64 {
-                let device = device.clone();
+                let (device, done) = (device.clone(), done.clone());
                 spawn(async move {
                     let mut iov = IoVec::new();
                     for _ in 0..20 {
@@ -83,10 +86,13 @@ fn warm_file_operations_and_their_tasks_allocate_nothing() {
                     device.write(i << 20, iov, true).await.expect("written");
                     let (result, _) = device.read(i << 20, Buf::alloc(16384).await).await;
                     result.expect("read");
+                    done.set(done.get() + 1);
                 });
             }
             device.flush().await.expect("flushed");
-            sleep(Duration::from_millis(1)).await;
+            while done.get() < 16 {
+                sleep(Duration::from_millis(1)).await;
+            }
             assert!(round < 50 || COUNT.get() == before, "{} in round {round}", COUNT.get() - before);
         }
     });

@@ -113,7 +113,10 @@ async fn until_all_are_back(before: [usize; 6]) {
 fn random_pieces_read_in_random_ways_are_the_stream_that_was_sent() {
     for receive in [Receive::Ring, Receive::Calls] {
         for zero_copy in [ZeroCopy::Never, ZeroCopy::Always(1000)] {
-            block_on(RuntimeConfig { receive, zero_copy, ..RuntimeConfig::small() }, async {
+            // Eight writers hold up to five buffers while they take another, eight readers as many views: with fewer
+            // than all of that they would wait for each other.
+            let buffers = BufConfig { counts: [1024, 64, 160, 16, 16, 6], huge_pages: false };
+            block_on(RuntimeConfig { receive, zero_copy, buffers, ..RuntimeConfig::default() }, async {
                 const TOTAL: u64 = 16 << 20;
                 let before = free_counts();
                 let connections = (0..4).map(|_| async {
