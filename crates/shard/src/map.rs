@@ -5,9 +5,13 @@
 //! as they are at one sequence number without copying them: a commit that changes one of them meanwhile copies
 //! it first ([`Map::capture`], [`Map::release`]).
 
+mod capture;
+mod ptr;
 mod runs;
 
-use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ColumnIndex, ExtentId, LayerId, RowIndex};
+pub use capture::{Captured, CapturedState};
+use peristyle_base::{BLOCK_BYTES, LayerId};
+pub use ptr::{Block256, Lookup, Ptr, decode_block, encode_block};
 pub use runs::Run;
 use std::collections::BTreeMap;
 
@@ -17,93 +21,6 @@ pub const FANOUT: usize = 256;
 pub const PTR_BYTES: usize = 16;
 
 const _: () = assert!(FANOUT * PTR_BYTES == BLOCK_BYTES);
-
-/// Where one block lies: 16 bytes in memory and in map blocks (DESIGN §4).
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Ptr {
-    /// extent u48 | index u16 (column × 512 + row)
-    word: u64,
-    crc: u32,
-    spare: u32,
-}
-
-/// What a pointer says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lookup {
-    /// Never written in this layer: ask the parent, or read zeros when there is none.
-    Absent,
-    /// Zeros: stop here.
-    Zero,
-    Data(Ptr),
-}
-
-impl Ptr {
-    pub const ABSENT: Ptr = Ptr { word: 0, crc: 0, spare: 0 };
-    pub const ZERO: Ptr = Ptr { word: ExtentId::MAX.0 << 16, crc: 0, spare: 0 };
-
-    pub fn new(extent: ExtentId, column: ColumnIndex, row: RowIndex, crc: u32) -> Ptr {
-        assert!(extent.0 > 0 && extent < ExtentId::MAX && row.0 < COLUMN_ROWS);
-        Ptr { word: extent.0 << 16 | (column.0 as u64 * COLUMN_ROWS as u64 + row.0 as u64), crc, spare: 0 }
-    }
-    pub fn lookup(self) -> Lookup {
-        match self.extent() {
-            ExtentId(0) => Lookup::Absent,
-            ExtentId::MAX => Lookup::Zero,
-            _ => Lookup::Data(self),
-        }
-    }
-    pub fn extent(self) -> ExtentId {
-        ExtentId(self.word >> 16)
-    }
-    pub fn column(self) -> ColumnIndex {
-        ColumnIndex(((self.word as u16) / COLUMN_ROWS) as u8)
-    }
-    pub fn row(self) -> RowIndex {
-        RowIndex(self.word as u16 % COLUMN_ROWS)
-    }
-    pub fn crc(self) -> u32 {
-        self.crc
-    }
-    pub fn encode(self) -> [u8; PTR_BYTES] {
-        let mut out = [0; PTR_BYTES];
-        out[..8].copy_from_slice(&self.word.to_le_bytes());
-        out[8..12].copy_from_slice(&self.crc.to_le_bytes());
-        out[12..].copy_from_slice(&self.spare.to_le_bytes());
-        out
-    }
-    pub fn decode(bytes: &[u8]) -> Ptr {
-        let at = |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
-        Ptr { word: at(0) as u64 | (at(4) as u64) << 32, crc: at(8), spare: at(12) }
-    }
-}
-
-impl core::fmt::Debug for Ptr {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self.lookup() {
-            Lookup::Absent => f.write_str("absent"),
-            Lookup::Zero => f.write_str("zero"),
-            Lookup::Data(_) => write!(f, "{}.{}.{}", self.extent(), self.column(), self.row()),
-        }
-    }
-}
-
-pub type Block256 = [Ptr; FANOUT];
-
-/// Encodes a map block.
-pub fn encode_block(ptrs: &Block256, out: &mut [u8]) {
-    for (ptr, bytes) in ptrs.iter().zip(out.chunks_exact_mut(PTR_BYTES)) {
-        bytes.copy_from_slice(&ptr.encode());
-    }
-}
-
-/// Decodes a map block.
-pub fn decode_block(bytes: &[u8]) -> Box<Block256> {
-    let mut ptrs = Box::new([Ptr::ABSENT; FANOUT]);
-    for (ptr, bytes) in ptrs.iter_mut().zip(bytes.chunks_exact(PTR_BYTES)) {
-        *ptr = Ptr::decode(bytes);
-    }
-    ptrs
-}
 
 /// A child of a page, or a page of a layer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -153,25 +70,6 @@ pub struct Map {
     free_pages: Vec<u32>,
     leaves_max: usize,
     mapped: u64,
-}
-
-/// One thing that a checkpoint has to write.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Captured {
-    pub layer: LayerId,
-    /// Page number within the layer.
-    pub page: u32,
-    /// Child of the page; `None`: the whole page became zero or absent.
-    pub child: Option<u8>,
-    pub state: CapturedState,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CapturedState {
-    Absent,
-    Zero,
-    /// Handle for [`Map::leaf`] and [`Map::release`].
-    Leaf(u32),
 }
 
 impl Map {
@@ -398,104 +296,6 @@ impl Map {
         self.free_pages.push(at);
     }
 
-    /// Everything that changed since the last capture, as it is now, in order of layer and block. Leaves stay
-    /// readable through [`leaf`](Self::leaf) until [`release`](Self::release).
-    pub fn capture(&mut self, out: &mut Vec<Captured>) {
-        for (&id, layer) in &mut self.layers {
-            layer.dirty_pages.sort_unstable();
-            for page in layer.dirty_pages.drain(..) {
-                layer.is_dirty[page as usize] = false;
-                let entry = |child, state| Captured { layer: id, page, child, state };
-                let at = match layer.pages[page as usize] {
-                    Node::Absent => {
-                        out.push(entry(None, CapturedState::Absent));
-                        continue;
-                    }
-                    Node::Zero => {
-                        out.push(entry(None, CapturedState::Zero));
-                        continue;
-                    }
-                    Node::At(at) => &mut self.pages[at as usize],
-                };
-                for child in 0..FANOUT {
-                    if at.dirty[child / 64] >> (child % 64) & 1 == 0 {
-                        continue;
-                    }
-                    let state = match at.children[child] {
-                        Node::Absent => CapturedState::Absent,
-                        Node::Zero => CapturedState::Zero,
-                        Node::At(leaf) => {
-                            let l = &mut self.leaves[leaf as usize];
-                            assert!(!l.frozen, "one checkpoint at a time");
-                            (l.dirty, l.frozen) = (false, true);
-                            CapturedState::Leaf(leaf)
-                        }
-                    };
-                    out.push(entry(Some(child as u8), state));
-                }
-                at.dirty = [0; FANOUT / 64];
-            }
-        }
-    }
-
-    /// A captured leaf as it was at the capture.
-    pub fn leaf(&self, handle: u32) -> &Block256 {
-        &self.leaves[handle as usize].ptrs
-    }
-
-    /// The checkpoint needs the captured leaf no more.
-    pub fn release(&mut self, handle: u32) {
-        let leaf = &mut self.leaves[handle as usize];
-        assert!(leaf.frozen, "released twice");
-        leaf.frozen = false;
-        if leaf.orphan {
-            leaf.orphan = false;
-            self.free_leaves.push(handle);
-        }
-    }
-
-    /// A checkpoint failed: what it had captured is dirty again.
-    pub fn recapture(&mut self, captured: &[Captured]) {
-        for c in captured {
-            let Some(layer) = self.layers.get_mut(&c.layer) else { continue };
-            if c.page as usize >= layer.pages.len() {
-                continue;
-            }
-            mark_page(layer, c.page as usize);
-            if let (Some(child), Node::At(at)) = (c.child, layer.pages[c.page as usize]) {
-                self.pages[at as usize].dirty[child as usize / 64] |= 1 << (child % 64);
-            }
-        }
-    }
-
-    /// Recovery: a page that a checkpoint recorded as zero.
-    pub fn load_zero_page(&mut self, layer: LayerId, page: u32) {
-        if let Some(node) = self.layers.get_mut(&layer).and_then(|l| l.pages.get_mut(page as usize)) {
-            *node = Node::Zero;
-        }
-    }
-
-    /// Recovery: a child that a checkpoint recorded. Not dirty.
-    pub fn load_child(&mut self, layer: LayerId, page: u32, child: u8, content: Option<Box<Block256>>) {
-        if self.layers.get(&layer).is_none_or(|l| page as usize >= l.pages.len()) {
-            return;
-        }
-        let node = match content {
-            None => Node::Zero,
-            Some(ptrs) => {
-                self.mapped += ptrs.iter().filter(|p| matches!(p.lookup(), Lookup::Data(_))).count() as u64;
-                self.leaves.push(Leaf { ptrs, dirty: false, frozen: false, orphan: false });
-                Node::At(self.leaves.len() as u32 - 1)
-            }
-        };
-        let at = self.page_for_change(layer, page as usize) as usize;
-        self.pages[at].children[child as usize] = node;
-        let l = self.layers.get_mut(&layer).expect("just seen");
-        l.is_dirty[page as usize] = false;
-        l.dirty_pages.retain(|&p| p != page);
-        self.pages[at].dirty = [0; FANOUT / 64];
-    }
-
     /// Every data pointer: `(layer, block, ptr)`.
     pub fn for_each(&self, mut f: impl FnMut(LayerId, u64, Ptr)) {
         for (&id, layer) in &self.layers {
@@ -533,6 +333,7 @@ fn two<T>(items: &mut [T], a: usize, b: usize) -> (&mut T, &mut T) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use peristyle_base::{ColumnIndex, ExtentId, RowIndex};
     use proptest::prelude::*;
     use std::collections::HashMap;
 
