@@ -9,6 +9,7 @@ use crate::slot::{Allocate, Candidate, Reserve, SlotInfo, SlotTable, Usage};
 use crate::stats::{DeviceStats, Stats, WritePurpose};
 use peristyle_base::stage::Stage;
 use peristyle_base::{BLOCK_BYTES, COLUMN_BYTES, DeviceId, ExtentId, Instant, ShardId, SlotIndex};
+use peristyle_rt::alloc_count::background;
 use peristyle_rt::sync::{Notify, Permit, Semaphore};
 use peristyle_rt::{Buf, Device, IoError, IoVec, now, spawn};
 use std::cell::{Cell, RefCell};
@@ -226,7 +227,8 @@ impl Inner {
     /// Zeroes a free slot, once its entry says durably that it is free, and gives it back to the table.
     pub fn zero_slot(self: &Rc<Inner>, slot: SlotIndex) -> u32 {
         let me = self.clone();
-        let work = async move {
+        // Work beside the I/O path: it may allocate.
+        let work = background(async move {
             me.commit_page(slot).await?;
             if !me.can_zero.get() {
                 return Err(IoError::Unsupported);
@@ -236,7 +238,7 @@ impl Inner {
                 me.can_zero.set(false);
             }
             zeroed
-        };
+        });
         self.start(work, move |me, answer| {
             me.slots.borrow_mut().zeroed(slot, answer.is_ok());
             me.zeroed.notify_all();
