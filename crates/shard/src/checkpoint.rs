@@ -11,10 +11,11 @@ use crate::frame::{Entry, FrameKind, Layout};
 use crate::map::{
     Block256, Captured, CapturedState, FANOUT, Lookup, PTR_BYTES, Ptr, decode_block, encode_block,
 };
+use crate::retire::retire_below;
 use crate::shard::{Shard, State};
 use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId, Seq, crc32c};
 use peristyle_cluster::{BlockPlace, CheckpointPtr, ShardStore};
-use peristyle_rt::{Buf, View};
+use peristyle_rt::{Buf, Duration, View};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -22,6 +23,9 @@ use std::rc::Rc;
 const FRAME_MAP_BLOCKS: usize = 48;
 /// Leaves that are ready when a checkpoint begins, for the copies that writes make of what it reads: 1 MiB.
 const COPIES_READY: usize = 256;
+/// A checkpoint that failed is tried again after the first pause; each further pause is twice as long, up to the last.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 const ROOT_MAGIC: u64 = u64::from_le_bytes(*b"PERIROOT");
 const ROOT_VERSION: u32 = 1;
 const ROOT_HEADER_BYTES: usize = 32;
@@ -116,34 +120,63 @@ struct MapBlock {
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    /// Takes all checkpoints, one after the other. Nothing drops this task midway while the shard serves: what a
+    /// checkpoint has captured is written, or dirty again.
     pub(crate) async fn run_checkpoints(self: Rc<Self>) {
+        let mut pause = Duration::ZERO;
         loop {
+            let asked =
+                |state: &State| state.stopped.is_some() || state.checkpoint_asked > state.checkpoint_done.0;
+            if pause > Duration::ZERO {
+                // The pool is full, or devices fail: replay covers what the checkpoint would have.
+                let asked = || asked(&self.state.borrow());
+                peristyle_rt::timeout(pause, self.progress.wait_until(asked)).await;
+            }
             let due = || {
                 let state = self.state.borrow();
-                state.stopped.is_some()
-                    || state.log_bytes_since_checkpoint >= self.config.checkpoint_log_bytes
+                asked(&state) || state.log_bytes_since_checkpoint >= self.config.checkpoint_log_bytes
             };
             self.progress.wait_until(due).await;
             if self.stopped().is_some() {
                 return;
             }
-            if self.checkpoint().await.is_err() {
-                // The pool is full or the shard stops: replay covers what the checkpoint would have.
-                peristyle_rt::sleep(std::time::Duration::from_secs(1)).await;
-            }
+            let number = self.state.borrow().checkpoint_asked;
+            let result = self.take_checkpoint().await;
+            pause = match result {
+                Ok(()) => Duration::ZERO,
+                Err(_) => (pause * 2).clamp(RETRY_MIN, RETRY_MAX),
+            };
+            self.state.borrow_mut().checkpoint_done = (number, result);
+            self.progress.notify_all();
         }
     }
 
-    /// Takes a checkpoint now. Replay starts behind it once this returns.
-    pub async fn checkpoint(self: &Rc<Self>) -> Result<(), ShardError> {
-        let _turn = self.checkpoint_turn.acquire(1).await;
-        let mut captured = Vec::new();
-        let (seq, mark, layers) = {
+    /// Has a checkpoint taken that begins from now on. Replay starts behind it once this returns. Whoever gives up
+    /// waiting changes nothing: it goes on.
+    pub async fn checkpoint(&self) -> Result<(), ShardError> {
+        let number = {
             let state = &mut *self.state.borrow_mut();
-            if state.stopped.is_some() {
-                return Err(ShardError::Stopped);
-            }
-            state.log_bytes_since_checkpoint = 0;
+            state.checkpoint_asked += 1;
+            state.checkpoint_asked
+        };
+        self.progress.notify_all();
+        let answered = || {
+            let state = self.state.borrow();
+            state.stopped.is_some() || state.checkpoint_done.0 >= number
+        };
+        self.progress.wait_until(answered).await;
+        match self.state.borrow().checkpoint_done {
+            (done, result) if done >= number => result,
+            _ => Err(ShardError::Stopped),
+        }
+    }
+
+    async fn take_checkpoint(self: &Rc<Self>) -> Result<(), ShardError> {
+        let mut captured = Vec::new();
+        let (seq, mark, layers, log_bytes) = {
+            let state = &mut *self.state.borrow_mut();
+            let log_bytes = std::mem::take(&mut state.log_bytes_since_checkpoint);
+            state.retire_below = retire_below(state, self.config.ready_extents);
             state.map.capture(&mut captured);
             // Writes copy what is being written out; the first copies find their memory here.
             state.map.make_room(captured.len().min(COPIES_READY));
@@ -151,20 +184,26 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 state.homes.layers.remove(&layer);
             }
             let layers: Vec<(LayerId, u64)> = state.map.layers().collect();
-            (state.committed, replay_mark(state), layers)
+            (state.committed, replay_mark(state), layers, log_bytes)
         };
+        self.supply_wanted.notify_all();
         let result = self.write_checkpoint(seq, mark, &layers, &captured).await;
-        let state = &mut *self.state.borrow_mut();
-        for c in &captured {
-            if let CapturedState::Leaf(handle) = c.state {
-                state.map.release(handle);
+        {
+            let state = &mut *self.state.borrow_mut();
+            for c in &captured {
+                if let CapturedState::Leaf(handle) = c.state {
+                    state.map.release(handle);
+                }
             }
+            if let Err(error) = result {
+                state.map.recapture(&captured);
+                state.log_bytes_since_checkpoint += log_bytes; // so that it is tried again soon
+                return Err(error);
+            }
+            state.stats.checkpoints += 1;
         }
-        match result {
-            Ok(()) => state.stats.checkpoints += 1,
-            Err(_) => state.map.recapture(&captured),
-        }
-        result
+        self.give_back_empty(mark).await;
+        Ok(())
     }
 
     async fn write_checkpoint(

@@ -53,6 +53,8 @@ pub struct Extent {
     pub suspect: bool,
     /// Columns that no device lists although all that could answer did: given back, or replaced with their device.
     pub columns_gone: u8,
+    /// No frame of it that counts holds a block. Known once it is sealed, or will be sealed without rows.
+    pub empty: bool,
     /// Nothing refers to it: what is left of an extent that was never used, or that was being given back when
     /// its owner stopped.
     pub leftover: bool,
@@ -84,6 +86,7 @@ impl Extent {
             completing: false,
             suspect: false,
             columns_gone: 0,
+            empty: false,
             leftover: false,
         }
     }
@@ -116,6 +119,17 @@ impl Extent {
     }
     pub fn layout_of(&self, frame: (u16, u16)) -> Layout {
         Layout { scheme: self.scheme, first_row: RowIndex(frame.0), blocks: frame.1 }
+    }
+    /// Its frames are known from first to last, and none of them holds a block.
+    pub fn holds_no_block(&self) -> bool {
+        let mut row = 0;
+        for &frame in &self.frames {
+            if frame != (row, 0) {
+                return false;
+            }
+            row = self.layout_of(frame).end_row();
+        }
+        row > 0 && row == self.committed_rows
     }
     /// The frame of an unsealed extent that covers a row.
     pub fn frame_at(&self, row: u16) -> Option<Layout> {

@@ -177,7 +177,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if phase != ExtentPhase::Sealed || extent.seal_is_due() {
             extent.frames = scan.headers.iter().map(|h| (h.first_row.0, h.blocks)).collect();
         }
-        if phase != ExtentPhase::Sealed {
+        if phase == ExtentPhase::Sealed {
+            extent.empty = scan.headers.iter().all(|h| h.blocks == 0);
+        } else {
             extent.committed_rows = scan.end.min(row);
             extent.next_row = extent.committed_rows;
             scan.end = extent.committed_rows;

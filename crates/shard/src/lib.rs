@@ -17,6 +17,7 @@ mod read;
 mod read_at_once;
 mod recover;
 pub mod replay;
+mod retire;
 mod settle;
 mod shard;
 pub mod stats;

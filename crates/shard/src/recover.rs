@@ -186,7 +186,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let replayed = e.id >= mark || e.in_record;
             !replayed || ((unused || (e.suspect && !e.in_record)) && !holding.contains(&e.id))
         };
-        if !state.extents.iter().any(&suspect) {
+        // Its frames were dropped, or are appended anew elsewhere: nothing of it stays.
+        let whole: HashSet<ExtentId> = scans.iter().filter(|s| s.whole).map(|s| s.extent).collect();
+        let void = |e: &Extent| {
+            e.phase == ExtentPhase::Old
+                && e.committed_rows == 0
+                && whole.contains(&e.id)
+                && holding.contains(&e.id)
+        };
+        if !state.extents.iter().any(|e| suspect(e) || void(e)) {
             return;
         }
         let mut referred: HashSet<ExtentId> = HashSet::new();
@@ -195,6 +203,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         referred.extend(record.checkpoint.iter().flat_map(|c| &c.root).map(|place| place.extent));
         for extent in state.extents.iter_mut().filter(|e| suspect(e)) {
             extent.leftover = !referred.contains(&extent.id);
+        }
+        for extent in state.extents.iter_mut().filter(|e| void(e) && !e.leftover) {
+            extent.empty = !referred.contains(&extent.id);
         }
     }
 

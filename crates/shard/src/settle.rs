@@ -17,8 +17,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn settle_old_extents(self: Rc<Self>) {
         let old: Vec<(ExtentId, bool)> = {
             let state = self.state.borrow();
-            let due = |e: &&Extent| e.phase == ExtentPhase::Old || e.leftover || e.seal_is_due();
-            state.extents.iter().filter(due).map(|e| (e.id, e.committed_rows > 0 && !e.leftover)).collect()
+            let epoch = state.record.epoch;
+            let due = |e: &&Extent| {
+                e.epoch != epoch && (e.phase == ExtentPhase::Old || e.leftover || e.seal_is_due())
+            };
+            state
+                .extents
+                .iter()
+                .filter(due)
+                .map(|e| (e.id, (e.committed_rows > 0 || e.empty) && !e.leftover))
+                .collect()
         };
         for (id, used) in old {
             if self.stopped().is_some() {
@@ -29,6 +37,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 false => self.free_unused(id).await,
             }
         }
+        self.let_go_of_empty().await;
     }
 
     /// Takeovers that were cut short again and again leave many extents that were never used: they are given back

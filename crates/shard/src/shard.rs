@@ -140,6 +140,12 @@ pub(crate) struct State {
     /// The reserve has nothing to give any more.
     pub reserve_spent: bool,
     pub log_bytes_since_checkpoint: u64,
+    /// Checkpoints that were asked for, one number each.
+    pub checkpoint_asked: u64,
+    /// The last number that a checkpoint answers, and how that went.
+    pub checkpoint_done: (u64, Result<(), ShardError>),
+    /// Ready and open extents below this number are replaced, so that they do not hold the mark back.
+    pub retire_below: ExtentId,
     /// Latency of recent frames, for the second-frame rule.
     pub frame_latency_ns: u64,
     /// Blocks that were recently pending or in flight at once; decays with every frame.
@@ -164,7 +170,7 @@ pub struct Shard<C: Columns, S: ShardStore> {
     pub(crate) work: Notify,
     /// A frame's columns were sent: the watchdog looks at them from now on.
     pub(crate) sent: Notify,
-    /// A frame was committed, or the shard stopped.
+    /// A frame was committed, a checkpoint was asked for or is over, or the shard stopped.
     pub(crate) progress: Notify,
     /// Ready extents were added, or the pool was found full.
     pub(crate) supplied: Notify,
@@ -173,7 +179,6 @@ pub struct Shard<C: Columns, S: ShardStore> {
     pub(crate) urgent: Cell<bool>,
     /// One writer of the control store's record at a time.
     pub(crate) record_turn: Rc<Semaphore>,
-    pub(crate) checkpoint_turn: Rc<Semaphore>,
     /// Layers are made and dropped one at a time.
     pub(crate) layer_turn: Rc<Semaphore>,
 }
@@ -211,6 +216,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             reserve_wanted: None,
             reserve_spent: false,
             log_bytes_since_checkpoint: 0,
+            checkpoint_asked: 0,
+            checkpoint_done: (0, Ok(())),
+            retire_below: ExtentId(0),
             frame_latency_ns: 0,
             expected_blocks: 0,
             codes: HashMap::new(),
@@ -234,7 +242,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             supply_wanted: Notify::default(),
             urgent: Cell::new(false),
             record_turn: Semaphore::new(1),
-            checkpoint_turn: Semaphore::new(1),
             layer_turn: Semaphore::new(1),
         })
     }

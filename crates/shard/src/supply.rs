@@ -29,6 +29,7 @@ const SEAL_TRIES: usize = 3;
 /// Extents that are sealed at the same time.
 const SEALS_MAX: usize = 4;
 
+const WIDTHS: [Width; 3] = [Width::Wide, Width::Narrow, Width::Reserve];
 /// Extent numbers that one write of the record reserves.
 const EXTENTS_RESERVED: u64 = 64;
 
@@ -76,6 +77,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     Err(CreateError::Stopped) => return,
                 }
             }
+            WIDTHS.into_iter().for_each(|width| self.retire(width));
             self.supplied.notify_all();
             if short || later {
                 // Who waits for an extent asks again whenever it hears that there is none: without a pause the two
@@ -94,6 +96,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 self.urgent.get()
                     || self.stopped().is_some()
                     || [Width::Wide, Width::Narrow].into_iter().any(|w| self.missing(w, false) > 0)
+                    || WIDTHS.into_iter().any(|w| self.can_retire(w))
             };
             self.supply_wanted.wait_until(wanted).await;
         }
@@ -106,7 +109,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if narrow_is_wide && width == Width::Narrow {
             return 0;
         }
-        let (have, want) = (state.extents.ready[width as usize].len(), self.config.ready_extents);
+        // Those that are to be replaced do not count.
+        let young = state.extents.ready[width as usize].iter().filter(|&&id| id >= state.retire_below);
+        let (have, want) = (young.count(), self.config.ready_extents);
         match have * 2 <= want {
             // In need, one extent is enough to go on with; the rest follows in the next round.
             true if urgent && have == 0 => 1,
@@ -476,6 +481,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         } else if extent.phase == ExtentPhase::Sealing {
             extent.phase = ExtentPhase::Closed; // to be tried again
         }
+        extent.empty = extent.empty || extent.holds_no_block();
         if extent.missing == 0 {
             extent.frames = Vec::new();
         }
@@ -488,6 +494,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if self.write_record(|_| {}).await.is_err() {
             return;
         }
+        self.free_columns(&extent).await;
+    }
+
+    pub(crate) async fn free_columns(&self, extent: &Extent) {
         let (epoch, bad) = (self.epoch(), self.bad_devices());
         // A device that cannot answer keeps a leftover, which the next start of the shard recognises.
         let answering = (0..extent.scheme.width()).filter(|&c| !bad.contains(&extent.place(c).device));

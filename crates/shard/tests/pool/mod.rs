@@ -76,6 +76,7 @@ struct Inner {
     rule: Rule,
     log: Vec<(Asked, Result<(), ColumnFault>)>,
     full: bool,
+    spent: bool,
     p99_ns: u64,
     /// What each number of the user sequence names. Checked with every append: it never names two things.
     frames: BTreeMap<(Epoch, Seq), Vec<Entry>>,
@@ -102,6 +103,7 @@ impl Pool {
             rule: Box::new(|_| Do::It),
             log: Vec::new(),
             full: false,
+            spent: false,
             p99_ns: 0,
             frames: BTreeMap::new(),
         };
@@ -123,6 +125,10 @@ impl Pool {
     /// Users' extents find no room from now on.
     pub fn full(&self, full: bool) {
         self.inner.borrow_mut().full = full;
+    }
+    /// Nobody's extents find room, also not in what is kept back.
+    pub fn full_to_the_last(&self, spent: bool) {
+        self.inner.borrow_mut().spent = spent;
     }
     /// What each device says of its appends from now on.
     pub fn p99(&self, p99: Duration) {
@@ -259,7 +265,10 @@ impl Columns for Pool {
             id: d.id,
             domain: DomainId(i as u32),
             slots_total: SLOTS,
-            slots_used: if inner.full && class == AllocClass::User { SLOTS } else { d.columns.len() as u32 },
+            slots_used: match inner.spent || (inner.full && class == AllocClass::User) {
+                true => SLOTS,
+                false => d.columns.len() as u32,
+            },
             healthy: !d.away,
             avoid: false,
         }));
@@ -443,6 +452,8 @@ pub struct Home {
     pub store: MemoryShardStore,
     pub config: ShardConfig,
     processes: RefCell<Vec<Process>>,
+    /// What the last recovery found.
+    pub report: Cell<RecoveryReport>,
 }
 
 impl Home {
@@ -453,13 +464,15 @@ impl Home {
             store: MemoryShardStore::default(),
             config,
             processes: RefCell::default(),
+            report: Cell::default(),
         }
     }
     pub async fn recover(&self) -> Result<TestShard, RecoverError> {
         let (pool, store) = (Rc::new(self.pool.of_a_process()), Rc::new(self.store.clone()));
         let killed = pool.killed.clone();
         let recovered = Shard::recover(ShardId(0), NodeId(0), self.config.clone(), pool, store).await;
-        let (shard, _) = recovered?;
+        let (shard, report) = recovered?;
+        self.report.set(report);
         self.processes.borrow_mut().push((Rc::downgrade(&shard), killed));
         Ok(shard)
     }
