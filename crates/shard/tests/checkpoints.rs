@@ -33,7 +33,7 @@ fn a_checkpoint_that_nobody_waits_for_any_more_loses_nothing() {
         for i in 0..8u64 {
             let given_up = peristyle_rt::timeout(Duration::from_millis(1 + 3 * i), shard.checkpoint()).await;
             assert!(given_up.is_none() || i > 3);
-            write(&shard, 10 + 2 * i, 2, 2 + i).await.unwrap();
+            write(&shard, 256 * (1 + i), 2, 2 + i).await.unwrap();
         }
         home.pool.no_rule();
         shard.checkpoint().await.unwrap();
@@ -41,7 +41,7 @@ fn a_checkpoint_that_nobody_waits_for_any_more_loses_nothing() {
         let shard = home.recover().await.unwrap();
         expect(&shard, 0, 2, 1).await;
         for i in 0..8u64 {
-            expect(&shard, 10 + 2 * i, 2, 2 + i).await;
+            expect(&shard, 256 * (1 + i), 2, 2 + i).await;
         }
     });
 }
