@@ -70,6 +70,15 @@ pub fn run_quietly(command: &mut Command, log: &Path, limit: Duration) -> Result
     result
 }
 
+/// Both outputs of a program whose failure is an answer, too; `None` unless it ends within `limit`.
+pub fn answer(command: &mut Command, log: &Path, limit: Duration) -> Result<Option<(ExitStatus, String)>> {
+    let file = File::create(log).with_context(|| log.display().to_string())?;
+    let mut child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
+    let status = wait(&mut child, limit, false)?;
+    let text = String::from_utf8_lossy(&std::fs::read(log)?).into_owned();
+    Ok(status.map(|status| (status, text)))
+}
+
 /// `None` when the limit has passed; the child is gone then.
 fn wait(child: &mut Child, limit: Duration, grouped: bool) -> Result<Option<ExitStatus>> {
     let start = Instant::now();

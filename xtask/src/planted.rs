@@ -5,14 +5,16 @@ use crate::cmd;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
 
 /// What counts here is how long a build takes: what patches change, and what depends on that, is not optimised.
 const PROFILE: &[&str] = &["--profile", "dev", "--config", "profile.dev.opt-level=0"];
 /// All the others are built once; these do the work on bytes.
 const OPTIMISED: &[&str] = &["base", "ec", "rt"];
 const FOLDER: &str = "crates/sim/planted";
+/// A scenario that takes longer has found nothing.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// One patch and its head: `Rule:`, `Scenarios:` in the order in which they are tried, `Seeds:` of each.
 pub struct Patch {
@@ -129,28 +131,37 @@ fn try_one(folder: &Path, patch: &Patch) -> Result<Option<String>> {
     build(folder, &patch.name)?;
     for scenario in &patch.scenarios {
         let began = Instant::now();
-        let output = Command::new(program())
-            .args(["--scenario", scenario, "--seeds", &patch.seeds.to_string(), "--until-failure"])
-            .stdin(Stdio::null())
-            .output()?;
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let seeds = patch.seeds.to_string();
+        // One seed after the other: the same one finds it everywhere.
+        let answer =
+            run_scenario(&program(), scenario, &["--seeds", &seeds, "--jobs", "1", "--until-failure"])?;
         let seconds = began.elapsed().as_secs_f64();
         println!("{scenario}: {seconds:.0} s");
-        if output.status.success() {
+        let Some((status, text)) = answer else { continue };
+        if status.success() {
             continue;
         }
-        let Some(line) = out.lines().find(|line| line.contains(": FAILED; again: ")) else {
-            bail!("{scenario} ended with {}: {out}{err}", output.status);
+        let Some(line) = text.lines().find(|line| line.contains(": FAILED; again: ")) else {
+            bail!("{scenario} ended with {status}: {text}");
         };
         let found = line.split(": FAILED").next().unwrap_or_default();
         let seed = found.rsplit(' ').next().unwrap_or_default();
-        let sound = Command::new(sound()).args(["--scenario", scenario, "--seed", seed]).output()?;
-        if !sound.status.success() {
+        let sound = run_scenario(&sound(), scenario, &["--seed", seed])?;
+        if !sound.is_some_and(|(status, _)| status.success()) {
             bail!("{found} fails without any planted bug");
         }
-        return Ok(Some(format!("{found}: {}", words_of_panic(&err))));
+        return Ok(Some(format!("{found}, {seconds:.0} s: {}", words_of_panic(&text))));
     }
     Ok(None)
+}
+
+fn run_scenario(program: &Path, scenario: &str, options: &[&str]) -> Result<Option<(ExitStatus, String)>> {
+    let mut command = Command::new(program);
+    cmd::answer(
+        command.args(["--scenario", scenario]).args(options),
+        &cmd::target().join("planted.log"),
+        LIMIT,
+    )
 }
 
 fn build(folder: &Path, what: &str) -> Result<()> {

@@ -30,6 +30,12 @@ const WORKERS: u64 = 2;
 /// Columns that each worker takes through their life.
 const LIVES: u64 = 3;
 
+/// Appends to one column, and rows of each; behind each there may be a hole of one row.
+const APPENDS_MAX: u64 = 3;
+const APPEND_ROWS_MAX: u16 = 3;
+/// No column is longer.
+const ROWS_MAX: u16 = APPENDS_MAX as u16 * (APPEND_ROWS_MAX + 1);
+
 fn server_config() -> ServerConfig {
     ServerConfig { open_columns: 8, appends: 8, reads: 8, controls: 4, ..ServerConfig::default() }
 }
@@ -311,8 +317,8 @@ async fn one_life(server: &Server, model: &Model, rng: &mut Rng, extent: u64) {
     column.slot = slot;
     let mut row = 0;
     let mut holes = Vec::new();
-    for _ in 0..rng.between(1, 3) {
-        let count = rng.between(1, 3) as u16;
+    for _ in 0..rng.between(1, APPENDS_MAX) {
+        let count = rng.between(1, u64::from(APPEND_ROWS_MAX)) as u16;
         column.append(rng, row, count).await;
         row += count;
         if rng.coin() {
@@ -366,6 +372,9 @@ async fn verify(disks: Vec<DiskHandle>, expected: Vec<Expected>, follow_up: bool
         if let Some(info) = info {
             found += 1;
             rows += verify_rows(&server, info.slot, column, &shape).await;
+            if follow_up && info.state == SlotState::Open {
+                rows += seal_after_crash(&server, info.slot, column, info.epoch.next()).await;
+            }
         }
     }
     assert_eq!(there.len(), found, "a column that nobody asked for");
@@ -397,6 +406,25 @@ async fn verify_rows(server: &Server, slot: SlotIndex, column: &Expected, shape:
         }
     }
     column.rows.len() as u64
+}
+
+/// Seals an open column as the owner after a crash may: nothing stays but confirmed rows, and all others are holes,
+/// whatever unconfirmed appends have left in them.
+async fn seal_after_crash(server: &Server, slot: SlotIndex, column: &Expected, epoch: Epoch) -> u64 {
+    let mut column = column.clone();
+    let (mut crcs, mut bytes) = (Vec::new(), vec![0; BLOCK_BYTES]);
+    column.holes.clear();
+    for row in 0..ROWS_MAX {
+        match column.rows.get(&row) {
+            Some(&tag) => fill_row(tag, &mut bytes),
+            None => column.holes.push(RowRange::new(row, 1)),
+        }
+        crcs.push(crc32c(&bytes));
+    }
+    server.fence(slot, &column.name, epoch).await.expect("a higher epoch");
+    let seal = Seal { rows: RowIndex(ROWS_MAX), holes: &column.holes, crcs: Some(&crcs) };
+    server.seal(slot, &column.name, epoch, seal).await.expect("only this owner is left");
+    verify_rows(server, slot, &column, &Shape::Sealed { epoch, rows: ROWS_MAX }).await
 }
 
 /// Gives every free slot to a new column that has a hole before its only row: the hole must read as zeros.

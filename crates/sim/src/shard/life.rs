@@ -14,6 +14,7 @@ use peristyle_node::message::NodeBus;
 use peristyle_rt::sim::{CrashState, DiskHandle, Rng};
 use peristyle_rt::{Buf, Device, Duration, ReactorId, join_all};
 use peristyle_shard::{RecoverError, Shard, ShardConfig, ShardError};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -23,6 +24,10 @@ const LAYER: LayerId = LayerId(1);
 const BLOCK: u64 = BLOCK_BYTES as u64 / SECTOR;
 /// Blocks of the largest write: atomic all the same.
 const LARGE: u64 = 128;
+/// Another owner has taken the shard.
+#[derive(Debug, PartialEq, Eq)]
+struct Stopped;
+
 /// What one life has to do with, besides its disks.
 #[derive(Clone)]
 pub struct Rig {
@@ -52,13 +57,13 @@ impl Rig {
         Remains { disks: disks.clone(), record, model: self.model.crashed_copy() }
     }
 
-    async fn columns(&self, disks: &[DiskHandle]) -> Rc<WatchedColumns> {
+    async fn columns(&self, disks: &[DiskHandle], away: &[usize]) -> Rc<WatchedColumns> {
         let here = ReactorId(0);
         let shared = |i: usize| SharedDevice::new(device_id(i), DomainId(i as u32), here, String::new());
         let table = DeviceTable(Arc::new((0..disks.len()).map(shared).collect()));
         let port = peristyle_rt::mesh(1, 16).pop().expect("one");
         let columns = NodeColumns::new(table, Rc::new(NodeBus::new(port.attach())));
-        for (i, disk) in disks.iter().enumerate() {
+        for (i, disk) in disks.iter().enumerate().filter(|(i, _)| !away.contains(i)) {
             let device = Device::open(&disk.spec()).await.expect("there");
             let server = Server::open(device, CLUSTER, ServerConfig::default()).await.expect("was formatted");
             server.set_reserve(SHARD, Reserve { collection: 0, meta: 2, reappend: 2 });
@@ -75,32 +80,36 @@ impl Rig {
         let owner = Owner::take(&self, &disks).await;
         owner.decide().await;
         owner.write_some(&mut rng, 4).await;
+        owner.write_part_behind_whole(&mut rng).await;
         owner.checkpoint().await;
         // One that begins while extents are being made: replay from it has to look at them, also once they are full.
-        join_two(owner.checkpoint_during_refill(), owner.fill_extents(&mut rng.fork(), 1)).await;
+        let full = 1 + usize::from(self.plan.slow_store);
+        join_two(owner.checkpoint_during_refill(), owner.fill_extents(&mut rng.fork(), full)).await;
         owner.fill_extents(&mut rng, 1 + self.plan.ready_extents).await;
         join_two(owner.checkpoint(), owner.write_some(&mut rng.fork(), 3)).await;
         if let Some(failing) = self.plan.failing {
             owner.write_while_failing(&disks[failing], failing, &mut rng).await;
         }
-        // Somebody takes over while this one, who does not know of it, goes on.
-        let (former, mut again) = (owner.clone(), rng.fork());
-        let writing = async {
-            for _ in 0..6 {
-                former.write(&mut again, 1).await;
-            }
-        };
-        let taking = async {
-            peristyle_rt::sleep(Duration::from_micros(rng.below(300))).await;
-            owner.take_over().await
-        };
-        let (owner, ()) = join_two(taking, writing).await;
+        let owner = owner.take_over_from_writer(&mut rng).await;
         owner.decide().await;
         owner.compare_all().await;
         owner.write_some(&mut rng, 2).await;
         owner.settle_old().await;
         owner.compare_all().await;
     }
+}
+
+/// With more than m devices away nobody can say what was promised: the shard waits, or what it does leaves all of it
+/// to be found when they are back. With no more than m, all of it is there as soon as the shard serves.
+pub async fn take_up_with_devices_away(rig: &Rig, disks: &[DiskHandle], away: &[usize]) {
+    let columns = rig.columns(disks, away).await;
+    let Ok(owner) = Owner::try_to_recover(rig, columns).await else { return };
+    if away.len() <= rig.plan.scheme.m() {
+        owner.decide().await;
+        owner.compare_all().await;
+    }
+    // What it makes of what it found.
+    peristyle_rt::sleep(Duration::from_millis(5)).await;
 }
 
 /// Both at once.
@@ -124,15 +133,47 @@ pub struct Owner {
 impl Owner {
     /// Opens the devices and takes the shard up: all are sound, so the first attempt is enough.
     pub async fn take(rig: &Rig, disks: &[DiskHandle]) -> Owner {
-        let columns = rig.columns(disks).await;
+        let columns = rig.columns(disks, &[]).await;
         Owner::recover(rig, columns).await
     }
 
-    pub async fn take_over(&self) -> Owner {
-        Owner::recover(&self.rig, self.columns.clone()).await
+    /// Somebody takes over while this one, who does not know of it, goes on writing until it is told.
+    async fn take_over_from_writer(&self, rng: &mut Rng) -> Owner {
+        let over = Cell::new(false);
+        let (mut again, wait) = (rng.fork(), Duration::from_micros(rng.below(300)));
+        // Some writes fall into each step of the takeover.
+        let rest_ns = self.rig.watch.half_a_put.as_nanos() as u64;
+        let writing = async {
+            loop {
+                let late = over.get();
+                if self.write(&mut again, 1).await == Err(Stopped) {
+                    return;
+                }
+                assert!(!late, "a write that began after the takeover was acknowledged by the owner before");
+                peristyle_rt::sleep(Duration::from_nanos(again.below(rest_ns))).await;
+            }
+        };
+        let taking = async {
+            peristyle_rt::sleep(wait).await;
+            let owner = Owner::recover(&self.rig, self.columns.clone()).await;
+            over.set(true);
+            owner
+        };
+        join_two(taking, writing).await.0
     }
 
     async fn recover(rig: &Rig, columns: Rc<WatchedColumns>) -> Owner {
+        loop {
+            match Owner::try_to_recover(rig, columns.clone()).await {
+                Ok(owner) => return owner,
+                // The owner before was writing the record, too.
+                Err(RecoverError::Store(StoreError::Conflict)) => {}
+                Err(error) => panic!("all devices are sound: {error}"),
+            }
+        }
+    }
+
+    async fn try_to_recover(rig: &Rig, columns: Rc<WatchedColumns>) -> Result<Owner, RecoverError> {
         let config = ShardConfig {
             ready_extents: rig.plan.ready_extents,
             map_leaves_max: 4096,
@@ -140,20 +181,13 @@ impl Owner {
         };
         let store = Rc::new(WatchedStore { store: rig.store.clone(), watch: rig.watch.clone() });
         let recovery = rig.watch.under_way.begin(Operation::Recovery);
-        let shard = loop {
-            let (config, columns, store) = (config.clone(), columns.clone(), store.clone());
-            match Shard::recover(SHARD, NodeId(1), config, columns, store).await {
-                Ok((shard, _)) => break shard,
-                // The owner before was writing the record, too.
-                Err(RecoverError::Store(StoreError::Conflict)) => {}
-                Err(error) => panic!("all devices are sound: {error}"),
-            }
-        };
+        let recover = Box::pin(Shard::recover(SHARD, NodeId(1), config, columns.clone(), store));
+        let (shard, _) = recover.await?;
         drop(recovery);
         rig.watch.settling.set(true);
         let ready = shard.ensure_layer(LAYER, rig.plan.volume_bytes / BLOCK_BYTES as u64).await;
         assert_eq!(ready, Ok(()));
-        Owner { rig: rig.clone(), columns, shard }
+        Ok(Owner { rig: rig.clone(), columns, shard })
     }
 
     /// Waits until nothing of earlier epochs is left to be done.
@@ -162,7 +196,7 @@ impl Owner {
         let mut last = None;
         while last != Some(done()) {
             last = Some(done());
-            peristyle_rt::sleep(Duration::from_millis(2)).await;
+            peristyle_rt::sleep(self.rig.watch.half_a_put * 14).await;
         }
         self.rig.watch.settling.set(false);
     }
@@ -172,20 +206,28 @@ impl Owner {
         self.shard.checkpoint().await.expect("there is room");
     }
 
-    async fn write(&self, rng: &mut Rng, blocks: u64) {
+    /// Writes somewhere, unless another owner has put an end to this one.
+    async fn write(&self, rng: &mut Rng, blocks: u64) -> Result<(), Stopped> {
         let model = &self.rig.model;
         let count = blocks * BLOCK;
-        let first = rng.below((model.sectors() - count) / BLOCK + 1) * BLOCK;
-        let Some((id, tag)) = model.begin_write(first, count, false) else {
-            return peristyle_rt::sleep(Duration::from_micros(30)).await;
+        let (first, id, tag) = loop {
+            let first = rng.below((model.sectors() - count) / BLOCK + 1) * BLOCK;
+            match model.begin_write(first, count, false) {
+                Some((id, tag)) => break (first, id, tag),
+                None => peristyle_rt::sleep(Duration::from_micros(30)).await,
+            }
         };
         let mut buf = Buf::alloc((count * SECTOR) as usize).await;
         fill(tag, first, &mut buf);
         match self.shard.write(LAYER, first * SECTOR, buf.freeze()).await {
             Ok(()) => model.acknowledge(id),
-            Err(ShardError::Stopped) => model.orphan(id),
+            Err(ShardError::Stopped) => {
+                model.orphan(id);
+                return Err(Stopped);
+            }
             Err(error) => panic!("with m devices bad at most, and room: {error}"),
         }
+        Ok(())
     }
 
     /// Small writes, some at once.
@@ -194,22 +236,46 @@ impl Owner {
             let mut rng = rng.fork();
             async move {
                 let blocks = rng.between(1, 6);
-                self.write(&mut rng, blocks).await;
+                self.write(&mut rng, blocks).await.expect("nobody took over");
             }
         });
         join_all(writes.collect::<Vec<_>>()).await;
+    }
+
+    /// A whole block, and right behind it a part of the same block with the same content: whoever merges that part
+    /// with what was there before takes the rest of the block back.
+    async fn write_part_behind_whole(&self, rng: &mut Rng) {
+        let model = &self.rig.model;
+        let first = rng.below(model.sectors() / BLOCK) * BLOCK;
+        let (id, tag) = model.begin_write(first, BLOCK, false).expect("nothing else is under way");
+        let mut buf = Buf::alloc(BLOCK_BYTES).await;
+        fill(tag, first, &mut buf);
+        let whole = buf.freeze();
+        let (sector, bytes) = (rng.below(BLOCK), SECTOR as usize);
+        let part = whole.slice(sector as usize * bytes..(sector as usize + 1) * bytes);
+        let all = async {
+            assert_eq!(self.shard.write(LAYER, first * SECTOR, whole).await, Ok(()));
+            model.acknowledge(id);
+        };
+        let some = async {
+            assert_eq!(self.shard.write(LAYER, (first + sector) * SECTOR, part).await, Ok(()));
+        };
+        join_two(all, some).await;
     }
 
     /// Large writes, until so many extents are full and their columns sealed.
     async fn fill_extents(&self, rng: &mut Rng, count: usize) {
         let sealed = self.rig.watch.sealed.get() + (count * self.rig.plan.scheme.width()) as u64;
         while self.rig.watch.sealed.get() < sealed {
-            self.write(rng, LARGE).await;
+            self.write(rng, LARGE).await.expect("nobody took over");
         }
     }
 
     async fn checkpoint_during_refill(&self) {
-        while !self.rig.watch.under_way.has(Operation::Refill) {
+        let under_way = &self.rig.watch.under_way;
+        // With a slow control store there comes a moment when no other extent is in use.
+        let busy = || under_way.has(Operation::Frame) || under_way.has(Operation::SealExtent);
+        while !under_way.has(Operation::Refill) || (self.rig.plan.slow_store && busy()) {
             peristyle_rt::sleep(Duration::from_micros(20)).await;
         }
         self.checkpoint().await;

@@ -1,6 +1,6 @@
 //! One shard, its devices and the control store, without a node around them: at every event of its life the states
 //! that a loss of power may leave, with what was under way by name. Each is recovered from, compared and written to;
-//! some lose their power again during that recovery.
+//! some lose their power again during that recovery, and some are taken up with devices away before.
 //!
 //! The life: a first start, writes, checkpoints, extents that fill and are sealed, a device that fails for a while,
 //! and a takeover while the owner before, who does not know of it, goes on writing.
@@ -16,10 +16,8 @@ use life::{Owner, Rig};
 use peristyle_base::Scheme;
 use peristyle_cluster::{MemoryShardStore, ShardRecord};
 use peristyle_column::Geometry;
-use peristyle_rt::BufConfig;
-use peristyle_rt::sim::{CrashState, DiskConfig, Image, Rng, Stop, Sweep, WorldConfig, run_with};
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use peristyle_rt::sim::{CrashState, DiskConfig, DiskHandle, Image, Rng, Stop, Sweep, WorldConfig, run_with};
+use peristyle_rt::{BufConfig, Duration};
 use watch::Watch;
 
 /// States of one crash, and how many of them are drawn.
@@ -27,6 +25,8 @@ const STATES: usize = 48;
 const DRAWN: usize = 1;
 /// Of so many states one loses its power again while it is recovered from.
 const AGAIN_EVERY: u64 = 100;
+/// Of so many states one is taken up with devices away first.
+const AWAY_EVERY: u64 = 4;
 
 /// What is drawn from a seed.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct Plan {
     pub volatile_cache: bool,
     /// The device that fails for a while.
     pub failing: Option<usize>,
+    /// The control store takes so long that an extent is full and sealed before the next one is ready.
+    pub slow_store: bool,
 }
 
 /// What the seed means.
@@ -55,6 +57,7 @@ pub fn plan(seed: u64) -> Plan {
         ready_extents: rng.between(1, 2) as usize,
         volatile_cache: rng.coin(),
         failing: rng.coin().then(|| rng.below(devices as u64) as usize),
+        slow_store: rng.coin(),
     }
 }
 
@@ -81,12 +84,15 @@ struct Sweeper {
 pub fn run(seed: u64) -> Outcome {
     let plan = plan(seed);
     let mut sweeper = Sweeper { seed, plan, outcome: Outcome::default(), recovered: 0 };
-    for remains in sweeper.sweep_life() {
+    for mut remains in sweeper.sweep_life() {
         sweeper.recovered += 1;
         if sweeper.recovered % AGAIN_EVERY == 0 {
             for again in sweeper.sweep_recovery(&remains) {
                 sweeper.recover(again);
             }
+        }
+        if sweeper.recovered % AWAY_EVERY == 0 {
+            remains = sweeper.recover_with_devices_away(remains);
         }
         sweeper.recover(remains);
     }
@@ -107,7 +113,9 @@ impl Sweeper {
     }
 
     fn rig(&self, model: Model, store: MemoryShardStore) -> Rig {
-        Rig { plan: self.plan.clone(), seed: self.seed, model, store, watch: Watch::default() }
+        let half_a_put = Duration::from_micros(if self.plan.slow_store { 3_000 } else { 150 });
+        let watch = Watch { half_a_put, ..Watch::default() };
+        Rig { plan: self.plan.clone(), seed: self.seed, model, store, watch }
     }
 
     /// The whole life, and what a crash at each of its events may leave.
@@ -154,32 +162,60 @@ impl Sweeper {
         again
     }
 
+    /// A process that finds only some of the devices comes up or waits, and then it is gone: it must not have guessed.
+    fn recover_with_devices_away(&mut self, remains: Remains) -> Remains {
+        let rig = self.rig(remains.model, store_of(remains.record.as_ref()));
+        let mut rng = Rng::new(self.seed ^ self.recovered << 20);
+        let mut away = vec![rng.below(self.plan.devices as u64) as usize];
+        away.extend((0..self.plan.devices).filter(|i| *i != away[0] && rng.coin()).collect::<Vec<_>>());
+        let living = rig.clone();
+        let disks = self.in_world(5, remains.disks, move |disks| async move {
+            life::take_up_with_devices_away(&living, &disks, &away).await;
+            disks.iter().map(DiskHandle::image).collect::<CrashState>()
+        });
+        self.outcome.verified += rig.model.verified();
+        rig.remains(&disks)
+    }
+
     /// A process that finds this comes up, has all that was promised, and works.
     fn recover(&mut self, remains: Remains) {
         let rig = self.rig(remains.model, store_of(remains.record.as_ref()));
-        let seen = Rc::new(RefCell::new(Outcome::default()));
-        let (report, model) = (seen.clone(), rig.model.clone());
-        let count = Cell::new(self.recovered);
-        run_with(world_config(self.seed ^ 4 ^ self.recovered << 8), move |env| {
-            let config = DiskConfig { volatile_cache: rig.plan.volatile_cache, ..DiskConfig::default() };
+        let (model, count) = (rig.model.clone(), self.recovered);
+        self.in_world(4, remains.disks, move |disks| async move {
+            let owner = Owner::take(&rig, &disks).await;
+            owner.decide().await;
+            owner.compare_all().await;
+            owner.write_some(&mut Rng::new(rig.seed ^ count), 3).await;
+            owner.compare_all().await;
+        });
+        self.outcome.operations += model.acknowledged();
+        self.outcome.verified += model.verified();
+    }
+
+    /// One more process, in a world of its own.
+    fn in_world<T, F, Fut>(&mut self, salt: u64, images: CrashState, life: F) -> T
+    where
+        F: FnOnce(Vec<DiskHandle>) -> Fut + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: 'static,
+    {
+        let config = DiskConfig { volatile_cache: self.plan.volatile_cache, ..DiskConfig::default() };
+        let (value, seen) = run_with(world_config(self.seed ^ salt ^ self.recovered << 8), move |env| {
             let add = |(i, image)| env.node.add_disk_image(&format!("d{i}"), image, config.clone());
-            let disks: Vec<_> = remains.disks.into_iter().enumerate().map(add).collect();
+            let future = life(images.into_iter().enumerate().map(add).collect());
             async move {
-                let owner = Owner::take(&rig, &disks).await;
-                owner.decide().await;
-                owner.compare_all().await;
-                owner.write_some(&mut Rng::new(rig.seed ^ count.get()), 3).await;
-                owner.compare_all().await;
-                *report.borrow_mut() = Outcome {
+                let value = future.await;
+                let seen = Outcome {
                     trace: env.world.trace_hash(),
                     simulated_nanos: env.world.now_nanos(),
                     events: env.world.events(),
                     crashes: 1,
                     ..Outcome::default()
                 };
+                (value, seen)
             }
         });
-        let seen = Outcome { operations: model.acknowledged(), verified: model.verified(), ..*seen.borrow() };
         self.outcome = self.outcome.and(seen);
+        value
     }
 }

@@ -9,7 +9,7 @@ use peristyle_shard::{AllocClass, ColumnFault, Columns, ListedSlot, WriteClass};
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// What is being done, as one process shows it.
+/// What is being done, as one process shows it, and how slow its control store is.
 #[derive(Clone, Default)]
 pub struct Watch {
     pub under_way: UnderWay,
@@ -18,6 +18,8 @@ pub struct Watch {
     /// Columns that were sealed, and freed.
     pub sealed: Rc<Cell<u64>>,
     pub freed: Rc<Cell<u64>>,
+    /// How long the control store takes before it writes, and before it answers.
+    pub half_a_put: Duration,
 }
 
 impl Watch {
@@ -118,11 +120,9 @@ pub struct WatchedStore {
     pub watch: Watch,
 }
 
-const HALF_A_PUT: Duration = Duration::from_micros(150);
-
 impl ShardStore for WatchedStore {
     async fn load(&self, shard: ShardId) -> Result<Option<(ShardRecord, Version)>, StoreError> {
-        peristyle_rt::sleep(HALF_A_PUT).await;
+        peristyle_rt::sleep(self.watch.half_a_put).await;
         self.store.load(shard).await
     }
 
@@ -140,9 +140,9 @@ impl ShardStore for WatchedStore {
             more.then(|| self.watch.under_way.begin(Operation::Refill)),
             less.then(|| self.watch.under_way.begin(Operation::GiveBack)),
         );
-        peristyle_rt::sleep(HALF_A_PUT).await;
+        peristyle_rt::sleep(self.watch.half_a_put).await;
         let answer = self.store.put(shard, expected, record).await;
-        peristyle_rt::sleep(HALF_A_PUT).await;
+        peristyle_rt::sleep(self.watch.half_a_put).await;
         answer
     }
 }
