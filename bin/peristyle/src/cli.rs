@@ -228,9 +228,9 @@ pub struct StatsOptions {
 
 /// Make a device of a development node misbehave for a while
 #[derive(Args, Debug)]
-#[command(after_help = "Example: peristyle inject 2 stall --for 5s")]
+#[command(after_help = "Example: peristyle inject device-2 stall --for 5s")]
 pub struct InjectOptions {
-    /// Number, path or UUID as in `peristyle device list`
+    /// Number, path, name (the end of the path) or UUID as in `peristyle device list`
     pub device: String,
     #[arg(value_enum)]
     pub fault: FaultArg,

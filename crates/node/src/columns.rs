@@ -3,54 +3,35 @@
 
 use crate::devices::DeviceTable;
 use crate::message::{ColumnAnswer, ColumnRequest, NodeBus, Reply, Request};
+use crate::probe;
 use peristyle_base::{
-    ColumnName, ColumnPlace, DeviceId, Epoch, Histogram, Instant, RowIndex, Scheme, ShardId, SlotIndex,
+    ColumnName, ColumnPlace, DeviceId, Epoch, Instant, RecentP99, RowIndex, Scheme, ShardId, SlotIndex,
 };
 use peristyle_cluster::DeviceView;
 use peristyle_column::{AllocClass, Allocate, ColumnError, RowRange, Seal, Server, SlotState};
-use peristyle_rt::{Buf, IoVec, View};
+use peristyle_rt::{Buf, Duration, IoVec, View, join_all, timeout};
 use peristyle_shard as shard;
 use peristyle_shard::{ColumnFault, Columns, ListedSlot, WriteClass};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-/// The time over which append latencies are collected before their p99 counts.
-const WINDOW_NS: u64 = 1_000_000_000;
-
-/// Recent append latency of one device, as this reactor sees it.
-#[derive(Default)]
-struct Latency {
-    window: Histogram,
-    started: Instant,
-    p99_ns: u64,
-}
-
-impl Latency {
-    fn record(&mut self, now: Instant, took_ns: u64) {
-        if now.nanos_since(self.started) > WINDOW_NS {
-            if self.window.count() >= 100 {
-                self.p99_ns = self.window.quantile(0.99);
-            }
-            self.window.clear();
-            self.started = now;
-        }
-        self.window.record(took_ns);
-    }
-}
+/// A reactor that does not list a device's columns in this time: the device counts as away.
+const LIST_LIMIT: Duration = Duration::from_secs(1);
 
 /// The node's columns, as one reactor reaches them.
 pub struct NodeColumns {
     devices: DeviceTable,
     /// In an order of their own: what is asked of all is asked in it.
     servers: RefCell<BTreeMap<DeviceId, Server>>,
-    latencies: RefCell<HashMap<DeviceId, Latency>>,
+    /// Recent append latency of each device, as this reactor sees it.
+    latencies: RefCell<HashMap<DeviceId, RecentP99>>,
     bus: Rc<NodeBus>,
 }
 
 impl NodeColumns {
     pub fn new(devices: DeviceTable, bus: Rc<NodeBus>) -> NodeColumns {
-        let latencies = devices.0.iter().map(|d| (d.id, Latency::default())).collect();
+        let latencies = devices.all().iter().map(|d| (d.id, RecentP99::default())).collect();
         NodeColumns { devices, servers: RefCell::default(), latencies: RefCell::new(latencies), bus }
     }
     pub fn add_server(&self, server: Server) {
@@ -181,7 +162,7 @@ fn done(answer: ColumnAnswer) -> Result<(), ColumnFault> {
 
 impl Columns for NodeColumns {
     fn devices(&self, class: shard::AllocClass, out: &mut Vec<DeviceView>) {
-        out.extend(self.devices.0.iter().filter(|d| d.is_open()).map(|d| d.view(class)));
+        out.extend(self.devices.all().iter().filter(|d| d.is_open()).map(|d| d.view(class)));
     }
 
     async fn allocate(
@@ -211,7 +192,9 @@ impl Columns for NodeColumns {
         let started = peristyle_rt::now();
         let request = ColumnRequest::Append { slot: place.slot, name, epoch, row, data, crcs, class };
         let result = done(self.ask(place.device, request).await);
+        // What a device answers while it is known to stall is not what it usually takes.
         if result.is_ok()
+            && !self.devices.is_bad(place.device)
             && let Some(latency) = self.latencies.borrow_mut().get_mut(&place.device)
         {
             let now = peristyle_rt::now();
@@ -271,24 +254,36 @@ impl Columns for NodeColumns {
     }
 
     async fn list(&self, shard: ShardId) -> Vec<(DeviceId, Result<Vec<ListedSlot>, ColumnFault>)> {
-        let mut lists = Vec::new();
-        for device in self.devices.0.iter().map(|d| d.id) {
-            let list = match self.ask(device, ColumnRequest::List { shard }).await {
-                ColumnAnswer::List(list) => list,
-                _ => Err(ColumnFault::Device),
-            };
-            lists.push((device, list));
-        }
-        lists
+        let lists = self.devices.all().iter().map(|d| async move {
+            let answer = timeout(LIST_LIMIT, self.ask(d.id, ColumnRequest::List { shard })).await;
+            match answer {
+                Some(ColumnAnswer::List(list)) => (d.id, list),
+                _ => (d.id, Err(ColumnFault::Device)),
+            }
+        });
+        join_all(lists).await
     }
 
     fn report_bad(&self, device: DeviceId, fault: Option<ColumnFault>) {
-        if let Some(shared) = self.devices.get(device) {
-            shared.set_bad(fault.is_some(), peristyle_rt::now());
-        }
+        self.devices.set_bad(device, fault.is_some());
+    }
+
+    fn is_away(&self, device: DeviceId) -> bool {
+        self.devices.is_away(device)
+    }
+
+    fn report_late(&self, device: DeviceId) {
+        let Some(shared) = self.devices.get(device).filter(|d| d.suspect()) else { return };
+        let (bus, home) = (self.bus.clone(), shared.home);
+        match self.server(device) {
+            Some(server) => peristyle_rt::spawn(probe::check(server, self.devices.clone())),
+            None => peristyle_rt::spawn(async move {
+                bus.call(home, Request::Check { device }).await;
+            }),
+        };
     }
 
     fn append_p99_ns(&self, device: DeviceId) -> u64 {
-        self.latencies.borrow().get(&device).map_or(0, |l| l.p99_ns)
+        self.latencies.borrow().get(&device).map_or(0, RecentP99::get)
     }
 }

@@ -1,12 +1,12 @@
 //! What all reactors know of the node's devices: where each is served, how full it is, whether it can be trusted.
 //! Gauges only, written by one reactor and read by all.
 
-use peristyle_base::{DeviceId, Instant};
+use peristyle_base::DeviceId;
 use peristyle_cluster::{DeviceView, DomainId};
 use peristyle_rt::ReactorId;
 use peristyle_shard::AllocClass;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 /// One device, as every reactor sees it.
 pub struct SharedDevice {
@@ -21,12 +21,18 @@ pub struct SharedDevice {
     slots_reserved: AtomicU32,
     /// Its label and slot table were read.
     open: AtomicBool,
-    /// It failed requests, and has not passed a probe since.
-    failed: AtomicBool,
-    /// It stalled, and has not passed a probe since.
-    slow: AtomicBool,
-    bad_since_ns: AtomicU64,
+    /// [`FAILED`] and [`SLOW`], until it has passed its probes; [`AWAY`].
+    bad: AtomicU8,
+    /// It was late, and is being probed for it.
+    suspected: AtomicBool,
 }
+
+/// It failed requests.
+const FAILED: u8 = 1;
+/// It stalled, or took too long for something: new extents avoid it.
+const SLOW: u8 = 2;
+/// It did not answer a probe, and has not answered since: nobody reads from it.
+const AWAY: u8 = 4;
 
 /// State of a device in a word, for tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,9 +54,8 @@ impl SharedDevice {
             slots_used: AtomicU32::new(0),
             slots_reserved: AtomicU32::new(0),
             open: AtomicBool::new(false),
-            failed: AtomicBool::new(false),
-            slow: AtomicBool::new(false),
-            bad_since_ns: AtomicU64::new(0),
+            bad: AtomicU8::new(0),
+            suspected: AtomicBool::new(false),
         }
     }
     pub fn set_usage(&self, total: u32, used: u32, reserved: u32) {
@@ -69,25 +74,25 @@ impl SharedDevice {
     pub fn is_open(&self) -> bool {
         self.open.load(Relaxed)
     }
-    pub fn set_bad(&self, failed: bool, now: Instant) {
-        if !self.is_bad() {
-            self.bad_since_ns.store(now.0, Relaxed);
-        }
-        if failed { &self.failed } else { &self.slow }.store(true, Relaxed);
-    }
     pub fn is_bad(&self) -> bool {
-        self.failed.load(Relaxed) || self.slow.load(Relaxed)
+        self.bad.load(Relaxed) != 0
     }
-    pub fn set_good(&self) {
-        self.failed.store(false, Relaxed);
-        self.slow.store(false, Relaxed);
+    fn is_away(&self) -> bool {
+        self.bad.load(Relaxed) & AWAY != 0
+    }
+    /// Somebody waits for it longer than usual. True for the first who says so: it is to be probed.
+    pub fn suspect(&self) -> bool {
+        !self.is_away() && !self.suspected.swap(true, Relaxed)
+    }
+    pub fn clear_suspicion(&self) {
+        self.suspected.store(false, Relaxed);
     }
     pub fn state(&self) -> DeviceState {
-        match (self.is_open(), self.failed.load(Relaxed), self.slow.load(Relaxed)) {
-            (false, ..) => DeviceState::Closed,
-            (_, true, _) => DeviceState::Failed,
-            (_, _, true) => DeviceState::Slow,
-            _ => DeviceState::Healthy,
+        match (self.is_open(), self.bad.load(Relaxed)) {
+            (false, _) => DeviceState::Closed,
+            (_, 0) => DeviceState::Healthy,
+            (_, bad) if bad & FAILED != 0 => DeviceState::Failed,
+            _ => DeviceState::Slow,
         }
     }
     pub fn view(&self, class: AllocClass) -> DeviceView {
@@ -110,10 +115,96 @@ impl SharedDevice {
 
 /// All devices of the node.
 #[derive(Clone)]
-pub struct DeviceTable(pub Arc<Vec<SharedDevice>>);
+pub struct DeviceTable(Arc<Table>);
+
+struct Table {
+    devices: Vec<SharedDevice>,
+    /// Devices that are away: usually none, and then nobody looks further.
+    away: AtomicUsize,
+}
 
 impl DeviceTable {
+    pub fn new(devices: Vec<SharedDevice>) -> DeviceTable {
+        DeviceTable(Arc::new(Table { devices, away: AtomicUsize::new(0) }))
+    }
+    pub fn all(&self) -> &[SharedDevice] {
+        &self.0.devices
+    }
     pub fn get(&self, id: DeviceId) -> Option<&SharedDevice> {
-        self.0.iter().find(|d| d.id == id)
+        self.0.devices.iter().find(|d| d.id == id)
+    }
+    /// The device failed, or was slow: it is bad until it has passed its probes.
+    pub fn set_bad(&self, id: DeviceId, failed: bool) {
+        if let Some(device) = self.get(id) {
+            device.bad.fetch_or(if failed { FAILED } else { SLOW }, Relaxed);
+        }
+    }
+    /// It did not answer a probe.
+    pub fn set_away(&self, id: DeviceId) {
+        if self.get(id).is_some_and(|device| device.bad.fetch_or(AWAY, Relaxed) & AWAY == 0) {
+            self.0.away.fetch_add(1, Relaxed);
+        }
+    }
+    /// It has answered.
+    pub fn set_back(&self, id: DeviceId) {
+        if self.get(id).is_some_and(|device| device.bad.fetch_and(!AWAY, Relaxed) & AWAY != 0) {
+            self.0.away.fetch_sub(1, Relaxed);
+        }
+    }
+    /// It has passed its probes.
+    pub fn set_good(&self, id: DeviceId) {
+        self.set_back(id);
+        if let Some(device) = self.get(id) {
+            device.bad.fetch_and(AWAY, Relaxed);
+        }
+    }
+    pub fn is_bad(&self, id: DeviceId) -> bool {
+        self.get(id).is_some_and(SharedDevice::is_bad)
+    }
+    pub fn is_away(&self, id: DeviceId) -> bool {
+        self.0.away.load(Relaxed) != 0 && self.get(id).is_some_and(SharedDevice::is_away)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use peristyle_base::Uuid;
+
+    #[test]
+    fn a_device_is_bad_until_it_is_good_and_away_is_counted_once() {
+        let ids = [1, 2].map(|i| Uuid::from_random([i; 16]));
+        let device = |id| SharedDevice::new(id, DomainId(0), ReactorId(0), "path".into());
+        let table = DeviceTable::new(ids.map(device).into());
+        table.all().iter().for_each(SharedDevice::set_open);
+        for (failed, state) in [(false, DeviceState::Slow), (true, DeviceState::Failed)] {
+            table.set_bad(ids[0], failed);
+            assert_eq!(table.get(ids[0]).unwrap().state(), state);
+        }
+        assert!(table.is_bad(ids[0]) && !table.is_bad(ids[1]));
+        assert!(!table.is_away(ids[0]), "slow at something is not away");
+        for _ in 0..2 {
+            table.set_away(ids[0]);
+        }
+        assert!(table.is_away(ids[0]) && table.0.away.load(Relaxed) == 1);
+        table.set_back(ids[0]);
+        assert!(!table.is_away(ids[0]) && table.is_bad(ids[0]));
+        table.set_away(ids[0]);
+        ids.iter().for_each(|id| table.set_good(*id));
+        assert!(!table.is_away(ids[0]) && table.0.away.load(Relaxed) == 0);
+        assert_eq!(table.get(ids[0]).unwrap().state(), DeviceState::Healthy);
+    }
+
+    #[test]
+    fn a_suspicion_is_followed_once_at_a_time_and_never_while_the_device_is_known_to_be_away() {
+        let id = Uuid::from_random([1; 16]);
+        let table = DeviceTable::new(vec![SharedDevice::new(id, DomainId(0), ReactorId(0), "path".into())]);
+        let device = table.get(id).unwrap();
+        assert!(device.suspect() && !device.suspect());
+        device.clear_suspicion();
+        table.set_away(id);
+        assert!(!device.suspect());
+        table.set_good(id);
+        assert!(device.suspect());
     }
 }

@@ -6,6 +6,7 @@ pub mod columns;
 pub mod devices;
 pub mod message;
 pub mod nbd;
+mod probe;
 pub mod qos;
 mod reactor;
 pub mod stats;

@@ -17,6 +17,8 @@ pub enum Request {
     Stats,
     /// To every reactor: one device's fault (development mode).
     Inject { device: DeviceId, fault: peristyle_rt::Fault },
+    /// To the reactor that serves the device: somebody waits for it longer than usual.
+    Check { device: DeviceId },
     /// To the home reactor of the target: connections and admin commands.
     Target(crate::target::HomeRequest),
 }

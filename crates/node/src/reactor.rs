@@ -5,6 +5,7 @@ use crate::bus::{Bus, Message};
 use crate::columns::NodeColumns;
 use crate::devices::{DeviceTable, SharedDevice};
 use crate::message::{NodeBus, Reply, Request};
+use crate::probe;
 use crate::stats::{FrontStats, ReactorStats, VolumeStats};
 use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
 use peristyle_base::{DeviceId, Instant, LayerId, NodeId, ShardId, Uuid};
@@ -12,7 +13,7 @@ use peristyle_cluster::{DomainId, ShardStore};
 use peristyle_column::{FormatError, FormatOptions, OpenError, Reserve, Server, ServerConfig};
 use peristyle_rt::alloc_count::background;
 use peristyle_rt::mesh::PortSeed;
-use peristyle_rt::{Device, DeviceSpec, Duration, Fault, IoError, ReactorId, View};
+use peristyle_rt::{Device, DeviceSpec, Duration, Fault, IoError, ReactorId, View, timeout};
 use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -24,11 +25,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const MESH_CAPACITY: usize = 1024;
 /// Slots of a device that each shard keeps back for checkpoints, and again for re-appends, at most.
 const RESERVE_SLOTS: u32 = 4;
-/// Pause between attempts to take a shard up, and between probes of a bad device.
+/// A device that takes longer to be opened is away, as if it were not there.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// Pause between attempts to take a shard up.
 const RETRY_PERIOD: Duration = Duration::from_millis(200);
-/// A probe must answer in this time, so often in a row, before a device is trusted again.
-const PROBE_LIMIT: Duration = Duration::from_millis(20);
-const PROBES_GOOD: u32 = 5;
 
 /// One device of the node.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ pub struct NodeSeed<S> {
 pub fn seeds<S: Clone>(config: &NodeConfig, reactors: usize, store: &S) -> Vec<NodeSeed<S>> {
     let devices =
         config.devices.iter().map(|d| SharedDevice::new(d.id, d.domain, d.home, d.path())).collect();
-    let devices = DeviceTable(Arc::new(devices));
+    let devices = DeviceTable::new(devices);
     let (devices_open, shards_ready) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     peristyle_rt::mesh(reactors, MESH_CAPACITY)
         .into_iter()
@@ -126,6 +126,8 @@ pub enum DeviceOpenError {
     Label(OpenError),
     /// Memory that could not be made a device.
     Format(FormatError),
+    /// Its label or slot table could not be read in [`OPEN_LIMIT`].
+    NoAnswer,
 }
 
 impl std::fmt::Display for DeviceOpenError {
@@ -134,6 +136,9 @@ impl std::fmt::Display for DeviceOpenError {
             DeviceOpenError::Io(e) => e.fmt(f),
             DeviceOpenError::Label(e) => e.fmt(f),
             DeviceOpenError::Format(e) => e.fmt(f),
+            DeviceOpenError::NoAnswer => {
+                write!(f, "no answer in {OPEN_LIMIT:?}; it is away until the next start")
+            }
         }
     }
 }
@@ -168,7 +173,9 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         while node.devices_open.load(Ordering::Acquire) < node.bus.reactors() {
             peristyle_rt::sleep(Duration::from_micros(200)).await;
         }
-        peristyle_rt::spawn(background(node.clone().probe_devices()));
+        for server in node.columns.servers() {
+            peristyle_rt::spawn(background(probe::watch(server, node.clone())));
+        }
         for &(shard, home) in &node.config.shards {
             if home == node.id() {
                 node.phases.borrow_mut().insert(shard, ShardPhase::Recovering(None));
@@ -236,9 +243,15 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         self.shards.borrow().values().for_each(|s| s.stop(StopReason::Shutdown));
     }
 
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
     async fn open_devices(&self) {
-        for d in self.config.devices.iter().filter(|d| d.home == self.id()) {
-            match self.open_device(d).await {
+        let mine = self.config.devices.iter().filter(|d| d.home == self.id());
+        let opening = mine.map(|d| async move { (d, timeout(OPEN_LIMIT, self.open_device(d)).await) });
+        for (d, opened) in peristyle_rt::join_all(opening).await {
+            match opened.unwrap_or(Err(DeviceOpenError::NoAnswer)) {
                 Ok(server) => {
                     self.columns.publish_usage(&server);
                     self.columns.add_server(server);
@@ -293,28 +306,6 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         }
     }
 
-    /// Devices that failed or stalled are asked again until they answer, quickly and several times in a row.
-    async fn probe_devices(self: Rc<Self>) {
-        let mut good: HashMap<DeviceId, u32> = HashMap::new();
-        loop {
-            peristyle_rt::sleep(RETRY_PERIOD).await;
-            if self.stopping.get() {
-                return;
-            }
-            for server in self.columns.servers() {
-                let Some(shared) = self.devices().get(server.id()).filter(|d| d.is_bad()) else { continue };
-                let buf = peristyle_rt::Buf::alloc(peristyle_base::BLOCK_BYTES).await;
-                let probe = peristyle_rt::timeout(PROBE_LIMIT, server.device().read(0, buf)).await;
-                let passed = good.entry(server.id()).or_default();
-                *passed = if matches!(probe, Some((Ok(()), _))) { *passed + 1 } else { 0 };
-                if *passed >= PROBES_GOOD {
-                    *passed = 0;
-                    shared.set_good();
-                }
-            }
-        }
-    }
-
     async fn serve_calls(self: Rc<Self>) {
         loop {
             let (from, id, request) = self.bus.next_call().await;
@@ -333,6 +324,12 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 Reply::Volume(self.serve_volume(shard, layer, request).await)
             }
             Request::Stats => Reply::Stats(Box::new(self.reactor_stats())),
+            Request::Check { device } => {
+                if let Some(server) = self.columns.server(device) {
+                    probe::check(server, self.devices().clone()).await;
+                }
+                Reply::Done(true)
+            }
             Request::Inject { device, fault } => Reply::Done(self.inject_here(device, fault)),
             Request::Target(request) => Reply::Target(self.serve_home(request).await),
         }

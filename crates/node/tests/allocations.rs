@@ -54,6 +54,7 @@ async fn start(folder: &str) -> (TestNode, Addr) {
         ready_extents: 8,
         // A machine that is busy is not to be taken for a device that stalls.
         append_limit_min: Duration::from_secs(60),
+        read_limit_min: Duration::from_secs(60),
         ..ShardConfig::new("4+2".parse().unwrap())
     };
     let config = NodeConfig { node: NodeId(0), cluster, devices, shards, shard, development: false };

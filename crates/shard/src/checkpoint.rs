@@ -414,8 +414,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             (extent.place(column), extent.name(self.id, column))
         };
-        let (result, buf) = self.columns.read(place, name, ptr.row(), Buf::alloc(BLOCK_BYTES).await).await;
-        if result.is_ok() && crc32c(&buf) == ptr.crc() {
+        let answer = self.read_or_give_up(place, name, ptr.row(), BLOCK_BYTES).await;
+        if let Some((Ok(()), buf)) = answer
+            && crc32c(&buf) == ptr.crc()
+        {
             return Ok(buf);
         }
         self.reconstruct(ptr.extent(), ptr.column(), ptr.row(), ptr.crc()).await

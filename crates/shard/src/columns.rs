@@ -168,6 +168,14 @@ pub trait Columns: 'static {
     /// Placement should avoid the device for a while: it failed or stalled.
     fn report_bad(&self, device: DeviceId, fault: Option<ColumnFault>);
 
+    /// The device failed, stalled or is not there, and has not answered since: nobody should wait for it.
+    fn is_away(&self, _device: DeviceId) -> bool {
+        false
+    }
+
+    /// A read takes longer than is usual for the device: it should be found out whether it still answers.
+    fn report_late(&self, _device: DeviceId) {}
+
     /// p99 of recent append latency on the device, in nanoseconds; 0 when unknown.
     fn append_p99_ns(&self, device: DeviceId) -> u64;
 }

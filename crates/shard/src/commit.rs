@@ -119,19 +119,29 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         state.to_append.make_contiguous().sort_by_key(key);
     }
 
-    /// Gives up columns that take too long.
+    /// Gives up columns that take too long, and tells readers that theirs does.
     pub(crate) async fn run_watchdog(self: Rc<Self>) {
+        let mut overslept = false;
         loop {
             self.sent
                 .wait_until(|| {
                     let state = self.state.borrow();
-                    state.stopped.is_some() || state.frames.iter().any(|f| f.busy)
+                    state.stopped.is_some() || self.reads.any() || state.frames.iter().any(|f| f.busy)
                 })
                 .await;
             if self.stopped().is_some() {
                 return;
             }
-            peristyle_rt::sleep(WATCH_PERIOD).await;
+            let due = peristyle_rt::now() + WATCH_PERIOD;
+            peristyle_rt::sleep_until(due).await;
+            let now = peristyle_rt::now();
+            // Who woke up late himself first hears what the devices have answered meanwhile.
+            overslept = now >= due + WATCH_PERIOD && !overslept;
+            if overslept {
+                continue;
+            }
+            let limit = |p99_ns| self.read_limit(p99_ns);
+            self.reads.flag_late(now, self.config.read_limit_min, limit, |d| self.columns.report_late(d));
             while let Some((extent, column)) = self.stalled_column() {
                 self.abandon(extent, column, None);
             }

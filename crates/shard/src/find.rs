@@ -10,7 +10,7 @@ use peristyle_base::{
     BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, ColumnPlace, DeviceId, ExtentId, RowIndex, SlotIndex,
 };
 use peristyle_cluster::{ColumnPlaces, ShardRecord, ShardStore};
-use peristyle_rt::{Buf, View, join_all};
+use peristyle_rt::{View, join_all};
 use std::collections::BTreeMap;
 
 /// The headers of one extent, in row order.
@@ -108,10 +108,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Fences every reachable column; at least one header column must confirm, else the shard waits.
     async fn fence(&self, extent: &mut Extent, record: &ShardRecord) -> Result<(), RecoverError> {
         let epoch = record.epoch;
+        let silent = |c: &usize| self.is_silent(extent.place(*c).device);
+        extent.missing |= (0..extent.scheme.width()).filter(silent).fold(0, |set, c| set | 1 << c);
         let reachable: Vec<usize> =
             (0..extent.scheme.width()).filter(|c| extent.missing >> c & 1 == 0).collect();
-        let fences =
-            reachable.iter().map(|&c| self.columns.fence(extent.place(c), extent.name(self.id, c), epoch));
+        let fences = reachable.iter().map(|&c| {
+            let (place, name) = (extent.place(c), extent.name(self.id, c));
+            async move {
+                let fence = self.columns.fence(place, name, epoch);
+                self.or_silent(place.device, fence).await.unwrap_or(Err(ColumnFault::Device))
+            }
+        });
         let results = join_all(fences).await;
         let mut confirmed = false;
         for (&column, result) in reachable.iter().zip(&results) {
@@ -200,9 +207,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             return None;
         }
         debug_assert!(rows as u64 * BLOCK_BYTES as u64 <= COLUMN_BYTES);
-        let buf = Buf::alloc(rows as usize * BLOCK_BYTES).await;
-        let (result, buf) = self.columns.read(place, name, RowIndex(row), buf).await;
-        result.is_ok().then(|| buf.freeze())
+        let bytes = rows as usize * BLOCK_BYTES;
+        match self.read_or_give_up(place, name, RowIndex(row), bytes).await {
+            Some((Ok(()), buf)) => Some(buf.freeze()),
+            _ => None,
+        }
     }
 
     /// A valid copy of the header at a row, or what the copies say instead.

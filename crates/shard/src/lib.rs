@@ -7,6 +7,7 @@ pub mod builder;
 pub mod checkpoint;
 pub mod columns;
 mod commit;
+mod degraded;
 mod error;
 pub mod extent;
 mod find;
@@ -23,6 +24,7 @@ mod shard;
 pub mod stats;
 mod supply;
 mod volume;
+mod watch;
 
 pub use columns::{AllocClass, ColumnFault, Columns, ListedSlot, SlotState, WriteClass};
 pub use error::{ShardError, StopReason};

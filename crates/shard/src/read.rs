@@ -1,14 +1,15 @@
-//! Reads: look up, read each contiguous piece, verify, and reconstruct what is damaged or out of reach.
+//! Reads: look up, read each contiguous piece, verify. What is damaged, late or out of reach: `degraded.rs`.
 
-use crate::columns::Columns;
+use crate::columns::{ColumnFault, Columns};
+use crate::degraded::Answer;
 use crate::error::ShardError;
 use crate::map::{Lookup, Ptr};
 use crate::shard::Shard;
-use peristyle_base::{BLOCK_BYTES, ColumnIndex, LayerId, RowIndex, Scheme, crc32c};
+use peristyle_base::{BLOCK_BYTES, ColumnName, ColumnPlace, LayerId, crc32c};
 use peristyle_cluster::ShardStore;
-use peristyle_ec::ColumnSet;
 use peristyle_rt::{Buf, IoVec, View, sync::Notify};
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 
 /// Blocks of one read at most (MDTS: 512 KiB).
@@ -16,10 +17,10 @@ pub const READ_BLOCKS_MAX: usize = 128;
 
 /// A run of blocks that lies in consecutive rows of one column, or of zeros.
 #[derive(Clone, Copy)]
-struct Piece {
+pub(crate) struct Piece {
     /// First block, counted from the start of the read.
-    at: u16,
-    count: u16,
+    pub at: u16,
+    pub count: u16,
     /// `None`: zeros.
     ptr: Option<Ptr>,
 }
@@ -27,12 +28,12 @@ struct Piece {
 /// State of a read of several pieces, used again without allocation.
 pub(crate) struct Gather {
     pieces: Vec<(Piece, Option<View>)>,
-    crcs: Vec<u32>,
+    pub crcs: Vec<u32>,
     left: usize,
     failed: Option<ShardError>,
 }
 
-type SharedGather = Rc<(RefCell<Gather>, Notify)>;
+pub(crate) type SharedGather = Rc<(RefCell<Gather>, Notify)>;
 
 thread_local! {
     static SPARE: RefCell<Vec<SharedGather>> = const { RefCell::new(Vec::new()) };
@@ -147,18 +148,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let Some(extent) = state.extents.get(ptr.extent()) else { return Err(ShardError::Unreadable) };
             (extent.place(ptr.column().0 as usize), extent.name(self.id, ptr.column().0 as usize))
         };
-        let started = peristyle_rt::now();
-        self.state.borrow_mut().stats.column_read.enter(started);
-        let (result, mut buf) = self.columns.read(place, name, ptr.row(), buf).await;
-        let read = peristyle_rt::now();
-        {
-            let stats = &mut self.state.borrow_mut().stats;
-            match result {
-                Ok(()) => stats.column_read.leave(started, read),
-                Err(_) => stats.column_read.leave_failed(started, read),
-            }
-            stats.verify.enter(read);
-        }
+        let (result, mut buf, read) = match self.read_column(place, name, ptr, piece, buf, gather).await {
+            Answer::Column(result, buf, at) => (result, buf, at),
+            Answer::Others(blocks) => return blocks.map(Buf::freeze),
+        };
+        self.state.borrow_mut().stats.verify.enter(read);
         let good = |i: usize, block: &[u8]| {
             result.is_ok() && crc32c(block) == gather.0.borrow().crcs[piece.at as usize + i]
         };
@@ -169,141 +163,46 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             .fold(0, |set, (i, _)| set | 1 << i);
         self.state.borrow_mut().stats.verify.leave(read, peristyle_rt::now());
         if bad != 0 {
-            self.repair(ptr, piece, bad, &mut buf, gather, result.is_ok()).await?;
+            // In memory of its own: it is rare, and would make the future of every read several times as long.
+            Box::pin(self.repair(ptr, piece, bad, &mut buf, gather, result.is_ok())).await?;
         }
         Ok(buf.freeze())
     }
 
-    /// Reconstructs the blocks of a piece whose bits are set in `bad`.
-    async fn repair(
+    /// Reads a column's rows, for as long as its device usually takes; then the other columns are read as well.
+    async fn read_column(
         self: &Rc<Self>,
+        place: ColumnPlace,
+        name: ColumnName,
         ptr: Ptr,
         piece: Piece,
-        bad: u128,
-        buf: &mut Buf,
+        buf: Buf,
         gather: &SharedGather,
-        damaged: bool,
-    ) -> Result<(), ShardError> {
+    ) -> Answer {
         let started = peristyle_rt::now();
-        {
-            let stats = &mut self.state.borrow_mut().stats;
-            stats.reconstruct.enter(started);
-            match damaged {
-                true => stats.damaged_blocks += bad.count_ones() as u64,
-                false => stats.degraded_reads += 1,
-            }
+        if self.columns.is_away(place.device) {
+            return Answer::Column(Err(ColumnFault::Device), buf, started); // nobody waits for it again
         }
-        let mut result = Ok(());
-        for i in (0..piece.count as usize).filter(|i| bad >> i & 1 == 1) {
-            let crc = gather.0.borrow().crcs[piece.at as usize + i];
-            let row = RowIndex(ptr.row().0 + i as u16);
-            match self.reconstruct(ptr.extent(), ptr.column(), row, crc).await {
-                Ok(block) => buf[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES].copy_from_slice(&block),
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
-        }
-        let now = peristyle_rt::now();
+        self.state.borrow_mut().stats.column_read.enter(started);
+        let watched = self.reads.watch(place.device, started);
+        self.sent.notify_all();
+        let mut read = pin!(self.columns.read(place, name, ptr.row(), buf));
+        let answer = match watched.answer(read.as_mut()).await {
+            Some((result, buf)) => Answer::Column(result, buf, peristyle_rt::now()),
+            None => Box::pin(self.hedge(ptr, piece, gather, read.as_mut())).await,
+        };
         let stats = &mut self.state.borrow_mut().stats;
-        match result {
-            Ok(()) => stats.reconstruct.leave(started, now),
-            Err(_) => stats.reconstruct.leave_failed(started, now),
-        }
-        result
-    }
-
-    /// One block of a data column from the other columns of its row. The result is verified against `crc`, so a
-    /// damaged source shows: then other sets of sources are tried, as long as there are any.
-    pub(crate) async fn reconstruct(
-        self: &Rc<Self>,
-        id: peristyle_base::ExtentId,
-        column: ColumnIndex,
-        row: RowIndex,
-        crc: u32,
-    ) -> Result<Buf, ShardError> {
-        let (code, scheme) = {
-            let state = &mut *self.state.borrow_mut();
-            let scheme = state.extents.get(id).ok_or(ShardError::Unreadable)?.scheme;
-            (Self::code(state, scheme), scheme)
-        };
-        let mut row_of = RowSet::new(scheme);
-        // Waited for here: an empty pool is no reason to call the block unreadable.
-        let mut block = Buf::alloc(BLOCK_BYTES).await;
-        let missing = self.state.borrow().extents.get(id).map_or(0, |e| e.missing);
-        // Columns without their seal come last: what they give is believed only if the result has the checksum.
-        let others = |seal_missed: u32| {
-            (0..scheme.width()).filter(move |&c| c != column.0 as usize && missing >> c & 1 == seal_missed)
-        };
-        for c in others(0).chain(others(1)) {
-            self.read_row(id, c, row, &mut row_of).await;
-            // Only once the first k are there is it worth trying; after that, each further column widens the choice.
-            if row_of.have.count() >= scheme.k() && row_of.solve(&code, column, crc, &mut block) {
-                return Ok(block);
-            }
-        }
-        Err(ShardError::Unreadable)
-    }
-
-    /// Adds one column's block of a row to the set: its bytes, or the knowledge that it is a hole.
-    async fn read_row(&self, id: peristyle_base::ExtentId, c: usize, row: RowIndex, set: &mut RowSet) {
-        let (place, name, hole) = {
-            let state = self.state.borrow();
-            let Some(extent) = state.extents.get(id) else { return };
-            if extent.place(c).device.is_nil() {
-                return;
-            }
-            (extent.place(c), extent.name(self.id, c), extent.is_hole(c, row.0) == Some(true))
-        };
-        if hole {
-            set.have = set.have.with(ColumnIndex(c as u8));
-            return;
-        }
-        let (result, buf) = self.columns.read(place, name, row, Buf::alloc(BLOCK_BYTES).await).await;
-        if result.is_ok() {
-            set.have = set.have.with(ColumnIndex(c as u8));
-            set.blocks[c] = Some(buf.freeze());
-        }
-    }
-}
-
-/// Blocks of one row of an extent.
-pub(crate) struct RowSet {
-    scheme: Scheme,
-    pub have: ColumnSet,
-    /// `None` in a column that `have` contains: a hole, zeros.
-    pub blocks: [Option<View>; Scheme::WIDTH_MAX],
-}
-
-impl RowSet {
-    pub fn new(scheme: Scheme) -> RowSet {
-        RowSet { scheme, have: ColumnSet(0), blocks: [const { None }; Scheme::WIDTH_MAX] }
-    }
-
-    /// Makes `out` the wanted block, from whichever k columns give the right checksum. At most C(k+m-1, k) tries.
-    pub fn solve(&self, code: &peristyle_ec::Code, wanted: ColumnIndex, crc: u32, out: &mut Buf) -> bool {
-        let (k, all) = (self.scheme.k(), self.have.0);
-        let mut subset = all;
-        // Subsets of `all`, largest first; those with exactly k columns are tried.
-        loop {
-            if subset.count_ones() as usize == k
-                && let Ok(plan) = code.plan(ColumnSet::default().with(wanted), ColumnSet(subset))
-            {
-                let mut sources: [Option<&[u8]>; Scheme::K_MAX as usize] = [None; Scheme::K_MAX as usize];
-                for (slot, c) in sources.iter_mut().zip(plan.sources()) {
-                    *slot = self.blocks[c.0 as usize].as_deref();
-                }
-                code.reconstruct(&plan, &sources[..plan.sources().len()], &mut [&mut out[..]]);
-                if crc32c(out) == crc {
-                    return true;
+        match &answer {
+            Answer::Column(Ok(()), _, at) => {
+                stats.column_read.leave(started, *at);
+                if !self.columns.is_away(place.device) {
+                    self.reads.answered(place.device, *at, at.nanos_since(started));
                 }
             }
-            if subset == 0 {
-                return false;
-            }
-            subset = (subset - 1) & all;
+            Answer::Column(_, _, at) => stats.column_read.leave_failed(started, *at),
+            Answer::Others(_) => stats.column_read.leave_failed(started, peristyle_rt::now()),
         }
+        answer
     }
 }
 

@@ -12,10 +12,13 @@ use crate::replay::{Found, Replay, Verdict, decide};
 use crate::shard::{Shard, ShardConfig};
 use peristyle_base::{BLOCK_BYTES, ExtentId, NodeId, Seq, ShardId, crc32c};
 use peristyle_cluster::{ShardRecord, ShardStore, StoreError, Version};
-use peristyle_rt::View;
 use peristyle_rt::alloc_count::background;
+use peristyle_rt::{Duration, View, timeout};
 use std::collections::HashSet;
 use std::rc::Rc;
+
+/// A frame of the kept tail that takes longer than this is left to the next takeover: devices may be back by then.
+const APPEND_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a shard cannot be served now. Nothing was decided: trying again later is right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +37,8 @@ pub enum RecoverError {
     Checkpoint(ShardError),
     /// No extent could be opened for the tail.
     NoSpace,
+    /// The log's tail cannot be appended anew while too few devices answer.
+    TailNotAppended { seq: Seq },
     /// Another owner fenced this one meanwhile.
     Fenced,
 }
@@ -53,6 +58,9 @@ impl core::fmt::Display for RecoverError {
                 write!(f, "frame {seq} cannot be decided while columns are away")
             }
             RecoverError::Checkpoint(e) => write!(f, "the checkpoint cannot be read: {e}"),
+            RecoverError::TailNotAppended { seq } => {
+                write!(f, "frame {seq} cannot be appended while too few devices answer")
+            }
             RecoverError::NoSpace => f.write_str("no extent can be opened for the log's tail"),
             RecoverError::Fenced => f.write_str("another owner took the shard"),
         }
@@ -423,6 +431,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             op
         };
         self.work.notify_all();
-        self.ops.wait(op).await.map_err(|_| RecoverError::Fenced)
+        match timeout(APPEND_LIMIT, self.ops.wait(op)).await {
+            Some(result) => result.map_err(|_| RecoverError::Fenced),
+            None => Err(RecoverError::TailNotAppended { seq }),
+        }
     }
 }

@@ -73,7 +73,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             (state.extents.remove(id).expect("just seen"), epoch)
         };
         for column in (0..extent.scheme.width()).filter(|c| !extent.place(*c).device.is_nil()) {
-            let _ = self.columns.free(extent.place(column), extent.name(self.id, column), epoch).await;
+            let (place, name) = (extent.place(column), extent.name(self.id, column));
+            // A device that does not answer keeps a leftover, which the next takeover recognises.
+            if !self.is_silent(place.device) {
+                self.or_silent(place.device, self.columns.free(place, name, epoch)).await;
+            }
         }
     }
 
@@ -133,10 +137,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if place.device.is_nil() {
                 continue;
             }
-            let (result, buf) =
-                self.columns.read(place, name, layout.first_row, Buf::alloc(BLOCK_BYTES).await).await;
+            let answer = self.read_or_give_up(place, name, layout.first_row, BLOCK_BYTES).await;
             let mut entries = Vec::new();
-            if result.is_ok()
+            if let Some((Ok(()), buf)) = answer
                 && Header::decode(&buf, nonce, &mut entries).is_ok_and(|h| h.layout() == *layout)
             {
                 return Some((crc32c(&buf), entries.iter().filter_map(|e| e.data_crc()).collect()));
@@ -152,12 +155,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             (e.place(column), e.name(self.id, column))
         };
         if !place.device.is_nil() {
-            let (result, buf) =
-                self.columns.read(place, name, RowIndex(row), Buf::alloc(BLOCK_BYTES).await).await;
-            if result.is_ok() && crc32c(&buf) == crc {
+            let answer = self.read_or_give_up(place, name, RowIndex(row), BLOCK_BYTES).await;
+            if let Some((Ok(()), buf)) = answer
+                && crc32c(&buf) == crc
+            {
                 return Some(buf);
             }
         }
-        self.reconstruct(id, ColumnIndex(column as u8), RowIndex(row), crc).await.ok()
+        let column = ColumnIndex(column as u8);
+        self.reconstruct(id, column, RowIndex(row), crc).await.ok()
     }
 }

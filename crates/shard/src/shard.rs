@@ -5,6 +5,7 @@
 use crate::builder::{Contents, Effect, Pending, Queue, Scratch};
 use crate::checkpoint::Homes;
 use crate::columns::{AllocClass, Columns};
+use crate::degraded::{INSISTING_MAX, RECONSTRUCTIONS_MAX};
 use crate::error::{ShardError, StopReason};
 use crate::extent::{Extents, Width};
 use crate::frame::{FrameKind, Layout};
@@ -12,7 +13,8 @@ use crate::map::Map;
 use crate::ops::{OpId, Ops};
 use crate::stats::Stats;
 use crate::volume::Locks;
-use peristyle_base::{Epoch, ExtentId, Instant, NodeId, RowIndex, Scheme, Seq, ShardId};
+use crate::watch::Reads;
+use peristyle_base::{DeviceId, Epoch, ExtentId, Instant, NodeId, RowIndex, Scheme, Seq, ShardId};
 use peristyle_cluster::{Placer, ShardRecord, ShardStore, TooFewPolicy, Version};
 use peristyle_ec::Code;
 use peristyle_rt::alloc_count::background;
@@ -43,6 +45,12 @@ pub struct ShardConfig {
     pub append_limit_min: Duration,
     /// … or after this many times the device's p99.
     pub append_limit_p99s: u32,
+    /// A column read is late, and the other columns are read as well, after this long at least.
+    pub read_limit_min: Duration,
+    /// … or after this many times the device's p99.
+    pub read_limit_p99s: u32,
+    /// How long a host's read waits when more columns than the scheme covers are out of reach.
+    pub read_patience: Duration,
 }
 
 impl ShardConfig {
@@ -58,6 +66,9 @@ impl ShardConfig {
             checkpoint_log_bytes: 1 << 30,
             append_limit_min: Duration::from_millis(20),
             append_limit_p99s: 10,
+            read_limit_min: Duration::from_millis(10),
+            read_limit_p99s: 8,
+            read_patience: Duration::from_secs(10),
         }
     }
 }
@@ -152,7 +163,7 @@ pub(crate) struct State {
     pub expected_blocks: usize,
     pub codes: HashMap<Scheme, Rc<Code>>,
     pub placer: Placer,
-    pub abandoned_at: HashMap<peristyle_base::DeviceId, Instant>,
+    pub abandoned_at: HashMap<DeviceId, Instant>,
     pub locks: Locks,
     pub stats: Stats,
 }
@@ -168,7 +179,7 @@ pub struct Shard<C: Columns, S: ShardStore> {
     pub(crate) ops: Ops,
     /// There is something to append.
     pub(crate) work: Notify,
-    /// A frame's columns were sent: the watchdog looks at them from now on.
+    /// A frame's columns were sent, or a column is read: the watchdog looks at them from now on.
     pub(crate) sent: Notify,
     /// A frame was committed, a checkpoint was asked for or is over, or the shard stopped.
     pub(crate) progress: Notify,
@@ -177,6 +188,13 @@ pub struct Shard<C: Columns, S: ShardStore> {
     /// Stock is low, something waits to be sealed.
     pub(crate) supply_wanted: Notify,
     pub(crate) urgent: Cell<bool>,
+    /// Column reads under way.
+    pub(crate) reads: Reads,
+    /// Blocks that are being reconstructed for hosts, and those that wait for devices.
+    pub(crate) reconstructions: Rc<Semaphore>,
+    pub(crate) insisting: Rc<Semaphore>,
+    /// Devices that did not answer a recovery, or work beside the I/O path.
+    pub(crate) silent: RefCell<Vec<DeviceId>>,
     /// One writer of the control store's record at a time.
     pub(crate) record_turn: Rc<Semaphore>,
     /// Layers are made and dropped one at a time.
@@ -241,6 +259,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             supplied: Notify::default(),
             supply_wanted: Notify::default(),
             urgent: Cell::new(false),
+            reads: Reads::default(),
+            reconstructions: Semaphore::new(RECONSTRUCTIONS_MAX),
+            insisting: Semaphore::new(INSISTING_MAX),
+            silent: RefCell::default(),
             record_turn: Semaphore::new(1),
             layer_turn: Semaphore::new(1),
         })

@@ -22,7 +22,11 @@ pub struct Stats {
     pub abandoned: u64,
     pub checkpoints: u64,
     pub damaged_blocks: u64,
+    /// Pieces whose column was out of reach.
     pub degraded_reads: u64,
+    /// Pieces whose column was late, so that the others were read as well, and those for which that was quicker.
+    pub hedged_reads: u64,
+    pub hedges_won: u64,
 }
 
 /// A copy of the figures at one moment.
@@ -56,6 +60,8 @@ impl Stats {
                 ("checkpoints", self.checkpoints),
                 ("damaged_blocks", self.damaged_blocks),
                 ("degraded_reads", self.degraded_reads),
+                ("hedged_reads", self.hedged_reads),
+                ("hedges_won", self.hedges_won),
             ],
         }
     }

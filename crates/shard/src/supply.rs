@@ -12,11 +12,14 @@ use peristyle_cluster::{
 use peristyle_rt::alloc_count::background;
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, join_all};
+use std::pin::pin;
 use std::rc::Rc;
 
 /// An allocation that takes longer makes the device count as slow: a stalled one must not hold up the rest.
 /// Longer than an append's limit, because a slot may have to be zeroed first.
 const ALLOCATE_LIMIT: Duration = Duration::from_millis(250);
+/// How often a device is looked at meanwhile.
+const ALLOCATE_LOOKS: u32 = 25;
 /// Tries to place one extent before the shard waits for something to change.
 const PLACE_TRIES: usize = 4;
 /// Pause between attempts while the pool is full or the control store is out of reach.
@@ -213,12 +216,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             };
             let allocations = places.iter().enumerate().map(|(column, &device)| {
                 let request = self.columns.allocate(device, name(column), scheme, epoch, class);
-                async move {
-                    // `None`: too slow, which is not the same as failed.
-                    peristyle_rt::timeout(ALLOCATE_LIMIT, request)
-                        .await
-                        .map_or(Err(None), |r| r.map_err(Some))
-                }
+                // `None`: too slow, which is not the same as failed.
+                async move { self.unless_away(device, request).await.map_or(Err(None), |r| r.map_err(Some)) }
             });
             let slots = join_all(allocations).await;
             let mut failed = false;
@@ -254,6 +253,26 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
         }
         Err(CreateError::Later)
+    }
+
+    /// The answer to an allocation, unless it takes too long. A device that is late is looked at: once it is known not
+    /// to answer, it is not waited for, because writes may be waiting for the extent.
+    async fn unless_away<R: Future>(&self, device: DeviceId, request: R) -> Option<R::Output> {
+        let (started, away_before) = (peristyle_rt::now(), self.columns.is_away(device));
+        let mut request = pin!(request);
+        for _ in 0..ALLOCATE_LOOKS {
+            let answer = peristyle_rt::timeout(ALLOCATE_LIMIT / ALLOCATE_LOOKS, request.as_mut()).await;
+            if answer.is_some() {
+                return answer;
+            }
+            if !away_before && self.columns.is_away(device) {
+                return None;
+            }
+            if peristyle_rt::now().since(started) >= self.config.append_limit_min {
+                self.columns.report_late(device);
+            }
+        }
+        None
     }
 
     fn plan(

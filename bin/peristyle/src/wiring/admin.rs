@@ -12,10 +12,12 @@ use peristyle_control::config::ListenAddr;
 use peristyle_control::desired::{Change, Volume};
 use peristyle_control::setup::VolumeWish;
 use peristyle_control::{AdminHandler, Control, EmbeddedStore};
+use peristyle_node::devices::SharedDevice;
 use peristyle_node::{DeviceState, ShardPhase};
 use peristyle_rt::{Duration, Fault, Instant};
 use peristyle_shard::{AllocClass, ShardError};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 
 pub struct Admin {
@@ -87,7 +89,7 @@ impl Admin {
     }
 
     fn device_infos(&self) -> Vec<DeviceInfo> {
-        let devices = self.node.devices().0.iter();
+        let devices = self.node.devices().all().iter();
         devices
             .map(|d| {
                 let (slots_total, slots_used) = d.usage();
@@ -118,11 +120,15 @@ impl Admin {
             .collect()
     }
 
-    /// By UUID, path, or number in `device list`.
+    /// By UUID, path, name (the end of the path), or number in `device list`.
     fn device(&self, text: &str) -> Result<DeviceId, ApiError> {
-        let devices = &self.node.devices().0;
+        let devices = self.node.devices().all();
         let by_number = text.parse::<usize>().ok().and_then(|n| devices.get(n));
-        let found = by_number.or_else(|| devices.iter().find(|d| d.path == text || d.id.to_string() == text));
+        let exact = || devices.iter().find(|d| d.path == text || d.id.to_string() == text);
+        let named = |d: &&SharedDevice| Path::new(&d.path).file_name().is_some_and(|name| name == text);
+        // A name that two devices share (of different folders) names neither.
+        let by_name = || devices.iter().find(named).filter(|_| devices.iter().filter(named).count() == 1);
+        let found = by_number.or_else(exact).or_else(by_name);
         found.map(|d| d.id).ok_or_else(|| ApiError::new(Code::NotFound, format!("no device `{text}`")))
     }
 
@@ -144,7 +150,7 @@ impl Admin {
 
     async fn status(&self) -> Status {
         let mut views = Vec::new();
-        views.extend(self.node.devices().0.iter().map(|d| d.view(AllocClass::User)));
+        views.extend(self.node.devices().all().iter().map(|d| d.view(AllocClass::User)));
         let state = self.control.state();
         let pool = state.pools.values().next();
         let (scheme, too_few): (Scheme, _) =
@@ -161,8 +167,9 @@ impl Admin {
             ),
             Err(_) => ("none".into(), "none"),
         };
-        let slots =
-            |f: fn((u32, u32)) -> u32| self.node.devices().0.iter().map(|d| f(d.usage()) as u64).sum::<u64>();
+        let slots = |f: fn((u32, u32)) -> u32| {
+            self.node.devices().all().iter().map(|d| f(d.usage()) as u64).sum::<u64>()
+        };
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),

@@ -352,7 +352,7 @@ impl Totals {
             let bytes = new.1.saturating_sub(old.1) as f64;
             Rates { operations: operations / seconds, bytes: bytes / seconds, mean_us }
         };
-        let devices = &node.devices().0;
+        let devices = node.devices().all();
         StatusLine {
             uptime: now.since(started),
             connections: self.connections,

@@ -7,7 +7,7 @@ use peristyle_base::{DeviceId, LayerId, NodeId, Scheme, ShardId, Uuid};
 use peristyle_cluster::{DomainId, MemoryShardStore};
 use peristyle_column::FormatOptions;
 use peristyle_node::{DeviceConfig, Node, NodeConfig, Volume, VolumeSpec, seeds};
-use peristyle_rt::sim::{DiskConfig, World, WorldConfig};
+use peristyle_rt::sim::{DiskConfig, DiskHandle, World, WorldConfig};
 use peristyle_rt::{Device, DeviceSpec, Duration, ReactorId};
 use peristyle_shard::ShardConfig;
 use std::cell::RefCell;
@@ -39,6 +39,7 @@ pub struct Rig {
     pub config: NodeConfig,
     pub store: MemoryShardStore,
     pub reactors: usize,
+    pub disks: Vec<DiskHandle>,
 }
 
 impl Rig {
@@ -49,7 +50,7 @@ impl Rig {
     pub fn with_disks(seed: u64, scheme: &str, disks: usize, bytes: u64, reactors: usize) -> Rig {
         let world = World::new(WorldConfig::new(seed));
         let node = world.handle().add_node([10, 0, 0, 1].into());
-        let mut devices = Vec::new();
+        let (mut devices, mut handles) = (Vec::new(), Vec::new());
         for i in 0..disks {
             let disk = node.add_disk(&format!("d{i}"), bytes, DiskConfig::default());
             devices.push(DeviceConfig {
@@ -58,6 +59,7 @@ impl Rig {
                 domain: DomainId(i as u32),
                 home: ReactorId((i % reactors) as u16),
             });
+            handles.push(disk);
         }
         let scheme: Scheme = scheme.parse().unwrap();
         let config = NodeConfig {
@@ -68,7 +70,8 @@ impl Rig {
             shard: ShardConfig::new(scheme),
             development: true,
         };
-        let rig = Rig { world, node, config, store: MemoryShardStore::default(), reactors };
+        let store = MemoryShardStore::default();
+        let rig = Rig { world, node, config, store, reactors, disks: handles };
         rig.format();
         rig
     }

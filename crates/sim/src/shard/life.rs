@@ -16,7 +16,6 @@ use peristyle_rt::{Buf, Device, Duration, ReactorId, join_all};
 use peristyle_shard::{RecoverError, Shard, ShardConfig, ShardError};
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 const CLUSTER: Uuid = Uuid([0xC1; 16]);
 const SHARD: ShardId = ShardId(1);
@@ -60,7 +59,7 @@ impl Rig {
     async fn columns(&self, disks: &[DiskHandle], away: &[usize]) -> Rc<WatchedColumns> {
         let here = ReactorId(0);
         let shared = |i: usize| SharedDevice::new(device_id(i), DomainId(i as u32), here, String::new());
-        let table = DeviceTable(Arc::new((0..disks.len()).map(shared).collect()));
+        let table = DeviceTable::new((0..disks.len()).map(shared).collect());
         let port = peristyle_rt::mesh(1, 16).pop().expect("one");
         let columns = NodeColumns::new(table, Rc::new(NodeBus::new(port.attach())));
         for (i, disk) in disks.iter().enumerate().filter(|(i, _)| !away.contains(i)) {
@@ -286,7 +285,7 @@ impl Owner {
         disk.update_faults(|faults| faults.write_error_ppm = 1_000_000);
         self.write_some(rng, 3).await;
         disk.update_faults(|faults| faults.write_error_ppm = 0);
-        self.columns.columns.table().get(device_id(index)).expect("listed").set_good();
+        self.columns.columns.table().set_good(device_id(index));
         self.write_some(rng, 2).await;
     }
 

@@ -109,6 +109,14 @@ impl Columns for WatchedColumns {
         self.columns.report_bad(device, fault);
     }
 
+    fn is_away(&self, device: DeviceId) -> bool {
+        self.columns.is_away(device)
+    }
+
+    fn report_late(&self, device: DeviceId) {
+        self.columns.report_late(device);
+    }
+
     fn append_p99_ns(&self, device: DeviceId) -> u64 {
         self.columns.append_p99_ns(device)
     }
