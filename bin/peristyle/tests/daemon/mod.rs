@@ -1,4 +1,4 @@
-//! A development store in memory, on one reactor, with a volume of 16 MiB.
+//! Development stores on one reactor, for tests that look at the program from outside.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -14,11 +14,25 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// 1+1 in memory, with a volume of 16 MiB.
+    #[allow(dead_code)] // Not every test asks for this one.
     pub fn start() -> Daemon {
+        let devices = ["--device", "memory:64MiB", "--device", "memory:64MiB"];
+        Self::with("1+1", &devices, "ram=16MiB")
+    }
+
+    /// 4+2 over six files, with a volume of 64 MiB.
+    #[allow(dead_code)]
+    pub fn on_files() -> Daemon {
+        Self::with("4+2", &["--devices", "6", "--device-size", "1GiB"], "v=64MiB")
+    }
+
+    fn with(scheme: &str, devices: &[&str], volume: &str) -> Daemon {
         let dir = std::env::temp_dir().join(format!("peristyle-test-{}", std::process::id()));
         let mut child = Command::new(PERISTYLE)
-            .args(["dev", "--scheme", "1+1", "--device", "memory:64MiB", "--device", "memory:64MiB"])
-            .args(["--volume", "ram=16MiB", "--listen", "127.0.0.1:0", "--reactors", "1", "--json", "--dir"])
+            .args(["dev", "--scheme", scheme, "--volume", volume])
+            .args(devices)
+            .args(["--listen", "127.0.0.1:0", "--reactors", "1", "--json", "--dir"])
             .arg(&dir)
             .stdout(Stdio::piped())
             .spawn()

@@ -1,0 +1,63 @@
+//! What 4 KiB random writes at depth 32 cost the devices of a real node, as `peristyle stats` tells it. Writes and bytes
+//! are counted, not timed. (A write alone: `crates/node/tests/figures.rs`.)
+
+mod daemon;
+
+use daemon::{Daemon, PERISTYLE};
+use serde_json::Value;
+use std::process::Command;
+
+const WRITES: u64 = 8000;
+
+/// Device writes of frames, and their bytes, over all devices; slot tables, seals and zeroing are counted apart.
+fn appended(stats: &Value) -> (u64, u64) {
+    let groups = stats["root"]["children"].as_array().unwrap();
+    let devices = groups.iter().find(|group| group["name"] == "devices").expect("there are devices");
+    let sum = |prefix: &str| {
+        let of = |device: &Value| -> u64 {
+            let counters = device["counters"].as_object().unwrap();
+            counters
+                .iter()
+                .filter(|(name, _)| name.starts_with(prefix))
+                .map(|(_, n)| n.as_u64().unwrap())
+                .sum()
+        };
+        devices["children"].as_array().unwrap().iter().map(of).sum()
+    };
+    (sum("writes.append"), sum("write_bytes.append"))
+}
+
+fn run(args: &[&str]) -> String {
+    let output = Command::new(PERISTYLE).args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn random_writes_at_depth_32_share_frames() {
+    let daemon = Daemon::on_files();
+    let listen = format!("tcp://{}", daemon.ready["listen"].as_str().unwrap());
+    let admin = daemon.ready["admin"].as_str().unwrap();
+    let stats = || appended(&serde_json::from_str(&run(&["--admin", admin, "stats", "--json"])).unwrap());
+    let before = stats();
+    let count = WRITES.to_string();
+    run(&[
+        "bench",
+        "run",
+        "--target",
+        &listen,
+        "--rw",
+        "randwrite",
+        "--qd",
+        "32",
+        "--count",
+        &count,
+        "--warmup",
+        "0s",
+    ]);
+    let after = stats();
+    let ops = (after.0 - before.0) as f64 / WRITES as f64;
+    let bytes = (after.1 - before.1) as f64 / (WRITES * 4096) as f64;
+    assert!((0.1..=0.35).contains(&ops), "{ops:.3} device writes per write");
+    assert!((1.5..=1.7).contains(&bytes), "{bytes:.3} device bytes per byte");
+}
