@@ -37,7 +37,7 @@ pub struct Plan {
     pub volume_bytes: u64,
     pub ready_extents: usize,
     pub volatile_cache: bool,
-    /// The device that fails for a while.
+    /// The device that fails for a while. There are m+1 without it: with fewer, writes wait until it is back.
     pub failing: Option<usize>,
     /// The control store takes so long that an extent is full and sealed before the next one is ready.
     pub slow_store: bool,
@@ -56,7 +56,10 @@ pub fn plan(seed: u64) -> Plan {
         volume_bytes: 1 << 20,
         ready_extents: rng.between(1, 2) as usize,
         volatile_cache: rng.coin(),
-        failing: rng.coin().then(|| rng.below(devices as u64) as usize),
+        failing: rng
+            .coin()
+            .then(|| rng.below(devices as u64) as usize)
+            .filter(|_| devices - 1 > usize::from(m)),
         slow_store: rng.coin(),
     }
 }
