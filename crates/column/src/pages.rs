@@ -116,7 +116,7 @@ impl Inner {
 }
 
 async fn write_page(inner: Rc<Inner>, page: u32) {
-    let mut bytes = Buf::alloc(BLOCK_BYTES).await;
+    let mut bytes = inner.kept.alloc(BLOCK_BYTES).await;
     let (version, first) = {
         let state = inner.pages.pages.borrow()[page as usize];
         encode_page(&inner.slots.borrow(), inner.label.device, inner.geometry(), page, &mut bytes);

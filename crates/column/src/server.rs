@@ -11,7 +11,7 @@ use peristyle_base::stage::Stage;
 use peristyle_base::{BLOCK_BYTES, COLUMN_BYTES, DeviceId, ExtentId, Instant, ShardId, SlotIndex};
 use peristyle_rt::alloc_count::background;
 use peristyle_rt::sync::{Notify, Permit, Semaphore};
-use peristyle_rt::{Buf, Device, IoError, IoVec, now, spawn};
+use peristyle_rt::{Buf, Device, IoError, IoVec, KeptBufs, now, spawn};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     pub config: ServerConfig,
     pub slots: RefCell<SlotTable>,
     pub pages: Pages,
+    /// A block for the write of a page: what queued writes hold may come free only when a slot has been given out.
+    pub kept: KeptBufs,
     pub ops: Ops,
     pub appends: Rc<Semaphore>,
     pub reads: Rc<Semaphore>,
@@ -75,7 +77,13 @@ pub(crate) struct Inner {
 }
 
 impl Server {
-    pub(crate) fn new(device: Device, label: Label, slots: SlotTable, config: ServerConfig) -> Server {
+    pub(crate) fn new(
+        device: Device,
+        label: Label,
+        slots: SlotTable,
+        config: ServerConfig,
+        kept: KeptBufs,
+    ) -> Server {
         let cheap_zeroes = device.info().cheap_zeroes;
         Server(Rc::new(Inner {
             device,
@@ -83,6 +91,7 @@ impl Server {
             config,
             slots: RefCell::new(slots),
             pages: Pages::new(label.geometry.table_pages),
+            kept,
             ops: Ops::with_capacity(config.appends + config.controls),
             appends: Semaphore::new(config.appends.max(1)),
             reads: Semaphore::new(config.reads.max(1)),

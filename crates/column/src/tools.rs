@@ -8,7 +8,7 @@ use crate::pages::{encode_page, write_both};
 use crate::server::{Server, ServerConfig};
 use crate::slot::{SlotInfo, SlotTable, Usage};
 use peristyle_base::{BLOCK_BYTES, COLUMN_BYTES, DeviceId, RowIndex, SlotIndex, Uuid, crc32c};
-use peristyle_rt::{Buf, Device, IoError, IoVec};
+use peristyle_rt::{Buf, Device, IoError, IoVec, KeptBufs};
 
 /// Bytes read or written at once by the tools.
 const CHUNK_BYTES: u64 = 64 << 10;
@@ -245,7 +245,8 @@ impl Server {
                 repaired += 1;
             }
         }
-        let server = Server::new(device, label, slots, config);
+        let kept = KeptBufs::take(1, BLOCK_BYTES).await;
+        let server = Server::new(device, label, slots, config, kept);
         server.0.stats.borrow_mut().repaired(repaired);
         Ok(server)
     }

@@ -12,6 +12,8 @@ pub struct MemoryBudget {
     pub buffers: [(usize, usize); CLASS_BYTES.len()],
     /// In huge pages that were reserved for it; otherwise the system may still have given some.
     pub huge_pages: bool,
+    /// Part of the buffers that is kept back, so that frames, tables and reconstruction always go on.
+    pub kept_bytes: usize,
     /// The kernel knows the buffers and pins them once instead of for each operation.
     pub registered: bool,
     /// Size and number of those of the buffers that the kernel has, to put what sockets receive into.
@@ -40,7 +42,11 @@ impl fmt::Display for MemoryBudget {
         let (size, count) = self.receive;
         let receive = format_args!("{count} x {} KiB of them for receiving", size >> 10);
         let rest = (self.ring_bytes + self.operations_bytes) >> 10;
-        write!(f, "; {huge}, {registered}; {receive}) and {rest} KiB of rings and operations")
+        let kept = self.kept_bytes >> 10;
+        write!(
+            f,
+            "; {kept} KiB kept back; {huge}, {registered}; {receive}) and {rest} KiB of rings and operations"
+        )
     }
 }
 
@@ -59,6 +65,7 @@ pub fn memory_budget() -> MemoryBudget {
             receive: driver.receive,
             ring_bytes: driver.ring_bytes,
             operations_bytes: driver.operations_bytes,
+            kept_bytes: reactor.pool.kept_bytes(),
         }
     })
 }

@@ -4,6 +4,10 @@
 //! be shared and sliced but not written. Both may be cut without copying, travel to other reactors, and give
 //! their memory back to the pool of the reactor that it came from, whoever drops the last of them.
 
+mod kept;
+
+pub use kept::KeptBufs;
+
 use crate::reactor::{Inbox, Reactor};
 use crate::sync::Notify;
 use crossbeam_queue::ArrayQueue;
@@ -36,7 +40,7 @@ impl Default for BufConfig {
 impl BufConfig {
     /// A few MiB, for simulated nodes and tests.
     pub fn small() -> BufConfig {
-        BufConfig { counts: [1024, 64, 32, 16, 16, 6], huge_pages: false }
+        BufConfig { counts: [1024, 64, 32, 16, 16, 8], huge_pages: false }
     }
     pub fn total_bytes(&self) -> usize {
         self.counts.iter().zip(CLASS_BYTES).map(|(n, size)| n * size).sum()
@@ -49,6 +53,8 @@ struct Chunk {
     base: NonNull<u8>,
     class: u8,
     index: u32,
+    /// What it is kept back for; 0: none. Touched by the owning thread only.
+    kept: Cell<u32>,
 }
 
 /// The memory of one reactor's buffers.
@@ -61,6 +67,8 @@ pub(crate) struct Pool {
     /// Address of a thread-local of the owning thread: who may touch `local`.
     owner: usize,
     local: [RefCell<Vec<u32>>; CLASSES],
+    /// What is kept back, by number less one.
+    kept: RefCell<Vec<kept::Kept>>,
     /// Chunks dropped by other threads.
     remote: ArrayQueue<u32>,
     freed: Notify,
@@ -70,7 +78,7 @@ pub(crate) struct Pool {
     bell: OnceLock<Arc<dyn Inbox>>,
 }
 
-// SAFETY: `local` and `freed` are touched only by the owning thread (checked by token in `release`);
+// SAFETY: `local`, `kept`, `freed` and the chunks' `kept` are touched only by the owning thread (checked by token in `release`);
 // everything else is immutable after creation or synchronised (`refs`, `remote`, `starving`, `bell`).
 unsafe impl Send for Pool {}
 // SAFETY: as above.
@@ -103,6 +111,7 @@ impl Pool {
                     base,
                     class: class as u8,
                     index,
+                    kept: Cell::new(0),
                 });
                 offset += CLASS_BYTES[class];
             }
@@ -116,6 +125,7 @@ impl Pool {
             chunks: UnsafeCell::new(chunks.into_boxed_slice()),
             owner: thread_token(),
             local: std::array::from_fn(|class| RefCell::new(Vec::with_capacity(config.counts[class]))),
+            kept: RefCell::default(),
             remote: ArrayQueue::new(count.max(1)),
             freed: Notify::default(),
             starving: AtomicBool::new(false),
@@ -151,11 +161,29 @@ impl Pool {
             self.collect_remote();
             self.pop(first)
         })?;
+        Some(self.hand_out(index, bytes))
+    }
+
+    fn hand_out(self: &Arc<Self>, index: u32, bytes: usize) -> Buf {
         let chunk = &self.chunks()[index as usize];
         chunk.refs.store(1, Ordering::Relaxed);
         // The pool lives as long as any chunk is out: the count is given back in `release`.
         std::mem::forget(self.clone());
-        Some(Buf { chunk: NonNull::from(chunk), offset: 0, len: bytes as u32 })
+        Buf { chunk: NonNull::from(chunk), offset: 0, len: bytes as u32 }
+    }
+
+    fn put(&self, index: u32) {
+        let chunk = &self.chunks()[index as usize];
+        match chunk.kept.get() {
+            0 => self.local[chunk.class as usize].borrow_mut().push(index),
+            number => self.kept.borrow_mut()[number as usize - 1].free.push(index),
+        }
+    }
+
+    /// Waits until a buffer has come back.
+    pub(crate) async fn starved(&self) {
+        self.starve();
+        self.freed.notified().await;
     }
 
     fn pop(&self, first: usize) -> Option<u32> {
@@ -165,7 +193,7 @@ impl Pool {
 
     pub(crate) fn collect_remote(&self) {
         while let Some(index) = self.remote.pop() {
-            self.local[self.chunks()[index as usize].class as usize].borrow_mut().push(index);
+            self.put(index);
             self.notify();
         }
     }
@@ -257,11 +285,11 @@ fn release(chunk: NonNull<Chunk>) {
         return;
     }
     fence(Ordering::Acquire);
-    let (pool, index, class) = (c.pool.get(), c.index, c.class as usize);
+    let (pool, index) = (c.pool.get(), c.index);
     // SAFETY: the chunk was out, so it holds one count of the pool (taken in `alloc`), which becomes ours.
     let pool = unsafe { Arc::from_raw(pool) };
     if pool.owner == thread_token() {
-        pool.local[class].borrow_mut().push(index);
+        pool.put(index);
         pool.notify();
     } else {
         pool.remote.push(index).expect("as large as the number of chunks");
@@ -301,8 +329,7 @@ impl Buf {
                 Ok(buf) => return buf,
                 Err(pool) => pool,
             };
-            pool.starve();
-            pool.freed.notified().await;
+            pool.starved().await;
         }
     }
 

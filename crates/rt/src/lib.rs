@@ -28,7 +28,7 @@ mod timer;
 pub mod uring;
 
 pub use budget::{MemoryBudget, memory_budget};
-pub use buf::{Buf, BufConfig, IoVec, View};
+pub use buf::{Buf, BufConfig, IoVec, KeptBufs, View};
 pub use device::{Device, DeviceInfo, DeviceKind, DeviceSpec, Fault, IoError};
 pub use join::{Either, join_all, select, timeout};
 pub use mesh::{Port, mesh};

@@ -1,67 +1,16 @@
 //! The appender: builds frames of what is pending, encodes them, and sends their columns.
 
+use crate::batching::Batching;
 use crate::columns::{AllocClass, ColumnFault, Columns, WriteClass};
+use crate::encode::{FrameMemory, crc_offset, encode_parity, fill_crcs};
 use crate::error::ShardError;
 use crate::extent::{ExtentPhase, Width};
 use crate::frame::{FrameKind, Header, Layout, goes_narrow};
 use crate::shard::{Shard, State};
-use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ExtentId, RowIndex, Scheme, Seq, crc32c};
+use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ExtentId, RowIndex, Scheme, Seq};
 use peristyle_cluster::ShardStore;
-use peristyle_rt::{Buf, Duration, IoVec, View};
+use peristyle_rt::{Buf, Duration, IoVec, select};
 use std::rc::Rc;
-
-/// Memory for one attempt of one frame, taken before anything is decided.
-struct FrameMemory {
-    header: Buf,
-    /// One CRC32C per row and column.
-    crcs: Buf,
-    parity: [Option<Buf>; Scheme::M_MAX as usize],
-}
-
-/// What decides when the next frame starts. Hosts that keep a queue full send a burst of new commands when a
-/// frame completes; starting with the first few of them would make a small frame, then a second one, for ever.
-/// So a frame waits, a fraction of a frame's usual latency at most, for about as much as there usually is; and a
-/// second one starts beside a running one only when it is worth its header: this keeps frames large at depth 32
-/// and costs a lone writer nothing (DESIGN §1, §11; ARCHITECTURE, "Batching").
-struct Batching {
-    /// Blocks that wait, and how long the first of them has.
-    pending: usize,
-    pending_ns: u64,
-    in_flight_frames: usize,
-    in_flight_blocks: usize,
-    /// How long the oldest frame in flight has been under way.
-    running_ns: u64,
-    /// Median latency of recent frames.
-    usual_ns: u64,
-    /// Blocks that were recently pending or in flight at once: the depth of the hosts' queues.
-    expected: usize,
-}
-
-/// As much as makes a frame worth sending whatever else goes on.
-const FULL_BLOCKS: usize = 192;
-
-impl Batching {
-    /// 0: start now. `u64::MAX`: something has to happen first. Else look again after so many nanoseconds.
-    fn wait_ns(&self) -> u64 {
-        if self.pending >= FULL_BLOCKS {
-            return 0;
-        }
-        if self.in_flight_frames == 0 {
-            let enough = self.pending >= (self.expected * 3 / 4).clamp(1, FULL_BLOCKS);
-            let limit = self.usual_ns / 3;
-            return if enough { 0 } else { limit.saturating_sub(self.pending_ns) };
-        }
-        let worth = match self.in_flight_blocks {
-            0..=2 => self.pending >= self.in_flight_blocks,
-            more => self.pending >= 2 * more,
-        };
-        let slow = 4 * self.usual_ns;
-        match worth || self.running_ns >= slow {
-            true => 0,
-            false => slow - self.running_ns,
-        }
-    }
-}
 
 enum Step {
     /// Append this frame (again).
@@ -148,7 +97,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let frame = &mut state.frames[index as usize];
         state.queue.take(&mut state.scratch, &mut frame.contents);
         (frame.busy, frame.kind, frame.seq) = (true, FrameKind::User, seq);
-        (frame.durable, frame.reappended, frame.width) = (false, false, None);
+        (frame.durable, frame.reappended, frame.on_kept, frame.width) = (false, false, false, None);
         frame.started = peristyle_rt::now();
         let now = frame.started;
         for &(_, since) in &frame.contents.ops {
@@ -166,7 +115,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let index = free_frame(state)?;
         let frame = &mut state.frames[index as usize];
         (frame.busy, frame.kind, frame.seq) = (true, kind, seq);
-        (frame.durable, frame.reappended, frame.width) = (false, false, None);
+        (frame.durable, frame.reappended, frame.on_kept, frame.width) = (false, false, false, None);
         frame.started = peristyle_rt::now();
         frame.contents.clear();
         Some(index)
@@ -176,8 +125,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// the frame has been put back because an older one has to go first.
     async fn append(self: &Rc<Self>, index: u16) {
         let Some((extent, scheme, attempt)) = self.find_extent(index).await else { return };
-        let n = self.state.borrow().frames[index as usize].contents.data.len();
-        let memory = frame_memory(scheme, n).await;
+        let Some(memory) = self.frame_memory(index, scheme).await else { return };
         // Awaits are places where the world changes: the extent may have been abandoned, an older frame may
         // have come back. Look again; the memory serves the next attempt of nobody.
         let ready = {
@@ -189,10 +137,40 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             is_usable(state, index, extent)
         };
         if !ready {
+            drop(memory);
+            self.state.borrow_mut().frames[index as usize].on_kept = false;
             self.put_back(index);
             return;
         }
         self.send(index, extent, memory);
+    }
+
+    /// Memory for a frame's header and parity. Payload of queued writes may have all of the pool: then frames go on one at
+    /// a time with what is kept back. `None`: an older frame has come back meanwhile and goes first.
+    async fn frame_memory(&self, index: u16, scheme: Scheme) -> Option<FrameMemory> {
+        let n = self.state.borrow().frames[index as usize].contents.data.len();
+        let bytes = FrameMemory::bytes(scheme, n);
+        loop {
+            if let Some(buf) = Buf::try_alloc(bytes) {
+                return Some(FrameMemory::cut(buf, scheme, n));
+            }
+            {
+                let state = &mut *self.state.borrow_mut();
+                // What an older frame holds comes back only when it has been appended anew.
+                if state.stopped.is_some() || older_waits(state, index) {
+                    break;
+                }
+                if !state.frames.iter().any(|f| f.busy && f.on_kept)
+                    && let Some(buf) = self.kept.frames.try_take(bytes)
+                {
+                    state.frames[index as usize].on_kept = true;
+                    return Some(FrameMemory::cut(buf, scheme, n));
+                }
+            }
+            select(self.kept.frames.changed(), self.work.notified()).await;
+        }
+        self.put_back(index);
+        None
     }
 
     /// Queues a frame for another try, in order.
@@ -219,16 +197,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         loop {
             let found = {
                 let state = &mut *self.state.borrow_mut();
-                let (seq, user) =
-                    (state.frames[index as usize].seq, state.frames[index as usize].kind == FrameKind::User);
-                // An older frame that has to be appended anew goes first, or it could never commit before us.
-                let older = |&i: &u16| {
-                    let f = &state.frames[i as usize];
-                    f.kind == FrameKind::User && f.seq < seq
-                };
                 if state.stopped.is_some() {
                     Found::Nothing
-                } else if user && state.to_append.iter().any(older) {
+                } else if older_waits(state, index) {
                     Found::OlderFirst
                 } else if let Some(found) = self.pick_extent(state, index) {
                     Found::Extent(found)
@@ -511,6 +482,13 @@ fn free_frame(state: &State) -> Option<u16> {
     state.frames.iter().position(|f| !f.busy).map(|i| i as u16)
 }
 
+/// Whether an older user frame has to be appended anew: it goes first, or it could never commit before this one.
+fn older_waits(state: &State, index: u16) -> bool {
+    let (kind, seq) = (state.frames[index as usize].kind, state.frames[index as usize].seq);
+    let older = |f: &crate::shard::Frame| f.kind == FrameKind::User && f.seq < seq;
+    kind == FrameKind::User && state.to_append.iter().any(|&i| older(&state.frames[i as usize]))
+}
+
 /// Whether the extent takes the frame: open, long enough, and holding no younger user frame in flight (rows of
 /// an extent commit in order).
 fn is_usable(state: &State, index: u16, id: ExtentId) -> bool {
@@ -528,119 +506,4 @@ fn is_usable(state: &State, index: u16, id: ExtentId) -> bool {
     extent.phase == ExtentPhase::Open
         && !younger
         && extent.next_row as usize + layout.rows() <= COLUMN_ROWS as usize
-}
-
-async fn frame_memory(scheme: Scheme, n: usize) -> FrameMemory {
-    let layout = Layout { scheme, first_row: RowIndex(0), blocks: n as u16 };
-    let header = Buf::alloc(BLOCK_BYTES).await;
-    let crcs = Buf::alloc(scheme.width() * layout.rows() * 4).await;
-    let mut parity = [const { None }; Scheme::M_MAX as usize];
-    if !scheme.is_narrow() && n > 0 {
-        for p in parity.iter_mut().take(scheme.m()) {
-            *p = Some(Buf::alloc(layout.data_rows() * BLOCK_BYTES).await);
-        }
-    }
-    FrameMemory { header, crcs, parity }
-}
-
-/// Parity of a wide frame, row by row, so that each row's blocks are still in the cache.
-fn encode_parity(
-    code: &peristyle_ec::Code,
-    layout: &Layout,
-    data: &[View],
-    parity: &mut [Option<Buf>; Scheme::M_MAX as usize],
-) {
-    let (k, m) = (layout.scheme.k(), layout.scheme.m());
-    if k == 1 || m == 0 || data.is_empty() {
-        return;
-    }
-    for r in 0..layout.data_rows() {
-        let mut row: [Option<&[u8]>; Scheme::K_MAX as usize] = [None; Scheme::K_MAX as usize];
-        for (c, slot) in row.iter_mut().enumerate().take(k) {
-            *slot = layout.block_at(c, layout.first_row.0 + 1 + r as u16).map(|i| &data[i][..]);
-        }
-        let mut out: [&mut [u8]; Scheme::M_MAX as usize] = [&mut [], &mut [], &mut [], &mut []];
-        for (slot, p) in out.iter_mut().zip(parity.iter_mut()).take(m) {
-            *slot = &mut p.as_mut().expect("allocated")[r * BLOCK_BYTES..(r + 1) * BLOCK_BYTES];
-        }
-        code.encode_sparse(&row[..k], &mut out[..m]);
-    }
-}
-
-/// Byte offset of a column's checksums: `rows` of them per column, counted from the frame's first row.
-fn crc_offset(layout: &Layout, column: usize) -> usize {
-    column * layout.rows() * 4
-}
-
-fn fill_crcs(
-    layout: &Layout,
-    header: &[u8],
-    contents: &crate::builder::Contents,
-    parity: &[Option<Buf>; Scheme::M_MAX as usize],
-    out: &mut [u8],
-) {
-    let header_crc = crc32c(header);
-    let data_entries = contents.entries.len() - contents.data.len();
-    let data_crc = |i: usize| contents.entries[data_entries + i].data_crc().expect("data entries come last");
-    for column in 0..layout.scheme.width() {
-        let base = crc_offset(layout, column);
-        let mut put = |row: usize, crc: u32| {
-            out[base + row * 4..base + row * 4 + 4].copy_from_slice(&crc.to_le_bytes())
-        };
-        if layout.has_header(column) {
-            put(0, header_crc);
-        }
-        match column.checked_sub(layout.scheme.k()) {
-            None => layout.blocks_of(column).enumerate().for_each(|(r, i)| put(1 + r, data_crc(i))),
-            Some(_) if layout.scheme.is_narrow() => {
-                (0..contents.data.len()).for_each(|i| put(1 + i, data_crc(i)))
-            }
-            Some(p) => {
-                if let Some(bytes) = &parity[p] {
-                    bytes
-                        .chunks_exact(BLOCK_BYTES)
-                        .enumerate()
-                        .for_each(|(r, block)| put(1 + r, crc32c(block)));
-                }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn batching(pending: usize, in_flight: usize, expected: usize) -> Batching {
-        Batching {
-            pending,
-            pending_ns: 0,
-            in_flight_frames: (in_flight > 0) as usize,
-            in_flight_blocks: in_flight,
-            running_ns: 0,
-            usual_ns: 100_000,
-            expected,
-        }
-    }
-
-    #[test]
-    fn a_lone_writer_never_waits() {
-        assert_eq!(batching(1, 0, 1).wait_ns(), 0);
-    }
-
-    #[test]
-    fn the_first_of_a_burst_waits_a_third_of_a_frames_latency_at_most() {
-        assert_eq!(batching(4, 0, 32).wait_ns(), 33_333);
-        assert_eq!(batching(24, 0, 32).wait_ns(), 0);
-        assert_eq!(Batching { pending_ns: 33_333, ..batching(4, 0, 32) }.wait_ns(), 0);
-    }
-
-    #[test]
-    fn a_second_frame_has_to_be_worth_it_or_the_first_slow() {
-        assert_eq!(batching(1, 1, 2).wait_ns(), 0, "two writers do not wait for each other");
-        assert_eq!(batching(16, 16, 32).wait_ns(), 400_000);
-        assert_eq!(batching(22, 10, 32).wait_ns(), 0);
-        assert_eq!(Batching { running_ns: 400_000, ..batching(1, 31, 32) }.wait_ns(), 0);
-        assert_eq!(batching(200, 240, 2000).wait_ns(), 0, "a full frame goes at once");
-    }
 }

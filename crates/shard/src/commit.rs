@@ -108,7 +108,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 state.stats.commit_wait.leave_failed(frame.durable_at, now);
             }
             frame.attempt += 1;
-            (frame.durable, frame.waiting, frame.reappended) = (false, 0, true);
+            (frame.durable, frame.waiting, frame.reappended, frame.on_kept) = (false, 0, true, false);
             frame.started = now;
         }
         state.stats.abandoned += 1;

@@ -151,8 +151,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let crc = gather.0.borrow().crcs[piece.at as usize + i];
             let row = RowIndex(ptr.row().0 + i as u16);
             let wanted = Wanted { extent: ptr.extent(), column: ptr.column(), row, crc };
-            let block = self.reconstruct_block(wanted, Haste::Host).await?;
-            buf[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES].copy_from_slice(&block);
+            let block = &mut buf[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
+            self.reconstruct_block(wanted, Haste::Host, block).await?;
         }
         Ok(())
     }
@@ -165,13 +165,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         row: RowIndex,
         crc: u32,
     ) -> Result<Buf, ShardError> {
+        let mut block = Buf::alloc(BLOCK_BYTES).await;
         // In memory of its own: a takeover is one future, and would hold several copies.
-        Box::pin(self.reconstruct_block(Wanted { extent, column, row, crc }, Haste::Background)).await
+        Box::pin(self.reconstruct_block(Wanted { extent, column, row, crc }, Haste::Background, &mut block)).await?;
+        Ok(block)
     }
 
-    /// One block of a data column from the other columns of its row. The result is verified against its checksum, so a
-    /// damaged source shows: then other sets of sources are tried, as long as there are any.
-    async fn reconstruct_block(self: &Rc<Self>, wanted: Wanted, haste: Haste) -> Result<Buf, ShardError> {
+    /// As [`reconstruct`](Self::reconstruct), for who has the block's memory. Many may be at it and hold what they read
+    /// before: the memory for the row is taken at once, and some is kept back for it.
+    async fn reconstruct_block(
+        self: &Rc<Self>,
+        wanted: Wanted,
+        haste: Haste,
+        block: &mut [u8],
+    ) -> Result<(), ShardError> {
         let column = wanted.column;
         let turn = match haste {
             Haste::Host => Some(self.reconstructions.acquire(1).await),
@@ -185,16 +192,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         };
         let mut set = RowSet::new(scheme);
         // Waited for here: an empty pool is no reason to call the block unreadable.
-        let mut block = Buf::alloc(BLOCK_BYTES).await;
+        let mut memory = self.kept.rows.alloc(scheme.width() * BLOCK_BYTES).await;
         let mut away = 1 << column.0;
         // Columns without their seal come last: what they give is believed only if the result has the checksum.
         let others = |seal_missed: u32| {
             (0..scheme.width()).filter(move |&c| c != column.0 as usize && missing >> c & 1 == seal_missed)
         };
         for c in others(0).chain(others(1)) {
-            match self.read_row(&wanted, c, haste, &mut set).await {
+            let buf = memory.split_to(BLOCK_BYTES);
+            match self.read_row(&wanted, c, haste, buf, &mut set).await {
                 // Only once the first k are there is it worth trying; after that, each further column widens the choice.
-                Source::Given if set.solve(&code, &wanted, &mut block) => return Ok(block),
+                Source::Given if set.solve(&code, &wanted, block) => return Ok(()),
                 Source::Given | Source::Nothing => {}
                 Source::Away => away |= 1 << c,
             }
@@ -207,7 +215,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Adds one column's block of a row to the set: its bytes, or the knowledge that it is a hole.
-    async fn read_row(&self, wanted: &Wanted, c: usize, haste: Haste, set: &mut RowSet) -> Source {
+    async fn read_row(&self, wanted: &Wanted, c: usize, haste: Haste, buf: Buf, set: &mut RowSet) -> Source {
         let Some((place, name, hole)) = self.source(wanted, c) else { return Source::Nothing };
         if hole {
             set.have = set.have.with(ColumnIndex(c as u8));
@@ -220,14 +228,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             Haste::Host if self.columns.is_away(place.device) => return Source::Away,
             Haste::Host => {
                 let limit = self.read_limit(self.reads.p99_ns(place.device));
-                let buf = Buf::alloc(BLOCK_BYTES).await;
                 let answer = timeout(limit, self.columns.read(place, name, wanted.row, buf)).await;
                 if answer.is_none() {
                     self.columns.report_late(place.device);
                 }
                 answer
             }
-            Haste::Background => self.read_or_give_up(place, name, wanted.row, BLOCK_BYTES).await,
+            Haste::Background if self.is_silent(place.device) => None,
+            Haste::Background => {
+                self.or_silent(place.device, self.columns.read(place, name, wanted.row, buf)).await
+            }
         };
         match answer {
             Some((Ok(()), buf)) => {
@@ -253,9 +263,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         wanted: Wanted,
         code: &Code,
         mut set: RowSet,
-        mut block: Buf,
+        block: &mut [u8],
         away: u32,
-    ) -> Result<Buf, ShardError> {
+    ) -> Result<(), ShardError> {
         let work = async {
             let _turn = self.insisting.acquire(1).await;
             let columns = (0..Scheme::WIDTH_MAX).filter(|c| away >> c & 1 == 1);
@@ -266,13 +276,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 if c == wanted.column.0 as usize {
                     if crc32c(&view) == wanted.crc {
                         block.copy_from_slice(&view);
-                        return Ok(block);
+                        return Ok(());
                     }
                     continue;
                 }
                 set.add(c, view);
-                if set.solve(code, &wanted, &mut block) {
-                    return Ok(block);
+                if set.solve(code, &wanted, block) {
+                    return Ok(());
                 }
             }
             Err(ShardError::Unreadable)
@@ -362,7 +372,7 @@ impl RowSet {
     }
 
     /// Makes `out` the wanted block, from whichever k columns give the right checksum. At most C(k+m-1, k) tries.
-    fn solve(&self, code: &Code, wanted: &Wanted, out: &mut Buf) -> bool {
+    fn solve(&self, code: &Code, wanted: &Wanted, out: &mut [u8]) -> bool {
         let (k, all) = (self.scheme.k(), self.have.0);
         let mut subset = all;
         // Subsets of `all`, largest first; those with exactly k columns are tried.

@@ -3,11 +3,13 @@
 
 mod allocation;
 mod append;
+mod batching;
 pub mod builder;
 pub mod checkpoint;
 pub mod columns;
 mod commit;
 mod degraded;
+mod encode;
 mod error;
 pub mod extent;
 mod find;

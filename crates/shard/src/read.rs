@@ -60,22 +60,35 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         count: usize,
     ) -> Result<IoVec, ShardError> {
         assert!(count <= READ_BLOCKS_MAX, "the target cuts transfers at MDTS");
+        // All of it at once: reads that hold some memory while they wait for more could wait for each other.
+        let memory = Buf::alloc(count * BLOCK_BYTES).await;
+        self.read_into(layer, block, memory).await
+    }
+
+    /// Reads as many blocks as `memory` has room for.
+    pub(crate) async fn read_into(
+        self: &Rc<Self>,
+        layer: LayerId,
+        block: u64,
+        mut memory: Buf,
+    ) -> Result<IoVec, ShardError> {
         let gather = new_gather();
-        self.look_up(layer, block, count, &mut gather.0.borrow_mut())?;
+        self.look_up(layer, block, memory.len() / BLOCK_BYTES, &mut gather.0.borrow_mut())?;
         let pieces = gather.0.borrow().pieces.len();
         if pieces == 1 {
             // The common case needs no task.
             let piece = gather.0.borrow().pieces[0].0;
-            let view = self.read_piece(piece, &gather).await;
+            let view = self.read_piece(piece, memory, &gather).await;
             recycle(gather);
             return view.map(IoVec::from);
         }
         gather.0.borrow_mut().left = pieces;
         for i in 0..pieces {
             let (me, shared) = (self.clone(), gather.clone());
+            let piece = gather.0.borrow().pieces[i].0;
+            let buf = memory.split_to(piece.count as usize * BLOCK_BYTES);
             peristyle_rt::spawn(async move {
-                let piece = shared.0.borrow().pieces[i].0;
-                let result = me.read_piece(piece, &shared).await;
+                let result = me.read_piece(piece, buf, &shared).await;
                 let g = &mut *shared.0.borrow_mut();
                 match result {
                     Ok(view) => g.pieces[i].1 = Some(view),
@@ -139,10 +152,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(())
     }
 
-    async fn read_piece(self: &Rc<Self>, piece: Piece, gather: &SharedGather) -> Result<View, ShardError> {
-        let bytes = piece.count as usize * BLOCK_BYTES;
-        let Some(ptr) = piece.ptr else { return Ok(Buf::zeroed(bytes).await.freeze()) };
-        let buf = Buf::alloc(bytes).await;
+    async fn read_piece(
+        self: &Rc<Self>,
+        piece: Piece,
+        mut buf: Buf,
+        gather: &SharedGather,
+    ) -> Result<View, ShardError> {
+        let Some(ptr) = piece.ptr else {
+            buf.fill(0);
+            return Ok(buf.freeze());
+        };
         let (place, name) = {
             let state = self.state.borrow();
             let Some(extent) = state.extents.get(ptr.extent()) else { return Err(ShardError::Unreadable) };

@@ -3,6 +3,7 @@
 
 use crate::columns::Columns;
 use crate::commit::apply;
+use crate::encode::Kept;
 use crate::error::ShardError;
 use crate::extent::{Extent, ExtentPhase};
 use crate::find::Scan;
@@ -87,7 +88,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         columns: Rc<C>,
         store: Rc<S>,
     ) -> Result<(Rc<Self>, RecoveryReport), RecoverError> {
-        let shard = Shard::new(id, node, config, columns, store);
+        let kept = Kept::take(config.scheme).await;
+        let shard = Shard::new(id, node, config, columns, store, kept);
         let result = shard.clone().run_recovery().await;
         if result.is_err() {
             shard.stop(crate::error::StopReason::Shutdown);

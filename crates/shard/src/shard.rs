@@ -6,6 +6,7 @@ use crate::builder::{Contents, Effect, Pending, Queue, Scratch};
 use crate::checkpoint::Homes;
 use crate::columns::{AllocClass, Columns};
 use crate::degraded::{INSISTING_MAX, RECONSTRUCTIONS_MAX};
+use crate::encode::Kept;
 use crate::error::{ShardError, StopReason};
 use crate::extent::{Extents, Width};
 use crate::frame::{FrameKind, Layout};
@@ -88,6 +89,8 @@ pub(crate) struct Frame {
     pub waiting: u32,
     pub durable: bool,
     pub reappended: bool,
+    /// Its current attempt uses memory that is kept back for when the pool is empty.
+    pub on_kept: bool,
     /// Kind of extent it was sent to first. It stays with that kind: numbers grow only within each stock, and of
     /// several copies under one epoch replay takes the one in the highest extent.
     pub width: Option<Width>,
@@ -110,6 +113,7 @@ impl Frame {
             waiting: 0,
             durable: false,
             reappended: false,
+            on_kept: false,
             width: None,
             started: Instant::ZERO,
             durable_at: Instant::ZERO,
@@ -177,6 +181,7 @@ pub struct Shard<C: Columns, S: ShardStore> {
     pub(crate) store: Rc<S>,
     pub(crate) state: RefCell<State>,
     pub(crate) ops: Ops,
+    pub(crate) kept: Kept,
     /// There is something to append.
     pub(crate) work: Notify,
     /// A frame's columns were sent, or a column is read: the watchdog looks at them from now on.
@@ -208,6 +213,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         config: ShardConfig,
         columns: Rc<C>,
         store: Rc<S>,
+        kept: Kept,
     ) -> Rc<Self> {
         let ops = Ops::with_room(config.pending_commands_max);
         let frames = (0..config.frames_in_flight_max + 4).map(|_| Frame::new()).collect();
@@ -253,6 +259,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             store,
             state: RefCell::new(state),
             ops,
+            kept,
             work: Notify::default(),
             sent: Notify::default(),
             progress: Notify::default(),

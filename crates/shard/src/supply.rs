@@ -144,6 +144,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn refill(&self, width: Width, count: usize, class: AllocClass) -> Result<(), CreateError> {
         let mut made = Vec::new();
         let mut result = Ok(());
+        let bad_before = self.bad_devices();
         {
             let state = &mut *self.state.borrow_mut();
             state.creating = Some(state.next_extent);
@@ -167,10 +168,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             return result;
         }
         self.write_record(|_| {}).await.map_err(|_| CreateError::Stopped)?;
+        // A device may have failed meanwhile: such an extent never takes a frame.
+        let bad = self.bad_devices();
+        let failed = |device| bad.contains(&device) && !bad_before.contains(&device);
         let state = &mut *self.state.borrow_mut();
         for id in ids {
-            // A device may have failed meanwhile: such an extent never takes a frame.
-            if state.extents.at(id).phase == ExtentPhase::Ready {
+            let extent = state.extents.at(id);
+            if extent.phase == ExtentPhase::Ready && extent.places.iter().any(|p| failed(p.device)) {
+                extent.phase = ExtentPhase::Closed;
+            } else if extent.phase == ExtentPhase::Ready {
                 state.extents.ready[width as usize].push_back(id);
             }
         }

@@ -180,7 +180,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn merged(self: &Rc<Self>, layer: LayerId, offset: u64, data: &[u8]) -> Result<View, ShardError> {
         let (block, count) = self.check(layer, offset, data.len() as u64)?;
         self.settled(layer, block, count).await?;
-        let mut buf = Buf::alloc(count as usize * BLOCK_BYTES).await;
+        let mut memory = self.kept.commands.alloc((count as usize + 2) * BLOCK_BYTES).await;
+        let mut buf = memory.split_to(count as usize * BLOCK_BYTES);
         let start = (offset % BLOCK) as usize;
         let end = start + data.len();
         let mut edges = [Some(0), None];
@@ -191,7 +192,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             edges[0] = None;
         }
         for i in edges.into_iter().flatten() {
-            let old = self.read_blocks(layer, block + i as u64, 1).await?;
+            let old = self.read_into(layer, block + i as u64, memory.split_to(BLOCK_BYTES)).await?;
             buf[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES].copy_from_slice(&old.pieces()[0]);
         }
         buf[start..end].copy_from_slice(data);
@@ -250,13 +251,22 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     ) -> Result<(), ShardError> {
         let (block, count) = self.check(layer, offset, data.len() as u64)?;
         self.settled(layer, block, count).await?;
-        let stored = self.read(layer, offset, data.len() as u64).await?;
-        let mut at = 0;
-        for piece in stored.pieces() {
-            if piece[..] != data[at..at + piece.len()] {
-                return Err(ShardError::Different);
+        if count > FRAME_BLOCKS_MAX as u64 {
+            return Err(ShardError::OutOfRange);
+        }
+        let mut memory = self.kept.commands.alloc(count as usize * BLOCK_BYTES).await;
+        let (mut at, mut skip, mut block) = (0, (offset % BLOCK) as usize, block);
+        while at < data.len() {
+            let part = memory.split_to(memory.len().min(READ_BLOCKS_MAX * BLOCK_BYTES));
+            let blocks = part.len() / BLOCK_BYTES;
+            for piece in self.read_into(layer, block, part).await?.pieces() {
+                let stored = &piece[skip..piece.len().min(skip + data.len() - at)];
+                if *stored != data[at..at + stored.len()] {
+                    return Err(ShardError::Different);
+                }
+                (at, skip) = (at + stored.len(), 0);
             }
-            at += piece.len();
+            block += blocks as u64;
         }
         Ok(())
     }

@@ -157,7 +157,7 @@ pub(crate) fn store_of<'a>(records: impl IntoIterator<Item = &'a ShardRecord>) -
 }
 
 pub fn world(seed: u64) -> World {
-    let buffers = BufConfig { counts: [2048, 128, 64, 16, 32, 4], huge_pages: false };
+    let buffers = BufConfig { counts: [2048, 128, 64, 16, 32, 8], huge_pages: false };
     World::new(WorldConfig { buffers, ..WorldConfig::new(seed) })
 }
 

@@ -106,8 +106,8 @@ fn buffers(bytes: u64, huge_pages: bool) -> BufConfig {
     let default = BufConfig::default();
     let whole = default.total_bytes() as u64;
     let mut counts = default.counts.map(|n| ((n as u64 * bytes / whole) as usize).max(1));
-    // Whatever the budget: recovery reads whole columns, a transfer has 512 KiB.
-    let least = [512, 32, 16, 16, 16, 6];
+    // Whatever the budget: recovery reads whole columns, a transfer has 512 KiB, a shard keeps some back.
+    let least = [512, 32, 16, 16, 16, 8];
     for (count, least) in counts.iter_mut().zip(least) {
         *count = (*count).max(least);
     }

@@ -1,0 +1,128 @@
+//! What a frame is made of beside its data: header, checksums, parity, and the memory for them.
+
+use crate::frame::{FRAME_BLOCKS_MAX, Layout};
+use peristyle_base::{BLOCK_BYTES, RowIndex, Scheme, crc32c};
+use peristyle_rt::{Buf, KeptBufs, View};
+
+/// Memory that is kept back on each reactor, so that whoever holds buffers while it waits for more never waits for
+/// ever (shared by the reactor's shards).
+pub(crate) struct Kept {
+    /// For one attempt at a time, and for what m devices that hang hold of attempts that were given up.
+    pub frames: KeptBufs,
+    /// A row of an extent, to reconstruct a block of it; and those that m devices that hang hold.
+    pub rows: KeptBufs,
+    /// The blocks of one command that has to read while it holds its payload.
+    pub commands: KeptBufs,
+}
+
+impl Kept {
+    pub async fn take(scheme: Scheme) -> Kept {
+        let most = |k: u8| {
+            let scheme = Scheme::new(k, scheme.m() as u8).expect("a smaller k is as valid");
+            FrameMemory::bytes(scheme, FRAME_BLOCKS_MAX)
+        };
+        // k shrinks when too few devices are left, and parity grows with it.
+        let bytes = (1..=scheme.k() as u8).map(most).max().expect("k is at least 1");
+        Kept {
+            frames: KeptBufs::share("frames", scheme.m() + 1, bytes).await,
+            rows: KeptBufs::share("rows", scheme.m() + 1, Scheme::WIDTH_MAX * BLOCK_BYTES).await,
+            commands: KeptBufs::share("commands", 1, (FRAME_BLOCKS_MAX + 2) * BLOCK_BYTES).await,
+        }
+    }
+}
+
+/// Memory for one attempt of one frame, taken as one buffer before anything is decided.
+pub(crate) struct FrameMemory {
+    pub header: Buf,
+    /// One CRC32C per row and column.
+    pub crcs: Buf,
+    pub parity: [Option<Buf>; Scheme::M_MAX as usize],
+}
+
+impl FrameMemory {
+    fn layout(scheme: Scheme, blocks: usize) -> Layout {
+        Layout { scheme, first_row: RowIndex(0), blocks: blocks as u16 }
+    }
+
+    /// What a frame of so many blocks needs.
+    pub fn bytes(scheme: Scheme, blocks: usize) -> usize {
+        let layout = Self::layout(scheme, blocks);
+        let parity = if scheme.is_narrow() { 0 } else { scheme.m() * layout.data_rows() };
+        (1 + parity) * BLOCK_BYTES + scheme.width() * layout.rows() * 4
+    }
+
+    pub fn cut(mut memory: Buf, scheme: Scheme, blocks: usize) -> FrameMemory {
+        let layout = Self::layout(scheme, blocks);
+        let header = memory.split_to(BLOCK_BYTES);
+        let mut parity = [const { None }; Scheme::M_MAX as usize];
+        if !scheme.is_narrow() && blocks > 0 {
+            let bytes = layout.data_rows() * BLOCK_BYTES;
+            parity.iter_mut().take(scheme.m()).for_each(|p| *p = Some(memory.split_to(bytes)));
+        }
+        FrameMemory { header, crcs: memory, parity }
+    }
+}
+
+/// Parity of a wide frame, row by row, so that each row's blocks are still in the cache.
+pub(crate) fn encode_parity(
+    code: &peristyle_ec::Code,
+    layout: &Layout,
+    data: &[View],
+    parity: &mut [Option<Buf>; Scheme::M_MAX as usize],
+) {
+    let (k, m) = (layout.scheme.k(), layout.scheme.m());
+    if k == 1 || m == 0 || data.is_empty() {
+        return;
+    }
+    for r in 0..layout.data_rows() {
+        let mut row: [Option<&[u8]>; Scheme::K_MAX as usize] = [None; Scheme::K_MAX as usize];
+        for (c, slot) in row.iter_mut().enumerate().take(k) {
+            *slot = layout.block_at(c, layout.first_row.0 + 1 + r as u16).map(|i| &data[i][..]);
+        }
+        let mut out: [&mut [u8]; Scheme::M_MAX as usize] = [&mut [], &mut [], &mut [], &mut []];
+        for (slot, p) in out.iter_mut().zip(parity.iter_mut()).take(m) {
+            *slot = &mut p.as_mut().expect("allocated")[r * BLOCK_BYTES..(r + 1) * BLOCK_BYTES];
+        }
+        code.encode_sparse(&row[..k], &mut out[..m]);
+    }
+}
+
+/// Byte offset of a column's checksums: `rows` of them per column, counted from the frame's first row.
+pub(crate) fn crc_offset(layout: &Layout, column: usize) -> usize {
+    column * layout.rows() * 4
+}
+
+pub(crate) fn fill_crcs(
+    layout: &Layout,
+    header: &[u8],
+    contents: &crate::builder::Contents,
+    parity: &[Option<Buf>; Scheme::M_MAX as usize],
+    out: &mut [u8],
+) {
+    let header_crc = crc32c(header);
+    let data_entries = contents.entries.len() - contents.data.len();
+    let data_crc = |i: usize| contents.entries[data_entries + i].data_crc().expect("data entries come last");
+    for column in 0..layout.scheme.width() {
+        let base = crc_offset(layout, column);
+        let mut put = |row: usize, crc: u32| {
+            out[base + row * 4..base + row * 4 + 4].copy_from_slice(&crc.to_le_bytes())
+        };
+        if layout.has_header(column) {
+            put(0, header_crc);
+        }
+        match column.checked_sub(layout.scheme.k()) {
+            None => layout.blocks_of(column).enumerate().for_each(|(r, i)| put(1 + r, data_crc(i))),
+            Some(_) if layout.scheme.is_narrow() => {
+                (0..contents.data.len()).for_each(|i| put(1 + i, data_crc(i)))
+            }
+            Some(p) => {
+                if let Some(bytes) = &parity[p] {
+                    bytes
+                        .chunks_exact(BLOCK_BYTES)
+                        .enumerate()
+                        .for_each(|(r, block)| put(1 + r, crc32c(block)));
+                }
+            }
+        }
+    }
+}
