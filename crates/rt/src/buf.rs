@@ -40,7 +40,7 @@ impl Default for BufConfig {
 impl BufConfig {
     /// A few MiB, for simulated nodes and tests.
     pub fn small() -> BufConfig {
-        BufConfig { counts: [1024, 64, 32, 16, 16, 10], huge_pages: false }
+        BufConfig { counts: [1024, 64, 32, 16, 24, 10], huge_pages: false }
     }
     pub fn total_bytes(&self) -> usize {
         self.counts.iter().zip(CLASS_BYTES).map(|(n, size)| n * size).sum()

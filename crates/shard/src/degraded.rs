@@ -167,7 +167,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     ) -> Result<Buf, ShardError> {
         let mut block = Buf::alloc(BLOCK_BYTES).await;
         // In memory of its own: a takeover is one future, and would hold several copies.
-        Box::pin(self.reconstruct_block(Wanted { extent, column, row, crc }, Haste::Background, &mut block)).await?;
+        Box::pin(self.reconstruct_block(Wanted { extent, column, row, crc }, Haste::Background, &mut block))
+            .await?;
         Ok(block)
     }
 
