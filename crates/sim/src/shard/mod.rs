@@ -65,7 +65,7 @@ pub fn plan(seed: u64) -> Plan {
 }
 
 fn world_config(seed: u64) -> WorldConfig {
-    let buffers = BufConfig { counts: [1024, 64, 32, 8, 16, 3], huge_pages: false };
+    let buffers = BufConfig { counts: [1024, 64, 32, 8, 16, 8], huge_pages: false };
     WorldConfig { buffers, ..WorldConfig::new(seed) }
 }
 
