@@ -3,9 +3,8 @@
 
 mod daemon;
 
-use daemon::{Daemon, PERISTYLE};
+use daemon::{Daemon, run};
 use serde_json::Value;
-use std::process::Command;
 
 const WRITES: u64 = 8000;
 
@@ -27,18 +26,11 @@ fn appended(stats: &Value) -> (u64, u64) {
     (sum("writes.append"), sum("write_bytes.append"))
 }
 
-fn run(args: &[&str]) -> String {
-    let output = Command::new(PERISTYLE).args(args).output().unwrap();
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
 #[test]
 fn random_writes_at_depth_32_share_frames() {
     let daemon = Daemon::on_files();
     let listen = format!("tcp://{}", daemon.ready["listen"].as_str().unwrap());
-    let admin = daemon.ready["admin"].as_str().unwrap();
-    let stats = || appended(&serde_json::from_str(&run(&["--admin", admin, "stats", "--json"])).unwrap());
+    let stats = || appended(&serde_json::from_str(&daemon.ask(&["stats", "--json"])).unwrap());
     let before = stats();
     let count = WRITES.to_string();
     run(&[

@@ -2,15 +2,14 @@
 //! told of no error, its commands go on, and what it reads is what it wrote. Commands are counted, not timed: in every
 //! half second some end. The one bound on time is far from what a command takes, and far from what the stall would cost.
 
+mod daemon;
+
+use daemon::Daemon;
 use peristyle_bench::host::{Host, HostOptions, Queue};
 use peristyle_rt::{Addr, Buf, BufConfig, Duration, Instant, RuntimeConfig};
 use std::cell::{Cell, RefCell};
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
-
-const PERISTYLE: &str = env!("CARGO_BIN_EXE_peristyle");
+use std::sync::Arc;
 
 const WORKERS: u64 = 32;
 /// Blocks of each worker: its alone.
@@ -22,46 +21,6 @@ const AFTER: usize = 4;
 const FAILED: usize = 6;
 const SLOT: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(2);
-
-struct Daemon {
-    child: Child,
-    dir: PathBuf,
-    /// What `--json` says when it is ready.
-    ready: serde_json::Value,
-}
-
-impl Daemon {
-    fn start() -> Daemon {
-        let dir = std::env::temp_dir().join(format!("peristyle-stall-{}", std::process::id()));
-        let mut child = Command::new(PERISTYLE)
-            .args(["dev", "--scheme", "4+2", "--devices", "6", "--device-size", "1GiB"])
-            .args(["--volume", "v=64MiB", "--listen", "127.0.0.1:0", "--reactors", "1", "--json", "--dir"])
-            .arg(&dir)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Daemon { child, dir, ready: serde_json::from_str(&line).unwrap() }
-    }
-
-    fn ask(&self, args: &'static [&'static str]) -> impl FnOnce() -> String + Send + 'static {
-        let admin = self.ready["admin"].as_str().unwrap().to_owned();
-        move || {
-            let answer = Command::new(PERISTYLE).args(["--admin", &admin]).args(args).output().unwrap();
-            assert!(answer.status.success(), "{args:?}: {}", String::from_utf8_lossy(&answer.stderr));
-            String::from_utf8(answer.stdout).unwrap()
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
 
 /// What the host sees.
 struct Load {
@@ -124,7 +83,13 @@ impl Load {
     }
 }
 
-async fn story(daemon: &Daemon) {
+/// The program is asked on another thread: the host's reactor goes on.
+async fn ask(daemon: &Arc<Daemon>, args: &'static [&'static str]) -> String {
+    let daemon = daemon.clone();
+    peristyle_rt::blocking(move || daemon.ask(args)).await
+}
+
+async fn story(daemon: Arc<Daemon>) {
     let addr = Addr::Tcp(daemon.ready["listen"].as_str().unwrap().parse().unwrap());
     let nqn = daemon.ready["nqn"].as_str().unwrap();
     let host =
@@ -141,9 +106,9 @@ async fn story(daemon: &Daemon) {
         peristyle_rt::spawn(load.clone().worker(worker));
     }
     let mut ended = load.watch(BEFORE).await;
-    peristyle_rt::blocking(daemon.ask(&["inject", "device-3", "stall", "--for", "5s"])).await;
+    ask(&daemon, &["inject", "device-3", "stall", "--for", "5s"]).await;
     ended.extend(load.watch(STALLED + AFTER).await);
-    peristyle_rt::blocking(daemon.ask(&["inject", "device-1", "fail", "--for", "1h"])).await;
+    ask(&daemon, &["inject", "device-1", "fail", "--for", "1h"]).await;
     ended.extend(load.watch(FAILED).await);
     load.stop.set(true);
     while load.running.get() > 0 {
@@ -154,9 +119,9 @@ async fn story(daemon: &Daemon) {
     }
     assert!(ended.iter().all(|n| *n > 0), "commands that ended in each half second: {ended:?}");
     assert!(load.longest.get() < LONGEST, "{:?}; {ended:?}", load.longest.get());
-    let stats = peristyle_rt::blocking(daemon.ask(&["stats", "--json"])).await;
+    let stats = ask(&daemon, &["stats", "--json"]).await;
     assert!(stats.contains("hedged_reads") && stats.contains("hedges_won"), "{stats}");
-    let devices = peristyle_rt::blocking(daemon.ask(&["device", "list", "--json"])).await;
+    let devices = ask(&daemon, &["device", "list", "--json"]).await;
     assert!(devices.contains("\"failed\""), "{devices}");
     host.close();
 }
@@ -164,5 +129,5 @@ async fn story(daemon: &Daemon) {
 #[test]
 fn a_stalling_and_a_failing_device_of_a_real_node_cost_hosts_no_error_and_no_stall() {
     let config = RuntimeConfig { buffers: BufConfig::small(), ..RuntimeConfig::default() };
-    peristyle_rt::block_on(config, async { story(&Daemon::start()).await });
+    peristyle_rt::block_on(config, async { story(Arc::new(Daemon::on_files())).await });
 }

@@ -7,83 +7,22 @@
 //!
 //! [`alloc_count::background`]: peristyle_rt::alloc_count::background
 
-use peristyle_base::{DeviceId, LayerId, NodeId, ShardId, Uuid};
-use peristyle_bench::host::{Host, HostOptions, Queue};
-use peristyle_cluster::{DomainId, MemoryShardStore};
-use peristyle_column::FormatOptions;
-use peristyle_node::{DeviceConfig, Node, NodeConfig, TargetConfig, VolumeSpec, seeds};
-use peristyle_nvme::QpairLimits;
-use peristyle_nvme::subsystem::Hosts;
-use peristyle_nvme::wire::fabrics::Nqn;
+mod common;
+
+use common::{TestNode, files};
+use peristyle_bench::host::{Host, Queue};
 use peristyle_rt::alloc_count::{CountingAllocator, allocations, background_allocations};
-use peristyle_rt::device::WriteCache;
 use peristyle_rt::sync::{Event, Notify};
-use peristyle_rt::{Addr, Buf, Device, DeviceSpec, Duration, ReactorId, RuntimeConfig};
-use peristyle_shard::ShardConfig;
+use peristyle_rt::{Buf, Duration, RuntimeConfig};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-const MIB: u64 = 1 << 20;
-const NQN: &str = "nqn.2026-01.io.peristyle:pool";
-const VOLUME_BYTES: u64 = 32 * MIB;
-const BLOCKS: u64 = VOLUME_BYTES / 4096;
+const BLOCKS: u64 = files::VOLUME_BYTES / 4096;
 /// I/Os of one window, half of them reads.
 const WINDOW: usize = 256;
-
-type TestNode = Rc<Node<MemoryShardStore>>;
-
-async fn start(folder: &str) -> (TestNode, Addr) {
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
-    std::fs::create_dir_all(&folder).unwrap();
-    let cluster = Uuid::from_random([9; 16]);
-    let mut devices = Vec::new();
-    for i in 0..6u32 {
-        let id: DeviceId = Uuid::from_random([i as u8 + 1; 16]);
-        let path = folder.join(format!("device-{i}"));
-        let spec = DeviceSpec::Path { path, create_bytes: Some(2 << 30), write_cache: WriteCache::Protected };
-        let disk = Device::open(&spec).await.unwrap();
-        let options = FormatOptions { cluster, device: id, force: true };
-        peristyle_column::format(&disk, options).await.unwrap();
-        devices.push(DeviceConfig { id, spec, domain: DomainId(i), home: ReactorId(0) });
-    }
-    let shards = vec![(ShardId(0), ReactorId(0))];
-    let shard = ShardConfig {
-        ready_extents: 8,
-        // A machine that is busy is not to be taken for a device that stalls.
-        append_limit_min: Duration::from_secs(60),
-        read_limit_min: Duration::from_secs(60),
-        ..ShardConfig::new("4+2".parse().unwrap())
-    };
-    let config = NodeConfig { node: NodeId(0), cluster, devices, shards, shard, development: false };
-    let node = Node::start(seeds(&config, 1, &MemoryShardStore::default()).remove(0), true).await;
-    let target = TargetConfig {
-        listen: Addr::Tcp("127.0.0.1:0".parse().unwrap()),
-        portals: Vec::new(),
-        nqn: Nqn::new(NQN).unwrap(),
-        serial: "0123456789".into(),
-        hosts: Hosts::Any,
-        volumes: vec![volume()],
-        limits: QpairLimits::default(),
-    };
-    let addr = node.start_target(target).await.unwrap();
-    (node, addr)
-}
-
-fn volume() -> VolumeSpec {
-    VolumeSpec {
-        name: "v".into(),
-        nsid: 1,
-        uuid: Uuid::from_random([1; 16]),
-        nguid: [1; 16],
-        bytes: VOLUME_BYTES,
-        lba_bytes: 4096,
-        shard: ShardId(0),
-        layer: LayerId(1),
-    }
-}
 
 /// A load of constant depth. Its tasks live as long as the test: a window is a number of I/Os that they may do.
 struct Load {
@@ -181,10 +120,8 @@ async fn peak<const BYTES: usize>() {
 #[test]
 fn nothing_is_allocated_in_steady_state_io() {
     peristyle_rt::block_on(RuntimeConfig::default(), async {
-        let (node, addr) = start("allocations").await;
-        let mut options = HostOptions::new("nqn.2026-01.io.peristyle:alice", NQN);
-        (options.header_digest, options.data_digest) = (true, true);
-        let host = Host::connect(&addr, &options, 1).await.unwrap();
+        let (node, addr) = files::start("allocations", 6, "4+2").await;
+        let host = Host::connect(&addr, &files::host_options(true), 1).await.unwrap();
         // Every block exists: what follows writes over it.
         for block in (0..BLOCKS).step_by(128) {
             host.io[0].write(1, block, 128, Buf::zeroed(128 * 4096).await.freeze()).await.unwrap();

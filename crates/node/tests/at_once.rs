@@ -4,16 +4,8 @@ mod common;
 
 use common::*;
 use peristyle_base::{LayerId, ShardId};
-use peristyle_cluster::MemoryShardStore;
-use peristyle_node::{Node, Volume};
 use peristyle_rt::device::until;
 use peristyle_rt::{Buf, DeviceSpec, Duration, Fault};
-use std::rc::Rc;
-
-type TestVolume = Volume<MemoryShardStore>;
-type TestNode = Rc<Node<MemoryShardStore>>;
-
-const BLOCK: u64 = 4096;
 
 fn in_memory(seed: u64, scheme: &str, devices: usize) -> Rig {
     let mut rig = Rig::new(seed, scheme, devices, 1);

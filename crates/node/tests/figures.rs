@@ -1,5 +1,6 @@
 //! What a node says about itself, after hosts have used it: figures that must be exact.
 
+mod common;
 mod rig;
 
 use peristyle_base::stage::StageSnapshot;

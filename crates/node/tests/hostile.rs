@@ -1,6 +1,7 @@
 //! Connections that break the rules or off, on a whole target: what the machine's own table of malformed input cannot
 //! see. Rows are those of that table.
 
+mod common;
 mod rig;
 
 use peristyle_bench::host::{Host, HostOptions, Queue};

@@ -3,15 +3,11 @@
 mod common;
 
 use common::nbd::Client;
-use common::{MIB, Rig, fill, spec};
-use peristyle_cluster::MemoryShardStore;
+use common::{MIB, Rig, TestNode, fill, spec};
 use peristyle_nbd::testing::go_data;
 use peristyle_nbd::wire::{cmd, cmd_flags, opt, rep};
-use peristyle_node::{NbdConfig, Node, VolumeSpec};
+use peristyle_node::{NbdConfig, VolumeSpec};
 use peristyle_rt::{Addr, Duration};
-use std::rc::Rc;
-
-type TestNode = Rc<Node<MemoryShardStore>>;
 
 /// Runs a story against a node that listens and exports the volume; then everything is given back.
 fn with_server<F, Fut>(seed: u64, reactors: usize, story: F)
@@ -46,7 +42,7 @@ async fn settled() -> usize {
 fn what_a_client_writes_it_reads_back() {
     for reactors in [1, 2] {
         with_server(21, reactors, |_, addr| async move {
-            let (mut client, bytes) = Client::open(&addr, "v").await;
+            let (mut client, bytes) = Client::open(&addr, "v1").await;
             assert_eq!(bytes, 64 * MIB);
             for (i, len) in
                 [512, 4096, 12288, 65536, 524288, 1536 * 1024, 1536 * 1024 + 512].into_iter().enumerate()
@@ -84,7 +80,7 @@ const HOLE: u32 = 3; // a hole that reads as zeros
 fn block_status_tells_what_holds_data_wherever_the_shard_lives() {
     for reactors in [1, 2] {
         with_server(31, reactors, |_, addr| async move {
-            let mut client = Client::open_with_status(&addr, "v").await;
+            let mut client = Client::open_with_status(&addr, "v1").await;
             let all = 64 * MIB as u32;
             assert_eq!(client.status(0, 0, all).await.unwrap(), [(all, HOLE)]);
             assert_eq!(client.write(4096, &fill(3 * 4096, 1)).await, 0);
@@ -116,7 +112,7 @@ fn block_status_tells_what_holds_data_wherever_the_shard_lives() {
 #[test]
 fn a_block_status_of_many_pieces_tells_the_first_and_the_client_asks_again() {
     with_server(32, 1, |_, addr| async move {
-        let mut client = Client::open_with_status(&addr, "v").await;
+        let mut client = Client::open_with_status(&addr, "v1").await;
         for i in 0..40u64 {
             assert_eq!(client.write(i * 8192, &fill(4096, i)).await, 0);
         }
@@ -136,7 +132,7 @@ fn a_block_status_of_many_pieces_tells_the_first_and_the_client_asks_again() {
 #[test]
 fn many_requests_in_flight_are_all_answered() {
     with_server(23, 2, |node, addr| async move {
-        let (mut client, _) = Client::open(&addr, "v").await;
+        let (mut client, _) = Client::open(&addr, "v1").await;
         for i in 0..200u64 {
             client.ask(cmd::WRITE, i, i * 8192, 8192, &fill(8192, i)).await;
         }
@@ -164,7 +160,7 @@ fn more_than_all_buffers_in_flight_is_served_in_turn() {
     with_server(30, 1, |_, addr| async move {
         let mut clients = Vec::new();
         for _ in 0..4 {
-            clients.push(Client::open(&addr, "v").await.0);
+            clients.push(Client::open(&addr, "v1").await.0);
         }
         for (kind, len) in [(cmd::WRITE, 256 * 1024), (cmd::READ, 256 * 1024), (cmd::READ, 2 << 20)] {
             let tasks =
@@ -191,7 +187,7 @@ fn more_than_all_buffers_in_flight_is_served_in_turn() {
 #[test]
 fn requests_outside_of_the_export_or_of_its_blocks_are_refused_and_the_next_is_served() {
     with_server(24, 1, |_, addr| async move {
-        let (mut client, _) = Client::open(&addr, "v").await;
+        let (mut client, _) = Client::open(&addr, "v1").await;
         assert_eq!(client.write(64 * MIB, &fill(512, 1)).await, 28); // ENOSPC
         assert_eq!(client.read(64 * MIB - 512, 1024).await, Err(22)); // EINVAL
         assert_eq!(client.read(100, 512).await, Err(22));
@@ -207,19 +203,19 @@ fn an_unknown_export_is_refused_and_a_known_one_may_follow() {
         client.send(&3u32.to_be_bytes()).await;
         assert_eq!(client.say(opt::GO, &go_data("nobody", &[])).await.0, rep::ERR_UNKNOWN);
         let (kind, listed) = client.say(opt::LIST, &[]).await;
-        assert_eq!((kind, &listed[4..]), (rep::SERVER, &b"v"[..]));
+        assert_eq!((kind, &listed[4..]), (rep::SERVER, &b"v1"[..]));
         assert_eq!(client.option_reply().await.0, rep::ACK);
-        assert_eq!(client.say(opt::GO, &go_data("v", &[])).await.0, rep::INFO);
+        assert_eq!(client.say(opt::GO, &go_data("v1", &[])).await.0, rep::INFO);
     });
 }
 
 #[test]
 fn clients_that_vanish_in_the_middle_leave_no_buffer_behind() {
     with_server(26, 1, |node, addr| async move {
-        assert_eq!(Client::open(&addr, "v").await.0.write(0, &fill(4096, 1)).await, 0);
+        assert_eq!(Client::open(&addr, "v1").await.0.write(0, &fill(4096, 1)).await, 0);
         let before = settled().await;
         for cut in [0, 1, 100, 20_000, 70_000, 300_000, 600_000] {
-            let (mut client, _) = Client::open(&addr, "v").await;
+            let (mut client, _) = Client::open(&addr, "v1").await;
             for i in 0..8 {
                 client.ask(cmd::READ, i, i * MIB, 256 * 1024, &[]).await;
                 client.ask(cmd::WRITE, 10 + i, 16 * MIB, 4096, &fill(4096, i)).await;
@@ -236,7 +232,7 @@ fn clients_that_vanish_in_the_middle_leave_no_buffer_behind() {
 #[test]
 fn a_stop_answers_what_is_in_flight_and_closes() {
     with_server(27, 1, |node, addr| async move {
-        let (mut client, _) = Client::open(&addr, "v").await;
+        let (mut client, _) = Client::open(&addr, "v1").await;
         client.ask(cmd::WRITE, 5, 0, 65536, &fill(65536, 5)).await;
         // Half of a second write stands in the socket: it is not answered.
         client.ask(cmd::WRITE, 6, MIB, 65536, &fill(1000, 6)).await;
@@ -254,7 +250,7 @@ fn a_volume_that_is_removed_takes_its_connections_along() {
     with_server(28, 1, |node, addr| async move {
         let other = VolumeSpec { name: "w".into(), nsid: 2, ..spec() };
         node.set_exports([spec(), other.clone()]);
-        let (mut gone, _) = Client::open(&addr, "v").await;
+        let (mut gone, _) = Client::open(&addr, "v1").await;
         let (mut stays, _) = Client::open(&addr, "w").await;
         node.set_exports([other]);
         assert_eq!(gone.reply().await, None);
@@ -271,7 +267,7 @@ fn connections_above_the_limit_and_silent_ones_are_closed() {
         let listen = vec![Addr::Tcp("10.0.0.1:10809".parse().unwrap())];
         let config = NbdConfig { connections_max: 2, ..NbdConfig::new(listen.clone()) };
         node.start_nbd(config).await.unwrap();
-        let (mut first, _) = Client::open(&listen[0], "v").await;
+        let (mut first, _) = Client::open(&listen[0], "v1").await;
         let mut silent = Client::connect(&listen[0]).await;
         let (mut reader, _writer) = peristyle_rt::Stream::connect(&listen[0]).await.unwrap().split();
         assert!(reader.recv().await.map_or(true, |view| view.is_empty()), "a third is closed");

@@ -1,145 +1,12 @@
 //! One node's shards over simulated disks, without a network: writes, reads, restarts, losses.
 
-use peristyle_base::{DeviceId, LayerId, NodeId, Scheme, ShardId, Uuid};
-use peristyle_cluster::{DomainId, MemoryShardStore};
-use peristyle_column::FormatOptions;
-use peristyle_node::{DeviceConfig, Node, NodeConfig, Volume, VolumeSpec, seeds};
-use peristyle_rt::sim::{DiskConfig, World, WorldConfig};
-use peristyle_rt::{Buf, Device, DeviceSpec, Duration, ReactorId};
-use peristyle_shard::{ShardConfig, ShardError};
+mod common;
+
+use common::*;
+use peristyle_base::ShardId;
+use peristyle_rt::Duration;
 use std::cell::RefCell;
 use std::rc::Rc;
-
-const MIB: u64 = 1 << 20;
-
-fn device_id(i: usize) -> DeviceId {
-    Uuid::from_random([i as u8 + 1; 16])
-}
-
-struct Rig {
-    world: World,
-    node: peristyle_rt::sim::NodeHandle,
-    config: NodeConfig,
-    store: MemoryShardStore,
-    reactors: usize,
-}
-
-impl Rig {
-    fn new(seed: u64, scheme: &str, disks: usize, reactors: usize) -> Rig {
-        let world = World::new(WorldConfig::new(seed));
-        let node = world.handle().add_node([10, 0, 0, 1].into());
-        let mut devices = Vec::new();
-        for i in 0..disks {
-            let disk = node.add_disk(&format!("d{i}"), 256 * MIB, DiskConfig::default());
-            devices.push(DeviceConfig {
-                id: device_id(i),
-                spec: disk.spec(),
-                domain: DomainId(i as u32),
-                home: ReactorId((i % reactors) as u16),
-            });
-        }
-        let scheme: Scheme = scheme.parse().unwrap();
-        let config = NodeConfig {
-            node: NodeId(0),
-            cluster: Uuid::from_random([9; 16]),
-            devices,
-            shards: vec![(ShardId(0), ReactorId(reactors as u16 - 1))],
-            shard: ShardConfig::new(scheme),
-            development: true,
-        };
-        let rig = Rig { world, node, config, store: MemoryShardStore::default(), reactors };
-        rig.format();
-        rig
-    }
-
-    fn format(&self) {
-        let specs: Vec<(DeviceId, DeviceSpec)> =
-            self.config.devices.iter().map(|d| (d.id, d.spec.clone())).collect();
-        let cluster = self.config.cluster;
-        let done = Rc::new(RefCell::new(false));
-        let flag = done.clone();
-        self.node.start(vec![()], move |()| {
-            let (specs, flag) = (specs.clone(), flag.clone());
-            async move {
-                for (device, spec) in specs {
-                    let disk = Device::open(&spec).await.unwrap();
-                    peristyle_column::format(&disk, FormatOptions { cluster, device, force: false })
-                        .await
-                        .unwrap();
-                }
-                *flag.borrow_mut() = true;
-            }
-        });
-        assert!(self.world.handle().run_until(|| *done.borrow(), Duration::from_secs(60)));
-        self.node.kill();
-    }
-
-    /// Boots the node and runs `story` on its first reactor with a volume of 64 MiB.
-    fn run<F, Fut>(&self, story: F)
-    where
-        F: Fn(Rc<Node<MemoryShardStore>>, Volume<MemoryShardStore>) -> Fut + Clone + 'static,
-        Fut: Future<Output = ()> + 'static,
-    {
-        let done = Rc::new(RefCell::new(false));
-        let flag = done.clone();
-        self.node.start(seeds(&self.config, self.reactors, &self.store), move |seed| {
-            let (story, flag) = (story.clone(), flag.clone());
-            async move {
-                let node = Node::start(seed, false).await;
-                let mut waited = 0;
-                while !node.is_ready() {
-                    peristyle_rt::sleep(Duration::from_millis(10)).await;
-                    waited += 1;
-                    assert!(waited < 3000, "not ready: {:?}", node.shard_phases());
-                }
-                if node.id() == ReactorId(0) {
-                    let spec = VolumeSpec {
-                        name: "v".into(),
-                        nsid: 1,
-                        uuid: Uuid::default(),
-                        nguid: [0; 16],
-                        bytes: 64 * MIB,
-                        lba_bytes: 4096,
-                        shard: ShardId(0),
-                        layer: LayerId(1),
-                    };
-                    let volume = node.volume(&spec).unwrap();
-                    volume.ensure_layer(64 * MIB / 4096).await.unwrap();
-                    story(node.clone(), volume).await;
-                    *flag.borrow_mut() = true;
-                }
-                peristyle_rt::shutdown_requested().await;
-            }
-        });
-        assert!(
-            self.world.handle().run_until(|| *done.borrow(), Duration::from_secs(600)),
-            "the story did not end"
-        );
-    }
-}
-
-fn fill(len: usize, salt: u64) -> Vec<u8> {
-    let mut x = salt.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..len)
-        .map(|_| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            x as u8
-        })
-        .collect()
-}
-
-async fn write(volume: &Volume<MemoryShardStore>, offset: u64, data: &[u8]) -> Result<(), ShardError> {
-    let mut buf = Buf::alloc(data.len()).await;
-    buf.copy_from_slice(data);
-    volume.write(offset, buf.freeze()).await
-}
-
-async fn read(volume: &Volume<MemoryShardStore>, offset: u64, bytes: u64) -> Result<Vec<u8>, ShardError> {
-    let pieces = volume.read(offset, bytes).await?;
-    Ok(pieces.pieces().iter().flat_map(|p| p.to_vec()).collect())
-}
 
 #[test]
 fn what_was_written_is_read_also_after_kill_and_power_loss() {
@@ -225,7 +92,8 @@ fn any_two_devices_may_be_away_and_reads_are_right() {
         }
     });
     for (a, b) in [(0, 1), (2, 5), (3, 4), (1, 5)] {
-        rig.run_again(move |node, volume| async move {
+        rig.node.kill();
+        rig.run(move |node, volume| async move {
             for d in [a, b] {
                 let until = peristyle_rt::device::until(Duration::from_secs(3600));
                 assert!(node.inject(device_id(d), peristyle_rt::Fault::FailUntil(until)).await);
@@ -304,15 +172,4 @@ fn when_all_devices_stall_at_once_writes_wait_and_none_is_refused() {
             );
         }
     });
-}
-
-impl Rig {
-    fn run_again<F, Fut>(&self, story: F)
-    where
-        F: Fn(Rc<Node<MemoryShardStore>>, Volume<MemoryShardStore>) -> Fut + Clone + 'static,
-        Fut: Future<Output = ()> + 'static,
-    {
-        self.node.kill();
-        self.run(story);
-    }
 }

@@ -4,29 +4,14 @@
 mod common;
 use common::*;
 use peristyle_base::{LayerId, ShardId};
-use peristyle_cluster::{Fault, MemoryShardStore};
+use peristyle_cluster::Fault;
 use peristyle_column::Geometry;
-use peristyle_node::{Node, Volume, seeds};
+use peristyle_node::{Node, seeds};
 use peristyle_rt::sim::Stop;
-use peristyle_rt::{Buf, Duration, join_all};
+use peristyle_rt::{Duration, join_all};
 use peristyle_shard::ShardError;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-
-type TestVolume = Volume<MemoryShardStore>;
-
-const BLOCK: u64 = 4096;
-
-async fn write(volume: &TestVolume, offset: u64, data: &[u8]) -> Result<(), ShardError> {
-    let mut buf = Buf::alloc(data.len()).await;
-    buf.copy_from_slice(data);
-    volume.write(offset, buf.freeze()).await
-}
-
-async fn read(volume: &TestVolume, offset: u64, bytes: u64) -> Result<Vec<u8>, ShardError> {
-    let pieces = volume.read(offset, bytes).await?;
-    Ok(pieces.pieces().iter().flat_map(|p| p.to_vec()).collect())
-}
 
 /// Writes 40 MiB and compares them.
 async fn write_all(volume: &TestVolume, salt: u64) {

@@ -5,17 +5,12 @@
 mod common;
 use common::*;
 use peristyle_base::ShardId;
-use peristyle_cluster::MemoryShardStore;
-use peristyle_node::{Node, Volume};
 use peristyle_rt::sim::DiskFaults;
-use peristyle_rt::{Buf, Duration, Fault, Instant, join_all};
+use peristyle_rt::{Duration, Fault, Instant, join_all};
 use peristyle_shard::ShardError;
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-
-type TestVolume = Volume<MemoryShardStore>;
-type TestNode = Rc<Node<MemoryShardStore>>;
 
 const WRITERS: u64 = 32;
 /// Each writer's part of the volume.
@@ -26,17 +21,6 @@ const WARM: Duration = Duration::from_secs(2);
 const STALL: Duration = Duration::from_secs(5);
 /// What a command may take beyond what is normal (a few milliseconds).
 const LONGEST: Duration = Duration::from_millis(100);
-
-async fn write(volume: &TestVolume, offset: u64, data: &[u8]) -> Result<(), ShardError> {
-    let mut buf = Buf::alloc(data.len()).await;
-    buf.copy_from_slice(data);
-    volume.write(offset, buf.freeze()).await
-}
-
-async fn read(volume: &TestVolume, offset: u64, bytes: u64) -> Result<Vec<u8>, ShardError> {
-    let pieces = volume.read(offset, bytes).await?;
-    Ok(pieces.pieces().iter().flat_map(|p| p.to_vec()).collect())
-}
 
 /// Sizes that are written: narrow frames, wide frames, and the longest.
 fn bytes_of(i: u64) -> usize {

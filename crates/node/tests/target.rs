@@ -1,5 +1,6 @@
 //! The NVMe/TCP target over simulated TCP, disks and reactors, driven by a real initiator.
 
+mod common;
 mod rig;
 
 use peristyle_bench::host::{Host, HostError, HostOptions, Queue};

@@ -41,6 +41,20 @@ impl Daemon {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         Daemon { child, dir, ready: serde_json::from_str(&line).unwrap() }
     }
+
+    /// What the program says of this node.
+    #[allow(dead_code)]
+    pub fn ask(&self, args: &[&str]) -> String {
+        run(&[&["--admin", self.ready["admin"].as_str().unwrap()], args].concat())
+    }
+}
+
+/// What the program says, which ends well.
+#[allow(dead_code)]
+pub fn run(args: &[&str]) -> String {
+    let output = Command::new(PERISTYLE).args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 impl Drop for Daemon {

@@ -1,47 +1,27 @@
 //! A target over simulated TCP, disks and reactors, and a machine for its hosts.
 #![allow(dead_code)] // each test file uses a part of it
 
-use peristyle_base::{DeviceId, LayerId, NodeId, Scheme, ShardId, Uuid};
+pub use crate::common::{ALICE, MIB, NQN, fill, view, volume};
+
+use crate::common::{TestNode, format, node_config, run_story, target_config};
 use peristyle_bench::host::HostError;
-use peristyle_cluster::{DomainId, MemoryShardStore};
-use peristyle_column::FormatOptions;
+use peristyle_cluster::MemoryShardStore;
 use peristyle_node::stats::ReactorStats;
-use peristyle_node::{DeviceConfig, Node, NodeConfig, TargetConfig, VolumeSpec, seeds};
-use peristyle_nvme::QpairLimits;
+use peristyle_node::{Node, NodeConfig, VolumeSpec, seeds};
 use peristyle_nvme::subsystem::Hosts;
 use peristyle_nvme::wire::Status;
 use peristyle_nvme::wire::fabrics::Nqn;
 use peristyle_rt::sim::{DiskConfig, NodeHandle, World, WorldConfig};
-use peristyle_rt::{
-    Addr, Buf, Device, DeviceSpec, Duration, ReactorId, Stream, StreamReader, StreamWriter, View,
-};
+use peristyle_rt::{Addr, DeviceSpec, Duration, ReactorId, Stream, StreamReader, StreamWriter};
 use peristyle_shard::ShardConfig;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-pub const MIB: u64 = 1 << 20;
-pub const NQN: &str = "nqn.2026-01.io.peristyle:pool";
-pub const ALICE: &str = "nqn.2026-01.io.peristyle:alice";
 pub const BOB: &str = "nqn.2026-01.io.peristyle:bob";
 pub const MALLORY: &str = "nqn.2026-01.io.peristyle:mallory";
 
-pub type Shared = Rc<Node<MemoryShardStore>>;
-
 pub fn addr() -> Addr {
     Addr::Tcp("10.0.0.1:4420".parse().unwrap())
-}
-
-pub fn volume(nsid: u32, lba_bytes: u32) -> VolumeSpec {
-    VolumeSpec {
-        name: format!("v{nsid}"),
-        nsid,
-        uuid: Uuid::from_random([nsid as u8; 16]),
-        nguid: [nsid as u8; 16],
-        bytes: 64 * MIB,
-        lba_bytes,
-        shard: ShardId(0),
-        layer: LayerId(nsid),
-    }
 }
 
 pub struct Rig {
@@ -51,7 +31,7 @@ pub struct Rig {
     pub config: NodeConfig,
     pub reactors: usize,
     /// The first reactor's node, once it serves.
-    pub node: Rc<RefCell<Vec<Shared>>>,
+    pub node: Rc<RefCell<Vec<TestNode>>>,
     /// Free buffers of each reactor, as they were a moment ago.
     pub free: Rc<RefCell<Vec<[usize; 6]>>>,
     /// What the home reactor is to do next.
@@ -93,25 +73,12 @@ impl Rig {
         let world = World::new(WorldConfig::new(seed));
         let target = world.handle().add_node([10, 0, 0, 1].into());
         let client = world.handle().add_node([10, 0, 0, 2].into());
-        let mut devices = Vec::new();
-        for i in 0..disks {
-            let disk = target.add_disk(&format!("d{i}"), 256 * MIB, DiskConfig::default());
-            devices.push(DeviceConfig {
-                id: Uuid::from_random([i as u8 + 1; 16]),
-                spec: if in_memory { DeviceSpec::Memory { bytes: 256 * MIB } } else { disk.spec() },
-                domain: DomainId(i as u32),
-                home: ReactorId((i % reactors) as u16),
-            });
-        }
-        let scheme: Scheme = scheme.parse().unwrap();
-        let config = NodeConfig {
-            node: NodeId(0),
-            cluster: Uuid::from_random([9; 16]),
-            devices,
-            shards: vec![(ShardId(0), ReactorId(reactors as u16 - 1))],
-            shard: ShardConfig::new(scheme),
-            development: true,
+        let device = |i| match in_memory {
+            true => DeviceSpec::Memory { bytes: 256 * MIB },
+            false => target.add_disk(&format!("d{i}"), 256 * MIB, DiskConfig::default()).spec(),
         };
+        let shard = ShardConfig::new(scheme.parse().unwrap());
+        let config = node_config((0..disks).map(device), reactors, shard);
         let free = Rc::new(RefCell::new(vec![[0; 6]; reactors]));
         let order = Rc::new(Cell::new(Order::None));
         let rig = Rig {
@@ -132,22 +99,7 @@ impl Rig {
     }
 
     pub fn format(&self) {
-        let specs: Vec<(DeviceId, _)> = self.config.devices.iter().map(|d| (d.id, d.spec.clone())).collect();
-        let cluster = self.config.cluster;
-        let done = Rc::new(Cell::new(false));
-        let flag = done.clone();
-        self.target.start(vec![()], move |()| {
-            let (specs, flag) = (specs.clone(), flag.clone());
-            async move {
-                for (device, spec) in specs {
-                    let disk = Device::open(&spec).await.unwrap();
-                    let options = FormatOptions { cluster, device, force: false };
-                    peristyle_column::format(&disk, options).await.unwrap();
-                }
-                flag.set(true);
-            }
-        });
-        assert!(self.world.handle().run_until(|| done.get(), Duration::from_secs(60)));
+        run_story(&self.world, &self.target, vec![self.config.clone()], format);
         self.target.kill();
     }
 
@@ -159,15 +111,8 @@ impl Rig {
             let (figures, wanted) = (figures.clone(), wanted.clone());
             async move {
                 let node = Node::start(seed, true).await;
-                let config = TargetConfig {
-                    listen: addr(),
-                    portals: Vec::new(),
-                    nqn: Nqn::new(NQN).unwrap(),
-                    serial: "0123456789".into(),
-                    hosts: Hosts::Listed(vec![Nqn::new(ALICE).unwrap(), Nqn::new(BOB).unwrap()]),
-                    volumes: vec![volume(1, 4096), volume(2, 512)],
-                    limits: QpairLimits::default(),
-                };
+                let hosts = Hosts::Listed(vec![Nqn::new(ALICE).unwrap(), Nqn::new(BOB).unwrap()]);
+                let config = target_config(addr(), hosts, vec![volume(1, 4096), volume(2, 512)]);
                 node.start_target(config).await.unwrap();
                 nodes.borrow_mut().push(node.clone());
                 loop {
@@ -195,19 +140,7 @@ impl Rig {
         F: Fn() -> Fut + Clone + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        let done = Rc::new(Cell::new(false));
-        let flag = done.clone();
-        self.client.start(vec![()], move |()| {
-            let (story, flag) = (story.clone(), flag.clone());
-            async move {
-                story().await;
-                flag.set(true);
-            }
-        });
-        assert!(
-            self.world.handle().run_until(|| done.get(), Duration::from_secs(600)),
-            "the story did not end"
-        );
+        run_story(&self.world, &self.client, vec![()], move |()| story());
         self.client.kill();
     }
 
@@ -230,7 +163,7 @@ impl Rig {
     }
 }
 
-pub async fn obey(node: &Shared, order: Order) {
+pub async fn obey(node: &TestNode, order: Order) {
     match order {
         Order::None => {}
         Order::RemoveSecond => assert!(node.remove_volume(2).await),
@@ -247,23 +180,6 @@ impl Drop for Rig {
     fn drop(&mut self) {
         self.node.borrow_mut().clear();
     }
-}
-
-pub fn fill(len: usize, salt: u64) -> Vec<u8> {
-    let mut x = salt.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x as u8
-    };
-    (0..len).map(|_| next()).collect()
-}
-
-pub async fn view(data: &[u8]) -> View {
-    let mut buf = Buf::alloc(data.len()).await;
-    buf.copy_from_slice(data);
-    buf.freeze()
 }
 
 pub fn status<T>(result: Result<T, HostError>) -> Status {
