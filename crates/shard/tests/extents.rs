@@ -1,7 +1,7 @@
 //! Extents from allocation to seal, and what becomes of them when columns fail (DESIGN §5, §11).
 
 mod pool;
-use peristyle_base::{ExtentId, ShardId};
+use peristyle_base::{COLUMN_ROWS, ExtentId, ShardId};
 use peristyle_rt::{Duration, join_all, sim};
 use peristyle_shard::frame::Header;
 use peristyle_shard::{ColumnFault, ShardError, WriteClass};
@@ -386,7 +386,19 @@ fn a_full_pool_refuses_writes_and_serves_reads_unmaps_and_deletes() {
         }
         assert!(refused > 100);
         expect(&shard, 0, 2, 1).await;
-        shard.zero(L, 0, 4096).await.unwrap();
+        // What is refused takes no place in the log, and so nothing of the slots that are kept back.
+        home.pool.take_log();
+        for i in 0..100u64 {
+            assert_eq!(write(&shard, i, 1, i).await, Err(ShardError::NoSpace));
+        }
+        assert!(home.pool.take_log().iter().all(|(a, _)| a.what != What::Append));
+        // Unmaps and checkpoints go on when the last row of users' extents is used up.
+        let before = home.pool.extents().len();
+        for i in 0..3 * u64::from(COLUMN_ROWS) {
+            shard.zero(L, i % 4096 * 4096, 4096).await.unwrap();
+        }
+        assert!(home.pool.extents().len() > before, "the claim is too small");
+        shard.zero(L, 0, 4096 * 4096).await.unwrap();
         shard.checkpoint().await.unwrap();
         shard.drop_layer(L).await.unwrap();
         home.pool.full(false);
