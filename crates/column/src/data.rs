@@ -78,6 +78,45 @@ impl Server {
         inner.ops.wait(op).await.map_err(ColumnError::Device)
     }
 
+    /// As [`append`](Self::append), begun at `started`, where nothing has to be waited for. Says when it was done. `None`,
+    /// and nothing was written or counted: the device does not answer at once, or something is wrong, which `append` will
+    /// tell.
+    #[allow(clippy::too_many_arguments)] // As `append`.
+    pub fn try_append(
+        &self,
+        slot: SlotIndex,
+        name: &ColumnName,
+        epoch: Epoch,
+        row: RowIndex,
+        data: &IoVec,
+        crcs: &[u32],
+        class: WriteClass,
+        started: Instant,
+    ) -> Option<Instant> {
+        let inner = &self.0;
+        let verify = inner.config.verify_appends;
+        if data.bytes() != crcs.len() * BLOCK_BYTES || verify && first_mismatch(data, crcs).is_some() {
+            return None;
+        }
+        let slots = &mut *inner.slots.borrow_mut();
+        let id = slots.check_append(slot, name, epoch, row, crcs).ok()?;
+        let _permit = inner.appends.try_acquire(1)?;
+        if !slots.has_room(id, inner.config.appends_per_slot.max(1)) || slots.is_durable(id, row, crcs.len())
+        {
+            return None;
+        }
+        inner.device.try_write(inner.geometry().row_offset(slot, row.0), data)?;
+        slots.begin_append(id, row, crcs);
+        slots.end_append(id, row, crcs.len() as u16, true);
+        let done = peristyle_rt::now();
+        let stats = &mut *inner.stats.borrow_mut();
+        stats.wrote(class.into(), data.bytes() as u64);
+        stats.appended_at_once();
+        stats.append_queue.pass(started, started);
+        stats.append_service.pass(started, done);
+        Some(done)
+    }
+
     /// Fills `buf` with whole rows from `row`. Nothing is verified: the caller has the checksums.
     pub async fn read(
         &self,

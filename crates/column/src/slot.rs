@@ -410,10 +410,12 @@ impl SlotTable {
 
     /// One more append waits or writes; `false` when the column has `limit` of them already.
     pub fn admit(&mut self, id: OpenId, limit: u16) -> bool {
-        let column = self.column_mut(id);
-        let room = column.admitted < limit;
-        column.admitted += room as u16;
+        let room = self.has_room(id, limit);
+        self.column_mut(id).admitted += room as u16;
         room
+    }
+    pub fn has_room(&self, id: OpenId, limit: u16) -> bool {
+        self.column(id).admitted < limit
     }
     pub fn dismiss(&mut self, id: OpenId) {
         let column = self.column_mut(id);

@@ -90,6 +90,7 @@ pub(crate) struct Stats {
     writes: [Counter; WritePurpose::ALL.len()],
     reads: Counter,
     flushes: u64,
+    at_once: u64,
     refused: u64,
     device_errors: u64,
     repaired_pages: u64,
@@ -106,6 +107,9 @@ impl Stats {
     }
     pub fn read(&mut self, bytes: u64) {
         self.reads.add(bytes);
+    }
+    pub fn appended_at_once(&mut self) {
+        self.at_once += 1;
     }
     pub fn flushed(&mut self) {
         self.flushes += 1;
@@ -127,6 +131,7 @@ impl Stats {
             writes: self.writes,
             reads: self.reads,
             flushes: self.flushes,
+            at_once: self.at_once,
             refused: self.refused,
             device_errors: self.device_errors,
             repaired_pages: self.repaired_pages,
@@ -148,6 +153,8 @@ pub struct DeviceStats {
     pub writes: [Counter; WritePurpose::ALL.len()],
     pub reads: Counter,
     pub flushes: u64,
+    /// Appends that waited for nothing.
+    pub at_once: u64,
     /// Requests that the comparison of name, epoch, state or rows refused.
     pub refused: u64,
     pub device_errors: u64,

@@ -5,7 +5,8 @@ use crate::devices::DeviceTable;
 use crate::message::{ColumnAnswer, ColumnRequest, NodeBus, Reply, Request};
 use crate::probe;
 use peristyle_base::{
-    ColumnName, ColumnPlace, DeviceId, Epoch, Instant, RecentP99, RowIndex, Scheme, ShardId, SlotIndex,
+    COLUMN_ROWS, ColumnName, ColumnPlace, DeviceId, Epoch, Instant, RecentP99, RowIndex, Scheme, ShardId,
+    SlotIndex,
 };
 use peristyle_cluster::DeviceView;
 use peristyle_column::{AllocClass, Allocate, ColumnError, RowRange, Seal, Server, SlotState};
@@ -13,7 +14,7 @@ use peristyle_rt::{Buf, Duration, IoVec, View, join_all, timeout};
 use peristyle_shard as shard;
 use peristyle_shard::{ColumnFault, Columns, ListedSlot, WriteClass};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// A reactor that does not list a device's columns in this time: the device counts as away.
@@ -25,7 +26,7 @@ pub struct NodeColumns {
     /// In an order of their own: what is asked of all is asked in it.
     servers: RefCell<BTreeMap<DeviceId, Server>>,
     /// Recent append latency of each device, as this reactor sees it.
-    latencies: RefCell<HashMap<DeviceId, RecentP99>>,
+    latencies: RefCell<BTreeMap<DeviceId, RecentP99>>,
     bus: Rc<NodeBus>,
 }
 
@@ -68,18 +69,10 @@ impl NodeColumns {
                 ColumnAnswer::Slot(result)
             }
             ColumnRequest::Append { slot, name, epoch, row, data, crcs, class } => {
-                let mut rows = [0u32; peristyle_base::COLUMN_ROWS as usize];
-                let n = crcs.len() / 4;
-                for (row, bytes) in rows.iter_mut().zip(crcs.chunks_exact(4)) {
-                    *row = u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
-                }
-                let class = match class {
-                    WriteClass::User => peristyle_column::WriteClass::User,
-                    WriteClass::Meta => peristyle_column::WriteClass::Meta,
-                    WriteClass::Reappend => peristyle_column::WriteClass::Repair,
-                };
+                let mut rows = ROWS;
+                let crcs = row_crcs(&mut rows, &crcs);
                 ColumnAnswer::Done(
-                    server.append(slot, &name, epoch, row, data, &rows[..n], class).await.map_err(fault),
+                    server.append(slot, &name, epoch, row, data, crcs, class_of(class)).await.map_err(fault),
                 )
             }
             ColumnRequest::Fence { slot, name, epoch } => {
@@ -113,6 +106,15 @@ impl NodeColumns {
         }
     }
 
+    fn note_latency(&self, device: DeviceId, started: Instant, now: Instant) {
+        // What a device answers while it is known to stall is not what it usually takes.
+        if !self.devices.is_bad(device)
+            && let Some(latency) = self.latencies.borrow_mut().get_mut(&device)
+        {
+            latency.record(now, now.nanos_since(started));
+        }
+    }
+
     async fn ask(&self, device: DeviceId, request: ColumnRequest) -> ColumnAnswer {
         let home = self.devices.get(device).filter(|d| d.is_open()).map(|d| d.home);
         match home {
@@ -124,6 +126,25 @@ impl NodeColumns {
             }
             _ => self.serve(device, request).await,
         }
+    }
+}
+
+const ROWS: [u32; COLUMN_ROWS as usize] = [0; COLUMN_ROWS as usize];
+
+/// The checksums of an append, as numbers.
+fn row_crcs<'a>(rows: &'a mut [u32; COLUMN_ROWS as usize], crcs: &[u8]) -> &'a [u32] {
+    let n = crcs.len() / 4;
+    for (row, bytes) in rows.iter_mut().zip(crcs.chunks_exact(4)) {
+        *row = u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
+    }
+    &rows[..n]
+}
+
+fn class_of(class: WriteClass) -> peristyle_column::WriteClass {
+    match class {
+        WriteClass::User => peristyle_column::WriteClass::User,
+        WriteClass::Meta => peristyle_column::WriteClass::Meta,
+        WriteClass::Reappend => peristyle_column::WriteClass::Repair,
     }
 }
 
@@ -192,15 +213,30 @@ impl Columns for NodeColumns {
         let started = peristyle_rt::now();
         let request = ColumnRequest::Append { slot: place.slot, name, epoch, row, data, crcs, class };
         let result = done(self.ask(place.device, request).await);
-        // What a device answers while it is known to stall is not what it usually takes.
-        if result.is_ok()
-            && !self.devices.is_bad(place.device)
-            && let Some(latency) = self.latencies.borrow_mut().get_mut(&place.device)
-        {
-            let now = peristyle_rt::now();
-            latency.record(now, now.nanos_since(started));
+        if result.is_ok() {
+            self.note_latency(place.device, started, peristyle_rt::now());
         }
         result
+    }
+
+    fn try_append(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        epoch: Epoch,
+        row: RowIndex,
+        data: &IoVec,
+        crcs: &[u8],
+        class: WriteClass,
+        started: Instant,
+    ) -> Option<Instant> {
+        // Only devices of this reactor have a server here.
+        let servers = self.servers.borrow();
+        let (server, mut rows) = (servers.get(&place.device)?, ROWS);
+        let (crcs, class) = (row_crcs(&mut rows, crcs), class_of(class));
+        let done = server.try_append(place.slot, &name, epoch, row, data, crcs, class, started)?;
+        self.note_latency(place.device, started, done);
+        Some(done)
     }
 
     async fn fence(&self, place: ColumnPlace, name: ColumnName, epoch: Epoch) -> Result<(), ColumnFault> {

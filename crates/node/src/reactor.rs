@@ -16,7 +16,7 @@ use peristyle_rt::mesh::PortSeed;
 use peristyle_rt::{Device, DeviceSpec, Duration, Fault, IoError, ReactorId, View, timeout};
 use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -106,7 +106,7 @@ pub struct Node<S: ShardStore + Clone + 'static> {
     bus: Rc<NodeBus>,
     columns: Rc<NodeColumns>,
     store: Rc<S>,
-    shards: RefCell<HashMap<ShardId, NodeShard<S>>>,
+    shards: RefCell<BTreeMap<ShardId, NodeShard<S>>>,
     phases: RefCell<BTreeMap<ShardId, ShardPhase>>,
     open_errors: RefCell<Vec<(DeviceId, DeviceOpenError)>>,
     stopping: Cell<bool>,

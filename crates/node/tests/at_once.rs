@@ -1,4 +1,4 @@
-//! Reads of devices in memory, which a shard answers without waiting, and the cases in which it does not.
+//! Reads and appends of devices in memory, which are done without waiting, and the cases in which they are not.
 
 mod common;
 
@@ -111,5 +111,48 @@ fn memory_that_fails_or_holds_other_bytes_is_never_believed() {
         assert_eq!(at_once(&node, 7 * BLOCK, BLOCK), None);
         assert_eq!(read(&volume, 7, 1).await, data);
         assert_eq!(counter(&node, "damaged_blocks"), 1);
+    });
+}
+
+/// Appends that the devices have answered without a task, of all.
+fn appends(node: &TestNode) -> (u64, u64) {
+    let now = peristyle_rt::now();
+    let all: Vec<_> = node.columns().servers().iter().map(|s| s.stats(now)).collect();
+    (all.iter().map(|s| s.at_once).sum(), all.iter().map(|s| s.appended().ops).sum())
+}
+
+#[test]
+fn appends_to_memory_wait_for_nothing_and_to_disks_they_do() {
+    in_memory(43, "2+1", 4).run(|node, volume| async move {
+        let data = fill(8 * BLOCK as usize, 1);
+        let before = appends(&node);
+        write(&volume, 0, &data).await;
+        let after = appends(&node);
+        assert_eq!((after.0 - before.0, after.1 - before.1), (3, 3), "one for each column");
+        assert_eq!(read(&volume, 0, 8).await, data);
+    });
+    Rig::new(44, "2+1", 4, 1).run(|node, volume| async move {
+        write(&volume, 0, &fill(BLOCK as usize, 1)).await;
+        assert_eq!(appends(&node).0, 0);
+    });
+}
+
+#[test]
+fn a_frame_whose_memory_fails_goes_elsewhere_as_a_whole() {
+    in_memory(45, "2+1", 4).run(|node, volume| async move {
+        let (mut data, mut reappended) = (Vec::new(), 0);
+        for (i, server) in node.columns().servers().iter().enumerate() {
+            server.device().inject(Fault::FailUntil(until(Duration::from_secs(100))));
+            data.push(fill(4 * BLOCK as usize, i as u64 + 1));
+            write(&volume, 10 * i as u64, data.last().unwrap()).await;
+            server.device().inject(Fault::None);
+            // Whichever device fails next, the others are in use again.
+            peristyle_rt::sleep(Duration::from_secs(5)).await;
+            reappended = counter(&node, "reappended_frames");
+        }
+        assert!(reappended > 0, "three of four devices have a column of each frame");
+        for (i, data) in data.iter().enumerate() {
+            assert_eq!(&read(&volume, 10 * i as u64, 4).await, data);
+        }
     });
 }

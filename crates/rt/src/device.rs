@@ -235,6 +235,18 @@ impl Device {
         }
     }
 
+    /// As [`write`](Self::write), of a device that answers at once: memory. `None`, and nothing was written: it has to be
+    /// waited for, or fails.
+    pub fn try_write(&self, offset: u64, iov: &IoVec) -> Option<()> {
+        let Kind::Memory(memory) = &self.inner.kind else { return None };
+        self.check(offset, iov.bytes() as u64).ok()?;
+        if self.inner.fault.get() != Fault::None {
+            return None;
+        }
+        memory.write(offset, iov);
+        Some(())
+    }
+
     /// Makes every write that has completed durable. Concurrent flushes are shared.
     pub async fn flush(&self) -> Result<(), IoError> {
         if self.inner.fault.get() != Fault::None {

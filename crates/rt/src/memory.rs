@@ -9,6 +9,9 @@ const PAGE: usize = 4096;
 
 pub(crate) struct Memory {
     bytes: RefCell<Vec<u8>>,
+    /// Where the device begins in `bytes`: at a page's start. What lies across lines of the cache is copied a sixth
+    /// slower, and a large allocation begins 16 bytes behind a page's start.
+    start: usize,
     /// Bit per page: it holds what was written. Others read as zeros, whatever their bytes are.
     written: RefCell<Vec<u64>>,
 }
@@ -18,15 +21,16 @@ impl Memory {
     /// reactor a fault of up to milliseconds (the kernel may have to make room for a huge page).
     pub(crate) async fn new(bytes: u64) -> Memory {
         let make = move || {
-            let memory = vec![0; bytes as usize];
+            let memory = vec![0; bytes as usize + PAGE];
             uring::populate(&memory);
             memory
         };
         let memory = match crate::reactor::backend_kind() {
             crate::reactor::BackendKind::Uring(_) => crate::blocking(make).await,
-            crate::reactor::BackendKind::Sim(_) => vec![0; bytes as usize],
+            crate::reactor::BackendKind::Sim(_) => vec![0; bytes as usize + PAGE],
         };
         Memory {
+            start: memory.as_ptr().align_offset(PAGE).min(PAGE),
             bytes: RefCell::new(memory),
             written: RefCell::new(vec![0; (bytes as usize / PAGE).div_ceil(64)]),
         }
@@ -34,6 +38,7 @@ impl Memory {
 
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) {
         let (bytes, written) = (self.bytes.borrow(), self.written.borrow());
+        let bytes = &bytes[self.start..];
         let (mut page, mut done) = (offset as usize / PAGE, 0);
         while done < into.len() {
             // As many pages as are alike, at once.
@@ -54,7 +59,10 @@ impl Memory {
     pub(crate) fn write(&self, offset: u64, iov: &IoVec) {
         let mut at = offset as usize;
         let mut bytes = self.bytes.borrow_mut();
+        let bytes = &mut bytes[self.start..];
         for piece in iov.pieces() {
+            // Logs are written in order: the lines behind these are wanted next, be it by the next write.
+            uring::expect_write(&bytes[(at + piece.len()).min(bytes.len())..], PAGE);
             bytes[at..at + piece.len()].copy_from_slice(piece);
             at += piece.len();
         }

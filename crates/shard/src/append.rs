@@ -7,7 +7,7 @@ use crate::error::ShardError;
 use crate::extent::{ExtentPhase, Width};
 use crate::frame::{FrameKind, Header, Layout, goes_narrow};
 use crate::shard::{Shard, State};
-use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ExtentId, RowIndex, Scheme, Seq};
+use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ExtentId, Instant, RowIndex, Scheme, Seq};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::{Buf, Duration, IoVec, select};
 use std::rc::Rc;
@@ -20,6 +20,16 @@ enum Step {
     /// Wait for work; for a while at most when a frame in flight decides.
     Wait(Option<Duration>),
     Stop,
+}
+
+/// What became of a frame's columns so far.
+struct Sent {
+    attempt: u32,
+    started: Instant,
+    /// Columns that have answered at once, and when.
+    answered: [Option<Instant>; Scheme::WIDTH_MAX],
+    /// There are others.
+    under_way: bool,
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
@@ -309,7 +319,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             frame.busy = false;
             frame.attempt += 1;
             frame.contents.data.clear();
-            frame.contents.ops.drain(..).for_each(|(op, _)| self.ops.complete(op, Err(ShardError::NoSpace)));
+            let now = peristyle_rt::now();
+            let refuse = |(op, _)| self.ops.complete(op, Err(ShardError::NoSpace), now);
+            frame.contents.ops.drain(..).for_each(refuse);
             return;
         }
         // The frame never reached an extent, so its number can be given again only if none came after it.
@@ -323,14 +335,28 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         frame.contents.data.clear();
         let mut ops = std::mem::take(&mut frame.contents.ops);
         state.order.retain(|&i| i != index);
-        ops.drain(..).for_each(|(op, _)| self.ops.complete(op, Err(ShardError::NoSpace)));
+        let now = peristyle_rt::now();
+        ops.drain(..).for_each(|(op, _)| self.ops.complete(op, Err(ShardError::NoSpace), now));
         state.frames[index as usize].contents.ops = ops;
         self.progress.notify_all();
         self.work.notify_all();
     }
 
-    /// Assigns rows, writes header and parity, and starts one append per column. No await.
+    /// Assigns rows, writes header and parity, and appends to each column. No await: columns that answer at once have
+    /// answered when it returns.
     fn send(self: &Rc<Self>, index: u16, id: ExtentId, memory: FrameMemory) {
+        let Sent { attempt, started, answered, under_way } = self.send_columns(index, id, memory);
+        for (column, at) in answered.iter().enumerate() {
+            if let Some(at) = *at {
+                self.column_done(index, attempt, column, (started, at), Ok(()));
+            }
+        }
+        if under_way {
+            self.sent.notify_all();
+        }
+    }
+
+    fn send_columns(self: &Rc<Self>, index: u16, id: ExtentId, memory: FrameMemory) -> Sent {
         let state = &mut *self.state.borrow_mut();
         let now = peristyle_rt::now();
         state.stats.encode.enter(now);
@@ -383,6 +409,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         state.stats.encode.leave(now, done);
         state.log_bytes_since_checkpoint += (layout.device_blocks() * BLOCK_BYTES) as u64;
         let attempt = frame.attempt;
+        let mut sent = Sent { attempt, started: done, answered: [None; Scheme::WIDTH_MAX], under_way: false };
+        let mut since = done;
         for column in 0..layout.scheme.width() {
             let Some((row, rows)) = layout.written(column) else { continue };
             frame.waiting |= 1 << column;
@@ -406,14 +434,21 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let at = crc_offset(&layout, column) + (row - layout.first_row.0) as usize * 4;
             let crcs = crcs.slice(at..at + rows as usize * 4);
             let (place, name) = (extent.place(column), extent.name(self.id, column));
-            let me = self.clone();
             state.stats.append.enter(done);
+            let at_once =
+                self.columns.try_append(place, name, epoch, RowIndex(row), &iov, &crcs, class, since);
+            if let Some(at) = at_once {
+                (sent.answered[column], since) = (Some(at), at);
+                continue;
+            }
+            sent.under_way = true;
+            let me = self.clone();
             peristyle_rt::spawn(async move {
                 let result = me.columns.append(place, name, epoch, RowIndex(row), iov, crcs, class).await;
-                me.column_done(index, attempt, column, done, result);
+                me.column_done(index, attempt, column, (done, peristyle_rt::now()), result);
             });
         }
-        self.sent.notify_all();
+        sent
     }
 
     /// One column of one frame has answered.
@@ -422,10 +457,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         index: u16,
         attempt: u32,
         column: usize,
-        started: peristyle_base::Instant,
+        (started, now): (Instant, Instant),
         result: Result<(), ColumnFault>,
     ) {
-        let now = peristyle_rt::now();
         let mut failed = None;
         {
             let state = &mut *self.state.borrow_mut();
@@ -457,7 +491,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
         }
         match failed {
-            None => self.advance(),
+            None => self.advance(now),
             Some((_, ColumnFault::Fenced)) => self.stop(crate::error::StopReason::Fenced),
             Some((extent, fault)) => self.abandon(extent, column, Some(fault)),
         }

@@ -109,6 +109,23 @@ pub trait Columns: 'static {
         class: WriteClass,
     ) -> impl Future<Output = Result<(), ColumnFault>>;
 
+    /// As [`append`](Self::append), begun at `started`, where nothing has to be waited for: says when it was done. `None`,
+    /// and nothing was written or counted: it has to be waited for, or something is wrong, which `append` will tell.
+    #[allow(clippy::too_many_arguments)] // As `append`.
+    fn try_append(
+        &self,
+        _place: ColumnPlace,
+        _name: ColumnName,
+        _epoch: Epoch,
+        _row: RowIndex,
+        _data: &IoVec,
+        _crcs: &[u8],
+        _class: WriteClass,
+        _started: Instant,
+    ) -> Option<Instant> {
+        None
+    }
+
     /// Refuses lower epochs from now on, restarts included; no append is in flight when it returns.
     fn fence(
         &self,

@@ -19,13 +19,13 @@ const ABANDON_PERIOD: Duration = Duration::from_secs(1);
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Commits whatever can be: user frames in sequence order (invariant 3, In order), each the first in its
     /// extent, so that what is committed is a prefix of the log and of every extent.
-    pub(crate) fn advance(self: &Rc<Self>) {
+    pub(crate) fn advance(self: &Rc<Self>, now: Instant) {
         let mut any = false;
         loop {
             let state = &mut *self.state.borrow_mut();
             let Some(index) = next_finished(state) else { break };
             any = true;
-            self.finish(state, index);
+            self.finish(state, index, now);
         }
         if any {
             self.progress.notify_all();
@@ -33,8 +33,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
-    fn finish(&self, state: &mut State, index: u16) {
-        let now = peristyle_rt::now();
+    fn finish(&self, state: &mut State, index: u16, now: Instant) {
         let State { frames, extents, map, stats, .. } = state;
         let frame = &mut frames[index as usize];
         assert!(frame.durable && frame.waiting == 0, "invariant 2, All or nothing");
@@ -60,7 +59,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         frame.busy = false;
         frame.header = None;
         frame.contents.data.clear();
-        frame.contents.ops.drain(..).for_each(|(op, _)| self.ops.complete(op, Ok(())));
+        frame.contents.ops.drain(..).for_each(|(op, _)| self.ops.complete(op, Ok(()), now));
     }
 
     /// A column of an extent failed or stalled: gives up that extent, and every other unsealed one that appends

@@ -30,6 +30,7 @@ mod watch;
 
 pub use columns::{AllocClass, ColumnFault, Columns, ListedSlot, SlotState, WriteClass};
 pub use error::{ShardError, StopReason};
+pub use ops::Told;
 pub use read::READ_BLOCKS_MAX;
 pub use recover::{RecoverError, RecoveryReport};
 pub use shard::{Shard, ShardConfig};

@@ -1,8 +1,16 @@
 //! Commands that wait for their commit: a slab of results and wakers, used again without allocation.
 
 use crate::error::ShardError;
+use peristyle_base::Instant;
 use std::cell::RefCell;
+use std::rc::Weak;
 use std::task::{Poll, Waker};
+
+/// Hears of the end of commands that no task waits for.
+pub trait Told {
+    /// The command that was given with `token` is over. Called by the shard while its state is borrowed: ask it nothing.
+    fn command_done(&self, token: u32, result: Result<(), ShardError>, now: Instant);
+}
 
 /// Names one waiting command; the generation makes a late completion harmless.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -11,10 +19,19 @@ pub struct OpId {
     generation: u32,
 }
 
+#[derive(Default)]
+enum Waiter {
+    #[default]
+    Nobody,
+    Task(Waker),
+    /// Who is told lives as long as its commands do, unless the process ends: then nobody is told.
+    Told(Weak<dyn Told>, u32),
+}
+
 struct Op {
     generation: u32,
     result: Option<Result<(), ShardError>>,
-    waker: Option<Waker>,
+    waiter: Waiter,
     next_free: u32,
 }
 
@@ -38,14 +55,21 @@ impl Ops {
                 OpId { index, generation: op.generation }
             }
             None => {
-                ops.push(Op { generation: 0, result: None, waker: None, next_free: NONE });
+                ops.push(Op { generation: 0, result: None, waiter: Waiter::Nobody, next_free: NONE });
                 OpId { index: ops.len() as u32 - 1, generation: 0 }
             }
         }
     }
 
-    pub(crate) fn complete(&self, id: OpId, result: Result<(), ShardError>) {
-        let waker = {
+    /// As [`start`](Self::start); `to` is told, with `token`, instead of somebody waiting.
+    pub(crate) fn start_told(&self, to: Weak<dyn Told>, token: u32) -> OpId {
+        let id = self.start();
+        self.inner.borrow_mut().0[id.index as usize].waiter = Waiter::Told(to, token);
+        id
+    }
+
+    pub(crate) fn complete(&self, id: OpId, result: Result<(), ShardError>, now: Instant) {
+        let waiter = {
             let (ops, _) = &mut *self.inner.borrow_mut();
             let op = &mut ops[id.index as usize];
             if op.generation != id.generation {
@@ -53,10 +77,17 @@ impl Ops {
             }
             assert!(op.result.is_none(), "a command completes exactly once");
             op.result = Some(result);
-            op.waker.take()
+            std::mem::take(&mut op.waiter)
         };
-        if let Some(waker) = waker {
-            waker.wake();
+        match waiter {
+            Waiter::Nobody => {}
+            Waiter::Task(waker) => waker.wake(),
+            Waiter::Told(to, token) => {
+                self.release(id);
+                if let Some(to) = to.upgrade() {
+                    to.command_done(token, result, now);
+                }
+            }
         }
     }
 
@@ -67,7 +98,7 @@ impl Ops {
             *op = Op {
                 generation: op.generation.wrapping_add(1),
                 result: None,
-                waker: None,
+                waiter: Waiter::Nobody,
                 next_free: free.unwrap_or(NONE),
             };
             *free = Some(id.index);
@@ -89,7 +120,7 @@ impl Ops {
             match op.result {
                 Some(result) => Poll::Ready(result),
                 None => {
-                    op.waker = Some(cx.waker().clone());
+                    op.waiter = Waiter::Task(cx.waker().clone());
                     Poll::Pending
                 }
             }

@@ -312,7 +312,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 frame.attempt += 1;
             }
         }
-        failed.into_iter().for_each(|op| self.ops.complete(op, Err(ShardError::Stopped)));
+        let now = peristyle_rt::now();
+        failed.into_iter().for_each(|op| self.ops.complete(op, Err(ShardError::Stopped), now));
         self.work.notify_all();
         self.sent.notify_all();
         self.progress.notify_all();
@@ -340,6 +341,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Accepts an effect, or hands it back because too much is pending.
     pub(crate) fn try_accept(&self, effect: Effect) -> Result<Result<OpId, Effect>, ShardError> {
         let state = &mut *self.state.borrow_mut();
+        if !self.has_room(state, &effect)? {
+            return Ok(Err(effect));
+        }
+        let op = self.ops.start();
+        self.enqueue(state, Pending { effect, op, since: peristyle_rt::now() });
+        Ok(Ok(op))
+    }
+
+    /// Whether an effect need not wait before it is accepted. Fails when it cannot be accepted at all.
+    pub(crate) fn has_room(&self, state: &State, effect: &Effect) -> Result<bool, ShardError> {
         if state.stopped.is_some() {
             return Err(ShardError::Stopped);
         }
@@ -350,15 +361,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         let full = state.queue.blocks() >= self.config.pending_blocks_max
             || state.queue.len() >= self.config.pending_commands_max;
-        if full {
-            return Ok(Err(effect));
-        }
-        let now = peristyle_rt::now();
-        let op = self.ops.start();
-        state.stats.batch_wait.enter(now);
-        state.queue.push(Pending { effect, op, since: now });
+        Ok(!full)
+    }
+
+    pub(crate) fn enqueue(&self, state: &mut State, pending: Pending) {
+        state.stats.batch_wait.enter(pending.since);
+        state.queue.push(pending);
         self.work.notify_all();
-        Ok(Ok(op))
     }
 
     pub(crate) fn code(state: &mut State, scheme: Scheme) -> Rc<Code> {

@@ -1,16 +1,17 @@
 //! Volumes: byte ranges on a layer. Partial blocks, compare, and compare-and-write act on the newest accepted
 //! version (DESIGN §11): they take their blocks for themselves until they are done; later commands queue behind.
 
-use crate::builder::{Effect, overlap};
+use crate::builder::{Effect, Pending, overlap};
 use crate::columns::Columns;
 use crate::error::ShardError;
 use crate::frame::{Entry, FRAME_BLOCKS_MAX};
+use crate::ops::Told;
 use crate::read::READ_BLOCKS_MAX;
 use crate::shard::Shard;
-use peristyle_base::{BLOCK_BYTES, LayerId};
+use peristyle_base::{BLOCK_BYTES, Instant, LayerId};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::{Buf, IoVec, View};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Blocks of one zero effect at most: what an entry's count holds.
@@ -174,6 +175,35 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let _mine = self.lock(layer, block, count).await;
         let whole = self.merged(layer, offset, &data).await?;
         self.commit(Effect::Write { layer, block, data: whole }).await
+    }
+
+    /// As [`write`](Self::write), begun at `now`, of whole blocks that need not wait before they have their place in the
+    /// order: `to` is told with `token` when they are durable. Else the data comes back, and nothing was counted.
+    pub fn try_write(
+        &self,
+        layer: LayerId,
+        offset: u64,
+        data: View,
+        (to, token): (Weak<dyn Told>, u32),
+        now: Instant,
+    ) -> Result<(), View> {
+        let bytes = data.len();
+        let whole = offset % BLOCK == 0 && bytes > 0 && bytes.is_multiple_of(BLOCK_BYTES);
+        if !whole
+            || bytes > FRAME_BLOCKS_MAX * BLOCK_BYTES
+            || self.check(layer, offset, bytes as u64).is_err()
+        {
+            return Err(data);
+        }
+        let state = &mut *self.state.borrow_mut();
+        let effect = Effect::Write { layer, block: offset / BLOCK, data };
+        if !state.locks.ranges.is_empty() || self.has_room(state, &effect) != Ok(true) {
+            let Effect::Write { data, .. } = effect else { unreachable!("just made") };
+            return Err(data);
+        }
+        let op = self.ops.start_told(to, token);
+        self.enqueue(state, Pending { effect, op, since: now });
+        Ok(())
     }
 
     /// Whole blocks: the newest accepted version with `data` laid over it. The caller has locked the range.

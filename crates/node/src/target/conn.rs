@@ -88,6 +88,7 @@ pub(super) struct Conn<S: ShardStore + Clone + 'static> {
     draining: Cell<bool>,
     /// A task waits for the machine's deadline.
     watched: Cell<bool>,
+    pub writes: RefCell<at_once::Writes>,
 }
 
 impl<S: ShardStore + Clone + 'static> Conn<S> {
@@ -110,6 +111,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             room: Semaphore::new(ANSWER_BYTES_MAX / ANSWER_UNIT),
             draining: Cell::new(false),
             watched: Cell::new(false),
+            writes: RefCell::default(),
         })
     }
 
@@ -142,12 +144,13 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
                     self.closed.wait().await;
                 }
                 (input, Some(bytes)) => {
-                    let taken = self.feed(input, bytes);
+                    let now = peristyle_rt::now();
+                    let taken = self.feed(input, bytes, now);
                     bytes.advance(taken);
                     if bytes.is_empty() {
                         chunk = None;
                     }
-                    self.act();
+                    self.act_at(now);
                 }
             }
         }
@@ -156,8 +159,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     }
 
     /// Says how many bytes were used. What went wrong is told by the machine's transmissions and actions.
-    fn feed(&self, input: Input, bytes: &[u8]) -> usize {
-        let now = peristyle_rt::now();
+    fn feed(&self, input: Input, bytes: &[u8], now: Instant) -> usize {
         match input {
             Input::Bytes { .. } => self.qpair.borrow_mut().handle_bytes(now, bytes).unwrap_or(bytes.len()),
             Input::Payload { tag, offset, len } => {
@@ -255,13 +257,17 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 
     /// After every word with the machine: what it wants done, and sent.
     pub fn act(self: &Rc<Self>) {
+        self.act_at(peristyle_rt::now());
+    }
+
+    fn act_at(self: &Rc<Self>, now: Instant) {
         let mut at_once = at_once::BLOCKS_MAX;
         while let Some(action) = { self.qpair.borrow_mut().poll_action() } {
             match action {
-                Action::Buffer { tag, len } => self.want_buffer(tag, len),
+                Action::Buffer { tag, len } => self.want_buffer(tag, len, now),
                 Action::Release { tag } => self.forget(tag),
                 Action::Connect(command) => {
-                    let buf = self.begin(&command);
+                    let buf = self.begin(&command, now);
                     self.spawn(self.clone().connect(command, buf));
                 }
                 Action::Execute(command) => {
@@ -269,14 +275,15 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
                     if is_io && self.answer_at_once(&command, &mut at_once) {
                         continue;
                     }
-                    let buf = self.begin(&command);
-                    match is_io {
-                        true => self.spawn(self.clone().run(command, buf)),
-                        false => self.spawn(self.clone().admin(command)),
+                    let data = self.begin(&command, now).map(Buf::freeze);
+                    match is_io.then(|| self.write_at_once(&command, data, now)) {
+                        Some(Ok(())) => {}
+                        Some(Err(data)) => self.spawn(self.clone().run(command, data)),
+                        None => self.spawn(self.clone().admin(command)),
                     }
                 }
                 Action::ExecuteFused { first, second } => {
-                    let bufs = (self.begin(&first), self.begin(&second));
+                    let bufs = (self.begin(&first, now), self.begin(&second, now));
                     self.spawn(self.clone().run_fused(first, second, bufs));
                 }
                 Action::Close(reason) => self.end(reason),
@@ -297,26 +304,36 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 
     /// Runs a command's task.
     fn spawn(self: &Rc<Self>, command: impl Future<Output = ()> + 'static) {
-        self.executing.set(self.executing.get() + 1);
+        self.one_more();
         let me = self.clone();
         peristyle_rt::spawn(async move {
             command.await;
-            me.executing.set(me.executing.get() - 1);
-            if me.executing.get() == 0 {
-                me.idle.notify_all();
-                if me.draining.get() {
-                    me.wake_sender();
-                }
-            }
+            me.one_less();
         });
     }
 
+    /// A command is being executed from now on.
+    pub fn one_more(&self) {
+        self.executing.set(self.executing.get() + 1);
+    }
+
+    /// A command has been executed.
+    pub fn one_less(&self) {
+        self.executing.set(self.executing.get() - 1);
+        if self.executing.get() == 0 {
+            self.idle.notify_all();
+            if self.draining.get() {
+                self.wake_sender();
+            }
+        }
+    }
+
     /// A command has all its data.
-    fn begin(&self, command: &Command) -> Option<Buf> {
+    fn begin(&self, command: &Command, now: Instant) -> Option<Buf> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.take_over(command.tag);
         if let Some(since) = slot.receiving.take() {
-            self.node.stats.borrow_mut().receive.leave(since, peristyle_rt::now());
+            self.node.stats.borrow_mut().receive.leave(since, now);
         }
         slot.buf.take()
     }
@@ -332,13 +349,12 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     }
 
     /// A command is to get a buffer, unless it cannot succeed whatever its data is.
-    fn want_buffer(self: &Rc<Self>, tag: Tag, len: u32) {
+    fn want_buffer(self: &Rc<Self>, tag: Tag, len: u32, now: Instant) {
         if let Some(status) = self.hopeless(tag)
             && self.qpair.borrow_mut().refuse(tag, Completion::from(status)).is_ok()
         {
             return;
         }
-        let now = peristyle_rt::now();
         self.node.stats.borrow_mut().receive.enter(now);
         self.slots.borrow_mut().take_over(tag).receiving = Some(now);
         // Whoever came first gets his first.

@@ -37,7 +37,7 @@ pub fn status_of(error: ShardError) -> Status {
 
 /// Which figures a command counts to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Read,
     Write,
     Other,
@@ -113,7 +113,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     }
 
     /// A command of an I/O queue.
-    pub async fn run(self: Rc<Self>, command: Command, buf: Option<Buf>) {
+    pub async fn run(self: Rc<Self>, command: Command, data: Option<View>) {
         let conn = &self;
         if command.sqe.is_fabrics() {
             return self.fabrics(command);
@@ -127,7 +127,6 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
                 return conn.complete(command.tag, status.into(), None);
             }
         };
-        let data = buf.map(Buf::freeze);
         let (kind, started) = (Kind::of(&io), peristyle_rt::now());
         conn.enter(kind, started, ns.as_ref());
         let result = match ns {
@@ -135,18 +134,19 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             None => conn.flush_all(&namespaces).await.map(|()| None),
         };
         let status = result.as_ref().map(|_| ()).map_err(|status| *status);
-        conn.leave(kind, started, &io, ns.as_ref(), status);
+        let now = peristyle_rt::now();
+        conn.leave(kind, (started, now), &io, ns.as_ref(), status);
         match result {
-            Ok(reply) => conn.complete(command.tag, Status::SUCCESS.into(), reply),
+            Ok(reply) => conn.complete_at(command.tag, Status::SUCCESS.into(), reply, now),
             Err(status) => {
                 conn.record(&command, status);
-                conn.complete(command.tag, status.into(), None);
+                conn.complete_at(command.tag, status.into(), None, now);
             }
         }
     }
 
     /// A command failed: the controller's error log is to tell.
-    fn record(&self, command: &Command, status: Status) {
+    pub(super) fn record(&self, command: &Command, status: Status) {
         if let Some(connected) = self.connected.get()
             && !status.is(Status::COMPARE_FAILURE)
         {
@@ -253,7 +253,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     }
 
     /// A volume that was removed while its command ran is no namespace any more.
-    fn status(&self, error: ShardError, nsid: u32) -> Status {
+    pub(super) fn status(&self, error: ShardError, nsid: u32) -> Status {
         match error {
             ShardError::OutOfRange if self.node.target.namespaces().place(nsid).is_none() => {
                 Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()
@@ -296,7 +296,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
         }
     }
 
-    fn enter(&self, kind: Kind, now: Instant, ns: Option<&NamespaceView>) {
+    pub(super) fn enter(&self, kind: Kind, now: Instant, ns: Option<&NamespaceView>) {
         kind.stage(&mut self.node.stats.borrow_mut()).enter(now);
         self.node.target.counting.borrow_mut().enter(now);
         let Some(ns) = ns else { return };
@@ -308,15 +308,15 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
         }
     }
 
-    fn leave(
+    pub(super) fn leave(
         &self,
         kind: Kind,
-        started: Instant,
+        (started, now): (Instant, Instant),
         io: &IoCommand,
         ns: Option<&NamespaceView>,
         result: Result<(), Status>,
     ) {
-        let (now, good) = (peristyle_rt::now(), result.is_ok());
+        let good = result.is_ok();
         let leave = |stage: &mut Stage| match good {
             true => stage.leave(started, now),
             false => stage.leave_failed(started, now),

@@ -27,4 +27,4 @@ pub(crate) use file::File;
 pub(crate) use net::{Reader, Stream, Writer};
 pub use run::{PollMode, Receive, RuntimeConfig, RuntimeError, block_on, pin_thread, request_shutdown, run};
 pub use send::ZeroCopy;
-pub(crate) use setup::populate;
+pub(crate) use setup::{expect_write, populate};

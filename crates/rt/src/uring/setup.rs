@@ -62,3 +62,15 @@ pub(crate) fn populate(memory: &[u8]) {
         unsafe { libc::madvise(whole.as_ptr().cast_mut().cast(), whole.len(), advice) };
     }
 }
+
+/// Says that the first `bytes` of the memory will be written soon, so that its lines of the cache are on their way.
+pub(crate) fn expect_write(memory: &[u8], bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in memory[..bytes.min(memory.len())].chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a hint, which reads and writes nothing; every processor takes it, some as no operation.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (memory, bytes);
+}
