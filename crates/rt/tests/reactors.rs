@@ -143,7 +143,7 @@ fn the_memory_budget_names_what_was_configured() {
     block_on(RuntimeConfig::small(), async {
         let budget = memory_budget();
         assert_eq!(budget.buffer_bytes(), peristyle_rt::BufConfig::small().total_bytes());
-        assert!(budget.to_string().starts_with("29.0 MiB of buffers (1024 x 4 KiB, "), "{budget}");
+        assert!(budget.to_string().starts_with("41.0 MiB of buffers (1024 x 4 KiB, "), "{budget}");
     });
 }
 
