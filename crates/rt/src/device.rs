@@ -207,14 +207,18 @@ impl Device {
         }
     }
 
-    /// As [`read`](Self::read), of a device that answers at once: memory. `None`: it has to be waited for, or fails.
+    /// As [`read`](Self::read), of a device that answers at once: memory, and simulated disks as they are told to. `None`:
+    /// it has to be waited for, or fails.
     pub fn try_read(&self, offset: u64, into: &mut [u8]) -> Option<()> {
-        let Kind::Memory(memory) = &self.inner.kind else { return None };
         self.check(offset, into.len() as u64).ok()?;
         if self.inner.fault.get() != Fault::None {
             return None;
         }
-        memory.read(offset, into);
+        match &self.inner.kind {
+            Kind::Uring(_) => return None,
+            Kind::Sim(disk) => disk.try_read(offset, into)?,
+            Kind::Memory(memory) => memory.read(offset, into),
+        }
         Some(())
     }
 
@@ -235,15 +239,18 @@ impl Device {
         }
     }
 
-    /// As [`write`](Self::write), of a device that answers at once: memory. `None`, and nothing was written: it has to be
+    /// As [`write`](Self::write), durably, of a device that answers at once. `None`, and nothing was written: it has to be
     /// waited for, or fails.
     pub fn try_write(&self, offset: u64, iov: &IoVec) -> Option<()> {
-        let Kind::Memory(memory) = &self.inner.kind else { return None };
         self.check(offset, iov.bytes() as u64).ok()?;
         if self.inner.fault.get() != Fault::None {
             return None;
         }
-        memory.write(offset, iov);
+        match &self.inner.kind {
+            Kind::Uring(_) => return None,
+            Kind::Sim(disk) => disk.try_write(offset, iov)?,
+            Kind::Memory(memory) => memory.write(offset, iov),
+        }
         Some(())
     }
 

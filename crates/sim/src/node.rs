@@ -47,8 +47,13 @@ pub struct Plan {
     pub faulty: Vec<usize>,
     /// They lie (lost, misdirected and flipped writes, latent errors); else they only fail for a while.
     pub lying: bool,
+    /// See [`DiskConfig::at_once_ppm`].
+    pub at_once_ppm: u32,
     pub habits: Habits,
 }
+
+/// How often disks answer at once: never, now and then, always.
+pub(crate) const AT_ONCE_PPM: [u32; 4] = [0, 0, 300_000, 1_000_000];
 
 impl Plan {
     pub fn draw(rng: &mut Rng) -> Plan {
@@ -78,7 +83,13 @@ impl Plan {
             faulty,
             lying: rng.coin(),
             habits: Habits::draw(rng, volume_bytes / SECTOR),
+            at_once_ppm: *rng.pick(&AT_ONCE_PPM),
         }
+    }
+
+    pub(crate) fn disk_config(&self) -> DiskConfig {
+        let Plan { volatile_cache, at_once_ppm, .. } = *self;
+        DiskConfig { volatile_cache, at_once_ppm, ..DiskConfig::default() }
     }
 }
 
@@ -165,7 +176,7 @@ impl Machine {
     /// Formats the disks.
     pub fn new(world: &World, plan: Plan, seed: u64) -> Machine {
         let node = world.add_node(Ipv4Addr::new(10, 0, 0, 1));
-        let config = DiskConfig { volatile_cache: plan.volatile_cache, ..DiskConfig::default() };
+        let config = plan.disk_config();
         let bytes = Geometry::bytes_for(plan.slots);
         let add = |i: usize| node.add_disk(&format!("d{i}"), bytes, config.clone());
         let disks: Vec<DiskHandle> = (0..plan.devices).map(add).collect();
@@ -187,7 +198,7 @@ impl Machine {
     /// knew, and nothing of the end of what was under way.
     pub fn revive(&self, world: &World, disks: CrashState, seed: u64) -> Machine {
         let node = world.add_node(Ipv4Addr::new(10, 0, 0, 1));
-        let config = DiskConfig { volatile_cache: self.plan.volatile_cache, ..DiskConfig::default() };
+        let config = self.plan.disk_config();
         let add = |(i, image)| node.add_disk_image(&format!("d{i}"), image, config.clone());
         let disks: Vec<DiskHandle> = disks.into_iter().enumerate().map(add).collect();
         let record = |shard| self.store.peek(shard_of(shard, self.plan.shards)).map(|(record, _)| record);

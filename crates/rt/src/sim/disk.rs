@@ -21,6 +21,9 @@ pub struct DiskConfig {
     pub write_ns: u64,
     pub flush_ns: u64,
     pub bytes_per_us: u64,
+    /// Of requests that ask for it, in parts per million: answered where they are asked, as memory does. Only while nothing is
+    /// wrong with the disk.
+    pub at_once_ppm: u32,
 }
 
 impl Default for DiskConfig {
@@ -32,6 +35,7 @@ impl Default for DiskConfig {
             write_ns: 15_000,
             flush_ns: 50_000,
             bytes_per_us: 3000,
+            at_once_ppm: 0,
         }
     }
 }
@@ -184,6 +188,15 @@ impl DiskState {
         }
     }
 
+    fn answers_at_once(&mut self, now: u64) -> bool {
+        let healed = DiskFaults {
+            fail_until: self.faults.fail_until * u64::from(self.faults.fail_until > now),
+            stall_until: self.faults.stall_until * u64::from(self.faults.stall_until > now),
+            ..self.faults.clone()
+        };
+        self.rng.ppm(self.config.at_once_ppm) && healed == DiskFaults::default()
+    }
+
     fn broken(&mut self, now: u64, error_ppm: u32) -> Result<(), IoError> {
         if self.faults.gone {
             return Err(IoError::Gone);
@@ -195,7 +208,7 @@ impl DiskState {
         Ok(())
     }
 
-    fn read(&mut self, now: u64, offset: u64, buf: &mut Buf) -> Result<(), IoError> {
+    fn read(&mut self, now: u64, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {
         self.stats.reads += 1;
         self.stats.bytes_read += buf.len() as u64;
         self.broken(now, self.faults.read_error_ppm)?;
@@ -440,6 +453,27 @@ impl Disk {
         self.host.shared.core.borrow_mut().mix(u64::from(sum));
         self.submit(offset, |_| Kind::Write { pages, held: Some(iov), durable, answer: answer.clone() });
         answer.wait().await
+    }
+
+    pub(crate) fn try_read(&self, offset: u64, into: &mut [u8]) -> Option<()> {
+        let mut core = self.host.shared.core.borrow_mut();
+        let now = core.now;
+        let state = &mut core.disks[self.disk as usize];
+        (state.answers_at_once(now) && state.read(now, offset, into).is_ok()).then_some(())
+    }
+
+    pub(crate) fn try_write(&self, offset: u64, iov: &IoVec) -> Option<()> {
+        let mut core = self.host.shared.core.borrow_mut();
+        let now = core.now;
+        let state = &mut core.disks[self.disk as usize];
+        if !state.answers_at_once(now) {
+            return None;
+        }
+        let number = state.next;
+        state.next += 1;
+        state.write(now, number, offset, gather(iov), true).expect("nothing is wrong with it");
+        core.mix(0x00A7_01CE ^ offset ^ u64::from(self.disk) << 48);
+        Some(())
     }
 
     pub(crate) async fn flush(&self) -> Result<(), IoError> {

@@ -41,6 +41,15 @@ pub struct Plan {
     pub failing: Option<usize>,
     /// The control store takes so long that an extent is full and sealed before the next one is ready.
     pub slow_store: bool,
+    /// See [`DiskConfig::at_once_ppm`].
+    pub at_once_ppm: u32,
+}
+
+impl Plan {
+    fn disk_config(&self) -> DiskConfig {
+        let Plan { volatile_cache, at_once_ppm, .. } = *self;
+        DiskConfig { volatile_cache, at_once_ppm, ..DiskConfig::default() }
+    }
 }
 
 /// What the seed means.
@@ -61,6 +70,7 @@ pub fn plan(seed: u64) -> Plan {
             .then(|| rng.below(devices as u64) as usize)
             .filter(|_| devices - 1 > usize::from(m)),
         slow_store: rng.coin(),
+        at_once_ppm: *rng.pick(&crate::node::AT_ONCE_PPM),
     }
 }
 
@@ -104,7 +114,7 @@ pub fn run(seed: u64) -> Outcome {
 
 impl Sweeper {
     fn sweep(&self, disks: Vec<Image>, salt: u64) -> Sweep {
-        let config = DiskConfig { volatile_cache: self.plan.volatile_cache, ..DiskConfig::default() };
+        let config = self.plan.disk_config();
         Sweep {
             world: world_config(self.seed ^ salt),
             disks: disks.into_iter().map(|image| (image, config.clone())).collect(),
@@ -202,7 +212,7 @@ impl Sweeper {
         Fut: Future<Output = T> + 'static,
         T: 'static,
     {
-        let config = DiskConfig { volatile_cache: self.plan.volatile_cache, ..DiskConfig::default() };
+        let config = self.plan.disk_config();
         let (value, seen) = run_with(world_config(self.seed ^ salt ^ self.recovered << 8), move |env| {
             let add = |(i, image)| env.node.add_disk_image(&format!("d{i}"), image, config.clone());
             let future = life(images.into_iter().enumerate().map(add).collect());

@@ -1,7 +1,9 @@
 //! The shard's two ways out, watched: what it asks of columns and of the control store tells what is under way.
 
 use crate::operation::{Operation, Step, UnderWay};
-use peristyle_base::{ColumnName, ColumnPlace, DeviceId, Epoch, RowIndex, Scheme, ShardId, SlotIndex};
+use peristyle_base::{
+    ColumnName, ColumnPlace, DeviceId, Epoch, Instant, RowIndex, Scheme, ShardId, SlotIndex,
+};
 use peristyle_cluster::{DeviceView, MemoryShardStore, ShardRecord, ShardStore, StoreError, Version};
 use peristyle_node::columns::NodeColumns;
 use peristyle_rt::{Buf, Duration, IoVec, View};
@@ -65,6 +67,20 @@ impl Columns for WatchedColumns {
         self.columns.append(place, name, epoch, row, data, crcs, class).await
     }
 
+    fn try_append(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        epoch: Epoch,
+        row: RowIndex,
+        data: &IoVec,
+        crcs: &[u8],
+        class: WriteClass,
+        started: Instant,
+    ) -> Option<Instant> {
+        self.columns.try_append(place, name, epoch, row, data, crcs, class, started)
+    }
+
     async fn fence(&self, place: ColumnPlace, name: ColumnName, epoch: Epoch) -> Result<(), ColumnFault> {
         self.columns.fence(place, name, epoch).await
     }
@@ -77,6 +93,17 @@ impl Columns for WatchedColumns {
         buf: Buf,
     ) -> (Result<(), ColumnFault>, Buf) {
         self.columns.read(place, name, row, buf).await
+    }
+
+    fn try_read(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+        row: RowIndex,
+        into: &mut [u8],
+        started: Instant,
+    ) -> Option<Instant> {
+        self.columns.try_read(place, name, row, into, started)
     }
 
     async fn seal(
