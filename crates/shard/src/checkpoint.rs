@@ -13,6 +13,7 @@ use crate::map::{
 };
 use crate::retire::retire_below;
 use crate::shard::{Shard, State};
+use crate::space::{move_map_blocks, unused};
 use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId, Seq, crc32c};
 use peristyle_cluster::{BlockPlace, CheckpointPtr, ShardStore};
 use peristyle_rt::{Buf, Duration, View};
@@ -35,6 +36,9 @@ const LAYER_HEADER_BYTES: usize = 16;
 #[derive(Default)]
 pub(crate) struct Homes {
     layers: BTreeMap<LayerId, Vec<HomePage>>,
+    root: Vec<Ptr>,
+    /// What was replaced: the durable checkpoint may refer to it until the next one's record is durable.
+    retired: Vec<Ptr>,
 }
 
 #[derive(Default, Clone)]
@@ -173,18 +177,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     async fn take_checkpoint(self: &Rc<Self>) -> Result<(), ShardError> {
         let mut captured = Vec::new();
-        let (seq, mark, layers, log_bytes) = {
+        let (seq, mark, layers, log_bytes, unused) = {
             let state = &mut *self.state.borrow_mut();
             let log_bytes = std::mem::take(&mut state.log_bytes_since_checkpoint);
             state.retire_below = retire_below(state, self.config.ready_extents);
+            move_map_blocks(state);
             state.map.capture(&mut captured);
             // Writes copy what is being written out; the first copies find their memory here.
             state.map.make_room(captured.len().min(COPIES_READY));
             for layer in state.map.take_dropped() {
-                state.homes.layers.remove(&layer);
+                state.homes.forget(layer);
             }
             let layers: Vec<(LayerId, u64)> = state.map.layers().collect();
-            (state.committed, replay_mark(state), layers, log_bytes)
+            let mark = replay_mark(state);
+            (state.committed, mark, layers, log_bytes, unused(state, mark))
         };
         self.supply_wanted.notify_all();
         let result = self.write_checkpoint(seq, mark, &layers, &captured).await;
@@ -202,7 +208,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             state.stats.checkpoints += 1;
         }
-        self.give_back_empty(mark).await;
+        self.let_go(unused);
         Ok(())
     }
 
@@ -224,10 +230,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         let root = {
             let state = &mut *self.state.borrow_mut();
-            state.homes.layers.retain(|id, _| layers.iter().any(|(l, _)| l == id));
+            state.homes.retain(|id| layers.iter().any(|(l, _)| *l == id));
+            state.homes.forget_root();
             encode_root(seq, layers, &state.homes)
         };
-        let mut places = Vec::new();
         for (chunk, bytes) in root.chunks(FRAME_MAP_BLOCKS * BLOCK_BYTES).enumerate() {
             let mut out = Vec::new();
             for (i, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
@@ -236,10 +242,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 let first = (chunk * FRAME_MAP_BLOCKS + i) as u64;
                 out.push(MapBlock { layer: LayerId(0), level: 2, first, data: buf.freeze() });
             }
-            for ptr in self.write_map_blocks(out).await? {
-                places.push(BlockPlace::new(ptr.extent(), ptr.column(), ptr.row(), ptr.crc()));
-            }
+            let written = self.write_map_blocks(out).await?;
+            self.state.borrow_mut().homes.root.extend(written);
         }
+        let place = |ptr: &Ptr| BlockPlace::new(ptr.extent(), ptr.column(), ptr.row(), ptr.crc());
+        let places: Vec<BlockPlace> = self.state.borrow().homes.root.iter().map(place).collect();
         if places.len() > peristyle_cluster::ROOT_BLOCKS_MAX {
             return Err(ShardError::MapFull);
         }
@@ -247,7 +254,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let checkpoint = CheckpointPtr { seq, mark, blocks: blocks as u32, root: places };
         self.write_record(|record| record.checkpoint = Some(checkpoint))
             .await
-            .map_err(|_| ShardError::Stopped)
+            .map_err(|_| ShardError::Stopped)?;
+        // From here on no restart looks at what the checkpoint before had elsewhere (invariant 9, Free late).
+        let State { homes, extents, .. } = &mut *self.state.borrow_mut();
+        homes.retired.drain(..).for_each(|ptr| extents.drop_meta(ptr));
+        Ok(())
     }
 
     async fn write_leaves(self: &Rc<Self>, captured: &[Captured]) -> Result<usize, ShardError> {
@@ -262,19 +273,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         let count = out.len();
         let mut ptrs = self.write_map_blocks(out).await?.into_iter();
-        let state = &mut *self.state.borrow_mut();
+        let homes = &mut self.state.borrow_mut().homes;
         for c in captured {
-            let page = state.homes.page(c.layer, c.page);
             match (c.child, c.state) {
-                (None, CapturedState::Zero) => *page = HomePage { leaves: None, home: Ptr::ZERO },
-                (None, _) => *page = HomePage::default(),
-                (Some(child), state) => {
-                    page.leaves.get_or_insert_with(|| Box::new([Ptr::ABSENT; FANOUT]))[child as usize] =
-                        match state {
-                            CapturedState::Absent => Ptr::ABSENT,
-                            CapturedState::Zero => Ptr::ZERO,
-                            CapturedState::Leaf(_) => ptrs.next().expect("one for each leaf"),
-                        };
+                (None, CapturedState::Zero) => homes.clear_page(c.layer, c.page, Ptr::ZERO),
+                (None, _) => homes.clear_page(c.layer, c.page, Ptr::ABSENT),
+                (Some(child), CapturedState::Absent) => homes.set_leaf(c.layer, c.page, child, Ptr::ABSENT),
+                (Some(child), CapturedState::Zero) => homes.set_leaf(c.layer, c.page, child, Ptr::ZERO),
+                (Some(child), CapturedState::Leaf(_)) => {
+                    homes.set_leaf(c.layer, c.page, child, ptrs.next().expect("one for each leaf"));
                 }
             }
         }
@@ -297,7 +304,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let ptrs = self.write_map_blocks(out).await?;
         let state = &mut *self.state.borrow_mut();
         for ((layer, page), ptr) in written.iter().zip(ptrs) {
-            state.homes.page(*layer, *page).home = ptr;
+            state.homes.set_page(*layer, *page, ptr);
         }
         Ok(written.len())
     }
@@ -346,6 +353,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             .position(|d| d.0 == op)
             .expect("a finished checkpoint frame left its place");
         let (_, extent, layout): (_, ExtentId, Layout) = state.meta_done.swap_remove(at);
+        state.extents.at(extent).meta += blocks.len() as u32;
         Ok(blocks
             .iter()
             .enumerate()
@@ -364,6 +372,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let mut root = Vec::new();
         for place in &checkpoint.root {
             let ptr = Ptr::new(place.extent, place.column(), place.row(), place.crc);
+            self.state.borrow_mut().homes.root.push(ptr);
             root.extend_from_slice(&self.read_map_block(ptr).await?);
         }
         let (seq, layers) = decode_root(&root).map_err(|_| ShardError::Unreadable)?;
@@ -425,12 +434,86 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 }
 
 impl Homes {
-    /// Places of all map blocks that the last checkpoint refers to, but its root.
+    /// Places of all map blocks that the last checkpoint refers to.
     pub(crate) fn for_each(&self, mut f: impl FnMut(Ptr)) {
         for page in self.layers.values().flatten() {
             let leaves = page.leaves.iter().flat_map(|leaves| leaves.iter());
             std::iter::once(&page.home).chain(leaves).filter_map(|p| data_ptr(*p)).for_each(&mut f);
         }
+        self.root.iter().copied().for_each(f);
+    }
+
+    /// What is replaced and may still be referred to by the durable checkpoint, as well.
+    pub(crate) fn for_each_counted(&self, mut f: impl FnMut(Ptr)) {
+        self.for_each(&mut f);
+        self.retired.iter().copied().for_each(f);
+    }
+
+    /// Leaves, by layer, page and child, that lie, or whose page lies, where `there` says.
+    pub(crate) fn leaves_at(&self, there: impl Fn(ExtentId) -> bool, mut f: impl FnMut(LayerId, u32, u8)) {
+        for (&layer, pages) in &self.layers {
+            for (number, page) in pages.iter().enumerate() {
+                let at = |ptr: &Ptr| data_ptr(*ptr).is_some_and(|ptr| there(ptr.extent()));
+                // Whoever writes one of its leaves writes the page.
+                if at(&page.home) {
+                    f(layer, number as u32, 0);
+                }
+                let leaves = page.leaves.iter().flat_map(|leaves| leaves.iter()).enumerate();
+                leaves
+                    .filter(|(_, leaf)| at(leaf))
+                    .for_each(|(child, _)| f(layer, number as u32, child as u8));
+            }
+        }
+    }
+
+    /// Whether the map block that an entry names lies in an extent.
+    pub(crate) fn is_in(&self, layer: LayerId, level: u8, first: u64, extent: ExtentId) -> bool {
+        const LEAF: u64 = FANOUT as u64;
+        let page = self.layers.get(&layer).and_then(|pages| pages.get((first / LEAF / LEAF) as usize));
+        let ptr = match level {
+            0 => page.and_then(|p| p.leaves.as_ref()).map(|leaves| leaves[(first / LEAF % LEAF) as usize]),
+            1 => page.map(|p| p.home),
+            _ => return self.root.iter().any(|ptr| ptr.extent() == extent),
+        };
+        ptr.is_some_and(|ptr| ptr.extent() == extent)
+    }
+
+    fn retire(&mut self, ptr: Ptr) {
+        self.retired.extend(data_ptr(ptr));
+    }
+
+    fn forget_root(&mut self) {
+        self.retired.append(&mut self.root);
+    }
+
+    fn forget(&mut self, layer: LayerId) {
+        for page in self.layers.remove(&layer).into_iter().flatten() {
+            self.retire(page.home);
+            page.leaves.iter().flat_map(|leaves| leaves.iter()).for_each(|leaf| self.retire(*leaf));
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(LayerId) -> bool) {
+        let gone: Vec<LayerId> = self.layers.keys().copied().filter(|layer| !keep(*layer)).collect();
+        gone.into_iter().for_each(|layer| self.forget(layer));
+    }
+
+    /// A page without leaves: `home` says whether it is zero or absent.
+    fn clear_page(&mut self, layer: LayerId, page: u32, home: Ptr) {
+        let old = std::mem::replace(self.page(layer, page), HomePage { leaves: None, home });
+        self.retire(old.home);
+        old.leaves.iter().flat_map(|leaves| leaves.iter()).for_each(|leaf| self.retire(*leaf));
+    }
+
+    fn set_leaf(&mut self, layer: LayerId, page: u32, child: u8, ptr: Ptr) {
+        let leaves = self.page(layer, page).leaves.get_or_insert_with(|| Box::new([Ptr::ABSENT; FANOUT]));
+        let old = std::mem::replace(&mut leaves[child as usize], ptr);
+        self.retire(old);
+    }
+
+    fn set_page(&mut self, layer: LayerId, page: u32, ptr: Ptr) {
+        let old = std::mem::replace(&mut self.page(layer, page).home, ptr);
+        self.retire(old);
     }
 
     fn page(&mut self, layer: LayerId, page: u32) -> &mut HomePage {
@@ -448,7 +531,7 @@ fn data_ptr(ptr: Ptr) -> Option<Ptr> {
 
 /// Lowest extent that replay from now on must look at: every extent that is not sealed, those included that are
 /// being allocated right now.
-fn replay_mark(state: &State) -> ExtentId {
+pub(crate) fn replay_mark(state: &State) -> ExtentId {
     let unsealed =
         state.extents.iter().filter(|e| e.phase != ExtentPhase::Sealed && !e.leftover).map(|e| e.id);
     unsealed.chain(state.creating).min().unwrap_or(state.next_extent)

@@ -4,7 +4,7 @@ use crate::columns::{ColumnFault, Columns};
 use crate::error::ShardError;
 use crate::extent::{Extent, ExtentPhase};
 use crate::frame::{Entry, FrameKind, Layout};
-use crate::map::{Map, MapFull, Ptr};
+use crate::map::{Lookup, Map, MapFull, Ptr};
 use crate::shard::{Shard, State};
 use peristyle_base::{ExtentId, Instant};
 use peristyle_cluster::ShardStore;
@@ -28,6 +28,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.finish(state, index, now);
         }
         if any {
+            if self.state.borrow().extents.died {
+                self.space.notify_all();
+            }
             self.progress.notify_all();
             self.work.notify_all();
         }
@@ -46,8 +49,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if frame.kind == FrameKind::User {
             assert_eq!(frame.seq, state.committed.next(), "invariant 3, In order");
             state.committed = frame.seq;
-            apply(map, extent.id, &frame.layout, &frame.contents.entries)
+            let dead = |ptr| extents.drop_live(ptr);
+            let live = apply(map, frame.extent, &frame.layout, &frame.contents.entries, dead)
                 .expect("a layer's size was checked before its event was accepted");
+            extents.add_live(frame.extent, live);
             assert_eq!(state.order.pop_front(), Some(index));
         }
         if frame.kind == FrameKind::Meta
@@ -217,29 +222,35 @@ fn next_finished(state: &State) -> Option<u16> {
     (0..state.frames.len() as u16).find(|&i| meta(&state.frames[i as usize]) && first(i))
 }
 
-/// Takes a committed frame into the map. Replay uses the same.
+/// Takes a committed frame into the map, hands out the pointers that it replaces, and tells how many of its blocks the
+/// map points at now. Replay uses the same.
 pub(crate) fn apply(
     map: &mut Map,
     extent: ExtentId,
     layout: &Layout,
     entries: &[Entry],
-) -> Result<(), MapFull> {
-    let mut data = 0;
+    mut dead: impl FnMut(Ptr),
+) -> Result<u32, MapFull> {
+    let (mut data, mut live) = (0, 0);
     for entry in entries {
         match *entry {
             Entry::Data { layer, block, crc } => {
                 let (column, row) = layout.place(data);
                 data += 1;
-                map.set(layer, block, Ptr::new(extent, column, row, crc));
+                let old = map.set(layer, block, Ptr::new(extent, column, row, crc));
+                live += u32::from(old.is_some());
+                if let Some(Lookup::Data(old)) = old {
+                    dead(old);
+                }
             }
-            Entry::Zero { layer, block, count } => map.zero(layer, block, count as u64, |_| {}),
+            Entry::Zero { layer, block, count } => map.zero(layer, block, count as u64, &mut dead),
             Entry::LayerCreated { layer, blocks } => map.create_layer(layer, blocks)?,
-            Entry::LayerDropped { layer } => map.drop_layer(layer, |_| {}),
+            Entry::LayerDropped { layer } => map.drop_layer(layer, &mut dead),
             Entry::LayerResized { .. } => {}
             Entry::Map { .. } => data += 1,
         }
     }
-    Ok(())
+    Ok(live)
 }
 
 /// Ready extents with a column on a device that is avoided now are taken out of the stock.

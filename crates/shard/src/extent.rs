@@ -1,12 +1,13 @@
 //! The shard's extents: which are open, ready, sealed, and what the unsealed ones hold. Pure.
 
 use crate::frame::Layout;
+use crate::map::Ptr;
 use peristyle_base::{
     COLUMN_ROWS, ColumnIndex, ColumnName, ColumnPlace, Epoch, ExtentId, Nonce, RowIndex, Scheme, ShardId,
 };
 use peristyle_cluster::ColumnPlaces;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// Life of an extent as its owner sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +59,10 @@ pub struct Extent {
     /// Nothing refers to it: what is left of an extent that was never used, or that was being given back when
     /// its owner stopped.
     pub leftover: bool,
+    /// Blocks of it that the map points at. A hint: before an extent is freed, its headers are asked (`space.rs`).
+    pub live: u32,
+    /// Map blocks of it that the durable checkpoint refers to, or the one that is being written.
+    pub meta: u32,
 }
 
 impl Extent {
@@ -88,6 +93,8 @@ impl Extent {
             columns_gone: 0,
             empty: false,
             leftover: false,
+            live: 0,
+            meta: 0,
         }
     }
 
@@ -186,10 +193,28 @@ pub enum Width {
 #[derive(Default)]
 pub struct Extents {
     /// Hashed the same way every time: the order of iteration must follow from the seed in simulation.
-    items: HashMap<ExtentId, Extent, BuildHasherDefault<DefaultHasher>>,
+    items: HashMap<ExtentId, Extent, BuildHasherDefault<NumberHasher>>,
     /// What frames are appended to now, by [`Width`].
     pub current: [Option<ExtentId>; 3],
     pub ready: [VecDeque<ExtentId>; 3],
+    /// The last block of an extent that is sealed died, or an extent without one was sealed, since this was unset.
+    pub died: bool,
+}
+
+/// Numbers are given out one after the other, and looked up for each block that is overwritten.
+#[derive(Default)]
+pub struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("an extent's number is one u64")
+    }
 }
 
 impl Extents {
@@ -220,6 +245,31 @@ impl Extents {
     }
     pub fn reserve(&mut self, more: usize) {
         self.items.reserve(more);
+    }
+    /// The map points at so many more blocks of an extent. One that no device lists is not counted.
+    pub fn add_live(&mut self, id: ExtentId, blocks: u32) {
+        if let Some(extent) = self.items.get_mut(&id) {
+            extent.live += blocks;
+        }
+    }
+    /// A checkpoint has put one more map block there.
+    pub fn add_meta(&mut self, ptr: Ptr) {
+        if let Some(extent) = self.items.get_mut(&ptr.extent()) {
+            extent.meta += 1;
+        }
+    }
+    /// No durable checkpoint refers to a map block any more.
+    pub fn drop_meta(&mut self, ptr: Ptr) {
+        if let Some(extent) = self.items.get_mut(&ptr.extent()) {
+            extent.meta = extent.meta.checked_sub(1).expect("counts follow the checkpoint");
+        }
+    }
+    /// The map does not point at a block any more.
+    pub fn drop_live(&mut self, ptr: Ptr) {
+        if let Some(extent) = self.items.get_mut(&ptr.extent()) {
+            extent.live = extent.live.checked_sub(1).expect("live counts follow the map");
+            self.died |= extent.live == 0 && extent.phase == ExtentPhase::Sealed;
+        }
     }
 }
 

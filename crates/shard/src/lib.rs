@@ -23,6 +23,7 @@ pub mod replay;
 mod retire;
 mod settle;
 mod shard;
+mod space;
 pub mod stats;
 mod supply;
 mod volume;

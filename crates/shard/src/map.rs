@@ -159,17 +159,17 @@ impl Map {
     }
 
     /// Points a block somewhere and returns what was there. Blocks outside of their layer are ignored (the layer
-    /// was dropped or shrunk after the frame was built).
-    pub fn set(&mut self, layer: LayerId, block: u64, ptr: Ptr) -> Lookup {
+    /// was dropped or shrunk after the frame was built): `None`.
+    pub fn set(&mut self, layer: LayerId, block: u64, ptr: Ptr) -> Option<Lookup> {
         if self.layer_blocks(layer).is_none_or(|blocks| block >= blocks) {
-            return Lookup::Absent;
+            return None;
         }
         let (page, child, slot) = split(block);
         let leaf = self.leaf_for_change(layer, page, child);
         let old = std::mem::replace(&mut self.leaves[leaf as usize].ptrs[slot], ptr).lookup();
         self.mapped -= matches!(old, Lookup::Data(_)) as u64;
         self.mapped += matches!(ptr.lookup(), Lookup::Data(_)) as u64;
-        old
+        Some(old)
     }
 
     /// Makes a range read as zeros. Whole leaves and pages cost one step each.
@@ -196,7 +196,7 @@ impl Map {
                 }
                 at += LEAF;
             } else {
-                if let Lookup::Data(ptr) = self.set(layer, at, Ptr::ZERO) {
+                if let Some(Lookup::Data(ptr)) = self.set(layer, at, Ptr::ZERO) {
                     old(ptr);
                 }
                 at += 1;

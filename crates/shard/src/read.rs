@@ -72,6 +72,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         block: u64,
         mut memory: Buf,
     ) -> Result<IoVec, ShardError> {
+        let _reading = self.readers.enter();
         let gather = new_gather();
         self.look_up(layer, block, memory.len() / BLOCK_BYTES, &mut gather.0.borrow_mut())?;
         let pieces = gather.0.borrow().pieces.len();

@@ -123,6 +123,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         self.choose_copies(&mut replay).await?;
         report.replayed = self.replay_committed(&replay)?;
+        self.count_blocks();
         let kept = self.decide_tail(&replay).await?;
         report.tail_kept = kept.len();
         report.committed = replay.committed();
@@ -204,18 +205,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 && whole.contains(&e.id)
                 && holding.contains(&e.id)
         };
-        if !state.extents.iter().any(|e| suspect(e) || void(e)) {
-            return;
-        }
-        let mut referred: HashSet<ExtentId> = HashSet::new();
-        state.map.for_each(|_, _, ptr| _ = referred.insert(ptr.extent()));
-        state.homes.for_each(|ptr| _ = referred.insert(ptr.extent()));
-        referred.extend(record.checkpoint.iter().flat_map(|c| &c.root).map(|place| place.extent));
+        // The blocks have been counted a moment ago.
+        let referred = |e: &Extent| e.live > 0 || e.meta > 0;
         for extent in state.extents.iter_mut().filter(|e| suspect(e)) {
-            extent.leftover = !referred.contains(&extent.id);
+            extent.leftover = !referred(extent);
         }
         for extent in state.extents.iter_mut().filter(|e| void(e) && !e.leftover) {
-            extent.empty = !referred.contains(&extent.id);
+            extent.empty = !referred(extent);
         }
     }
 
@@ -226,7 +222,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let state = &mut *self.state.borrow_mut();
         for found in &frames {
             let layout = found.header.layout();
-            apply(&mut state.map, found.header.extent, &layout, &found.entries)
+            apply(&mut state.map, found.header.extent, &layout, &found.entries, |_| {})
                 .map_err(|MapFull| RecoverError::Checkpoint(ShardError::MapFull))?;
             // What had to be replayed counts as log: a shard that is restarted often checkpoints all the same.
             state.log_bytes_since_checkpoint += (layout.device_blocks() * BLOCK_BYTES) as u64;

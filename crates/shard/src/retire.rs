@@ -1,13 +1,11 @@
-//! Extents that are taken out of use with a checkpoint: those that would hold its mark back, and those that hold no
-//! block at all.
+//! Extents that are taken out of use with a checkpoint, because they would hold its mark back.
 
 use crate::columns::Columns;
 use crate::extent::{Extent, ExtentPhase, Width};
 use crate::shard::{Shard, State};
+use crate::space::is_refusing;
 use peristyle_base::ExtentId;
 use peristyle_cluster::ShardStore;
-use peristyle_rt::join_all;
-use std::rc::Rc;
 
 /// Sealed extents without a block that a start leaves alone; with this many it has a checkpoint taken, which lets go
 /// of them.
@@ -23,15 +21,23 @@ pub(crate) fn retire_below(state: &State, ready_extents: usize) -> ExtentId {
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
-    /// Whether there are old extents of a width, and younger ones to go on with. A full pool keeps what it has.
+    /// Whether there are old extents of a width, and younger ones to go on with. A full pool keeps what it has, unless
+    /// they hold back what could be freed: then one of the reserve takes the place of all.
     pub(crate) fn can_retire(&self, width: Width) -> bool {
         let state = self.state.borrow();
         let (extents, below) = (&state.extents, state.retire_below);
         let ready = &extents.ready[width as usize];
         let old = extents.current[width as usize].iter().chain(ready).any(|&id| id < below);
+        let has_young = |w: Width| extents.ready[w as usize].iter().any(|&id| id >= below);
+        let on_reserve = state.room_wanted && has_young(Width::Reserve);
+        // What a full pool has of one kind serves for the other.
+        let on_other =
+            state.room_wanted && state.full && (has_young(Width::Wide) || has_young(Width::Narrow));
         let go_on = match width {
-            Width::Reserve => !state.full,
-            Width::Wide | Width::Narrow => ready.iter().any(|&id| id >= below),
+            Width::Reserve => !state.full || on_reserve,
+            Width::Wide | Width::Narrow => {
+                has_young(width) || on_other || (is_refusing(&state) && on_reserve)
+            }
         };
         old && go_on
     }
@@ -51,17 +57,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         old.into_iter().for_each(|id| self.close(state, id));
     }
 
-    /// Gives back sealed extents that never held a block: what each start leaves, because its first frame says only
-    /// what was kept (invariant 6). Nothing can refer to such an extent or read it. Replay could, so it goes once a
-    /// checkpoint whose mark is beyond it is durable (invariant 9, Free late).
-    pub(crate) async fn give_back_empty(self: &Rc<Self>, mark: ExtentId) {
-        let given: Vec<Extent> = {
-            let state = &mut *self.state.borrow_mut();
-            let ids: Vec<ExtentId> =
-                state.extents.iter().filter(|e| e.id < mark && is_empty(e)).map(|e| e.id).collect();
-            ids.into_iter().filter_map(|id| state.extents.remove(id)).collect()
-        };
-        join_all(given.iter().map(|extent| self.free_columns(extent))).await;
+    /// A full pool whose extents in use hold back what could be freed: an extent of the reserve is needed to close them.
+    pub(crate) fn wants_reserve_to_retire(&self) -> bool {
+        let state = self.state.borrow();
+        let below = state.retire_below;
+        let young = state.extents.ready[Width::Reserve as usize].iter().any(|&id| id >= below);
+        let old = state.extents.current.iter().flatten().any(|&id| id < below);
+        state.room_wanted && is_refusing(&state) && old && !young
     }
 
     /// A shard that is started often and written little reaches no checkpoint by its log.

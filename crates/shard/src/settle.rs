@@ -37,6 +37,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 false => self.free_unused(id).await,
             }
         }
+        self.state.borrow_mut().settled = true;
+        self.space.notify_all();
         self.let_go_of_empty().await;
     }
 

@@ -12,6 +12,7 @@ use crate::extent::{Extents, Width};
 use crate::frame::{FrameKind, Layout};
 use crate::map::Map;
 use crate::ops::{OpId, Ops};
+use crate::space::{Readers, is_refusing};
 use crate::stats::Stats;
 use crate::volume::Locks;
 use crate::watch::Reads;
@@ -142,8 +143,14 @@ pub(crate) struct State {
     pub creating: Option<ExtentId>,
     /// The tail of the former owner is not decided and re-appended yet.
     pub recovering: bool,
+    /// What earlier epochs left is sealed, or given back.
+    pub settled: bool,
     /// What the last checkpoint holds.
     pub homes: Homes,
+    /// Extents that are to be freed: nothing refers to them any more.
+    pub freeable: Vec<ExtentId>,
+    /// What could be freed lies behind extents that take frames.
+    pub room_wanted: bool,
     /// Checkpoint frames that are done: where they went.
     pub meta_done: Vec<(OpId, ExtentId, Layout)>,
     pub committed: Seq,
@@ -192,7 +199,11 @@ pub struct Shard<C: Columns, S: ShardStore> {
     pub(crate) supplied: Notify,
     /// Stock is low, something waits to be sealed.
     pub(crate) supply_wanted: Notify,
+    /// An extent died, or can be freed; or what earlier epochs left is settled.
+    pub(crate) space: Notify,
     pub(crate) urgent: Cell<bool>,
+    /// Reads of hosts, from the look at the map on.
+    pub(crate) readers: Readers,
     /// Column reads under way.
     pub(crate) reads: Reads,
     /// Blocks that are being reconstructed for hosts, and those that wait for devices.
@@ -232,7 +243,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             next_extent: ExtentId(1),
             creating: None,
             recovering: true,
+            settled: false,
             homes: Homes::default(),
+            freeable: Vec::new(),
+            room_wanted: false,
             meta_done: Vec::with_capacity(16),
             committed: Seq(0),
             stopped: None,
@@ -265,7 +279,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             progress: Notify::default(),
             supplied: Notify::default(),
             supply_wanted: Notify::default(),
+            space: Notify::default(),
             urgent: Cell::new(false),
+            readers: Readers::default(),
             reads: Reads::default(),
             reconstructions: Semaphore::new(RECONSTRUCTIONS_MAX),
             insisting: Semaphore::new(INSISTING_MAX),
@@ -282,6 +298,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         // Work beside the I/O path: it may allocate.
         peristyle_rt::spawn(background(self.clone().run_supply()));
         peristyle_rt::spawn(background(self.clone().run_checkpoints()));
+        peristyle_rt::spawn(background(self.clone().run_space()));
     }
 
     pub fn id(&self) -> ShardId {
@@ -319,6 +336,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.progress.notify_all();
         self.supplied.notify_all();
         self.supply_wanted.notify_all();
+        self.space.notify_all();
     }
 
     /// Accepts an effect and waits for its commit.
@@ -354,9 +372,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if state.stopped.is_some() {
             return Err(ShardError::Stopped);
         }
-        let spent = |w: Width| state.extents.ready[w as usize].is_empty();
-        if state.full && matches!(effect, Effect::Write { .. }) && spent(Width::Wide) && spent(Width::Narrow)
-        {
+        if matches!(effect, Effect::Write { .. }) && is_refusing(state) {
             return Err(ShardError::NoSpace);
         }
         let full = state.queue.blocks() >= self.config.pending_blocks_max

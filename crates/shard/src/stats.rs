@@ -21,6 +21,12 @@ pub struct Stats {
     pub reappended: u64,
     pub abandoned: u64,
     pub checkpoints: u64,
+    /// Checkpoints for the room behind them.
+    pub early_checkpoints: u64,
+    /// Extents that were freed while the shard ran.
+    pub freed_extents: u64,
+    /// Extents that the counts called unused and a header did not.
+    pub unused_kept: u64,
     pub damaged_blocks: u64,
     /// Pieces whose column was out of reach.
     pub degraded_reads: u64,
@@ -58,6 +64,9 @@ impl Stats {
                 ("reappended_frames", self.reappended),
                 ("abandoned_extents", self.abandoned),
                 ("checkpoints", self.checkpoints),
+                ("early_checkpoints", self.early_checkpoints),
+                ("freed_extents", self.freed_extents),
+                ("unused_kept", self.unused_kept),
                 ("damaged_blocks", self.damaged_blocks),
                 ("degraded_reads", self.degraded_reads),
                 ("hedged_reads", self.hedged_reads),

@@ -57,6 +57,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             for width in [Width::Wide, Width::Narrow] {
                 let missing = self.missing(width, urgent);
                 if missing > 0 {
+                    self.state.borrow_mut().extents.died = true; // there may be less room than before
                     match self.refill(width, missing, AllocClass::User).await {
                         Ok(()) => {}
                         Err(CreateError::Full) => short = true,
@@ -68,6 +69,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let wanted = {
                 let state = &mut *self.state.borrow_mut();
                 state.full = short;
+                state.room_wanted &= short;
                 state.reserve_wanted.take()
             };
             if let Some(class) = wanted
@@ -80,7 +82,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     Err(CreateError::Stopped) => return,
                 }
             }
+            if short && self.wants_reserve_to_retire() {
+                let _ = self.refill(Width::Reserve, 1, AllocClass::Meta).await; // tried again in the next round
+            }
             WIDTHS.into_iter().for_each(|width| self.retire(width));
+            self.space.notify_all();
             self.supplied.notify_all();
             if short || later {
                 // Who waits for an extent asks again whenever it hears that there is none: without a pause the two
@@ -510,6 +516,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if extent.missing == 0 {
             extent.frames = Vec::new();
         }
+        // It may have died before, or held back the mark of those that did.
+        state.extents.died = true;
+        self.space.notify_all();
     }
 
     /// Gives back an extent that never took a committed frame. It leaves the open set first.
@@ -525,7 +534,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn free_columns(&self, extent: &Extent) {
         let (epoch, bad) = (self.epoch(), self.bad_devices());
         // A device that cannot answer keeps a leftover, which the next start of the shard recognises.
-        let answering = (0..extent.scheme.width()).filter(|&c| !bad.contains(&extent.place(c).device));
+        let there = |device: DeviceId| !device.is_nil() && !bad.contains(&device);
+        let answering = (0..extent.scheme.width()).filter(|&c| there(extent.place(c).device));
         let frees = answering.map(|column| {
             let request = self.columns.free(extent.place(column), extent.name(self.id, column), epoch);
             peristyle_rt::timeout(SEAL_RETRY * 4, request)

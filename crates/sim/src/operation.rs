@@ -23,6 +23,8 @@ pub enum Operation {
     SealExtent,
     /// An extent that was not used leaves the record, then its columns are freed.
     GiveBack,
+    /// Extents that hold nothing any more, behind a checkpoint, while the shard serves.
+    FreeUnused,
     /// From the raised epoch until the shard serves.
     Recovery,
     /// Sealing and giving back what earlier epochs left.
@@ -50,6 +52,7 @@ impl Operation {
         Operation::Checkpoint,
         Operation::SealExtent,
         Operation::GiveBack,
+        Operation::FreeUnused,
         Operation::Recovery,
         Operation::Settle,
         Operation::RecoveryAgain,
@@ -68,6 +71,7 @@ impl Operation {
             Operation::Checkpoint => "shard: checkpoint",
             Operation::SealExtent => "shard: seal an extent",
             Operation::GiveBack => "shard: give an extent back",
+            Operation::FreeUnused => "shard: free unused extents",
             Operation::Recovery => "shard: recovery",
             Operation::Settle => "shard: settle old extents",
             Operation::RecoveryAgain => "shard: recovery, crashed in recovery",

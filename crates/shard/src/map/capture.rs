@@ -63,6 +63,15 @@ impl Map {
         }
     }
 
+    /// The next checkpoint writes the leaf, and so its page, again.
+    pub fn touch(&mut self, layer: LayerId, page: u32, child: u8) {
+        let Some(layer) = self.layers.get_mut(&layer) else { return };
+        if let Some(&Node::At(at)) = layer.pages.get(page as usize) {
+            mark_page(layer, page as usize);
+            self.pages[at as usize].dirty[child as usize / 64] |= 1 << (child % 64);
+        }
+    }
+
     /// A captured leaf as it was at the capture.
     pub fn leaf(&self, handle: u32) -> &Block256 {
         &self.leaves[handle as usize].ptrs

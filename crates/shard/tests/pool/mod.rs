@@ -14,6 +14,7 @@ use std::rc::{Rc, Weak};
 pub const L: LayerId = LayerId(1);
 const BLOCK: usize = BLOCK_BYTES;
 const SLOTS: u32 = 4096;
+const KEPT_BACK: u32 = 4;
 
 /// What becomes of one request.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -77,6 +78,7 @@ struct Inner {
     log: Vec<(Asked, Result<(), ColumnFault>)>,
     full: bool,
     spent: bool,
+    slots: u32,
     p99_ns: u64,
     /// What each number of the user sequence names. Checked with every append: it never names two things.
     frames: BTreeMap<(Epoch, Seq), Vec<Entry>>,
@@ -104,6 +106,7 @@ impl Pool {
             log: Vec::new(),
             full: false,
             spent: false,
+            slots: SLOTS,
             p99_ns: 0,
             frames: BTreeMap::new(),
         };
@@ -125,6 +128,10 @@ impl Pool {
     /// Users' extents find no room from now on.
     pub fn full(&self, full: bool) {
         self.inner.borrow_mut().full = full;
+    }
+    /// So many slots on each device from now on, some of them kept back from users' extents.
+    pub fn slots(&self, slots: u32) {
+        self.inner.borrow_mut().slots = slots;
     }
     /// Nobody's extents find room, also not in what is kept back.
     pub fn full_to_the_last(&self, spent: bool) {
@@ -264,7 +271,7 @@ impl Columns for Pool {
         out.extend(inner.devices.iter().enumerate().map(|(i, d)| DeviceView {
             id: d.id,
             domain: DomainId(i as u32),
-            slots_total: SLOTS,
+            slots_total: inner.slots - if class == AllocClass::User { KEPT_BACK } else { 0 },
             slots_used: match inner.spent || (inner.full && class == AllocClass::User) {
                 true => SLOTS,
                 false => d.columns.len() as u32,

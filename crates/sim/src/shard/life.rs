@@ -77,6 +77,7 @@ impl Rig {
     pub async fn live(self, disks: Vec<DiskHandle>) {
         let mut rng = Rng::new(self.seed ^ 0x11FE);
         let owner = Owner::take(&self, &disks).await;
+        self.watch.settling.set(false); // a first start finds nothing
         owner.decide().await;
         owner.write_some(&mut rng, 4).await;
         owner.write_part_behind_whole(&mut rng).await;
@@ -85,7 +86,7 @@ impl Rig {
         let full = 1 + usize::from(self.plan.slow_store);
         join_two(owner.checkpoint_during_refill(), owner.fill_extents(&mut rng.fork(), full)).await;
         owner.fill_extents(&mut rng, 1 + self.plan.ready_extents).await;
-        join_two(owner.checkpoint(), owner.write_some(&mut rng.fork(), 3)).await;
+        owner.free_unused(&mut rng).await;
         if let Some(failing) = self.plan.failing {
             owner.write_while_failing(&disks[failing], failing, &mut rng).await;
         }
@@ -205,12 +206,33 @@ impl Owner {
         self.shard.checkpoint().await.expect("there is room");
     }
 
+    /// All is written anew. What held it before, and replay would look at, is freed behind a checkpoint while hosts go on.
+    async fn free_unused(&self, rng: &mut Rng) {
+        let blocks = self.rig.model.sectors() / BLOCK;
+        for first in (0..blocks).step_by(LARGE as usize) {
+            self.write_at(|| first, LARGE.min(blocks - first)).await.expect("nobody took over");
+        }
+        let freed = || self.rig.watch.unused.get();
+        let before = freed();
+        join_two(self.checkpoint(), self.write_some(&mut rng.fork(), 3)).await;
+        // One extent at least; others go while something else is done.
+        let end = peristyle_rt::now() + self.rig.watch.half_a_put * 14;
+        while freed() < before + self.rig.plan.scheme.width() as u64 && peristyle_rt::now() < end {
+            peristyle_rt::sleep(Duration::from_micros(50)).await;
+        }
+    }
+
     /// Writes somewhere, unless another owner has put an end to this one.
     async fn write(&self, rng: &mut Rng, blocks: u64) -> Result<(), Stopped> {
+        let places = self.rig.model.sectors() / BLOCK - blocks + 1;
+        self.write_at(|| rng.below(places), blocks).await
+    }
+
+    async fn write_at(&self, mut place: impl FnMut() -> u64, blocks: u64) -> Result<(), Stopped> {
         let model = &self.rig.model;
         let count = blocks * BLOCK;
         let (first, id, tag) = loop {
-            let first = rng.below((model.sectors() - count) / BLOCK + 1) * BLOCK;
+            let first = place() * BLOCK;
             match model.begin_write(first, count, false) {
                 Some((id, tag)) => break (first, id, tag),
                 None => peristyle_rt::sleep(Duration::from_micros(30)).await,
@@ -299,8 +321,10 @@ impl Owner {
         }
     }
 
+    /// All that was promised is there, and what the shard counts is what its map says.
     pub async fn compare_all(&self) {
         let model = &self.rig.model;
+        self.shard.check_counts().unwrap_or_else(|wrong| panic!("at rest: {wrong}"));
         for first in (0..model.sectors()).step_by((LARGE * BLOCK) as usize) {
             let count = (LARGE * BLOCK).min(model.sectors() - first);
             let id = model.begin_read(first, count);

@@ -2,13 +2,14 @@
 
 use crate::operation::{Operation, Step, UnderWay};
 use peristyle_base::{
-    ColumnName, ColumnPlace, DeviceId, Epoch, Instant, RowIndex, Scheme, ShardId, SlotIndex,
+    ColumnName, ColumnPlace, DeviceId, Epoch, ExtentId, Instant, RowIndex, Scheme, ShardId, SlotIndex,
 };
 use peristyle_cluster::{DeviceView, MemoryShardStore, ShardRecord, ShardStore, StoreError, Version};
 use peristyle_node::columns::NodeColumns;
 use peristyle_rt::{Buf, Duration, IoVec, View};
 use peristyle_shard::{AllocClass, ColumnFault, Columns, ListedSlot, WriteClass};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// What is being done, as one process shows it, and how slow its control store is.
@@ -20,6 +21,10 @@ pub struct Watch {
     /// Columns that were sealed, and freed.
     pub sealed: Rc<Cell<u64>>,
     pub freed: Rc<Cell<u64>>,
+    /// Columns of extents that hosts wrote to, and that were freed while the shard served.
+    pub unused: Rc<Cell<u64>>,
+    /// Extents with a sealed column, of all processes.
+    pub sealed_extents: Rc<RefCell<BTreeSet<ExtentId>>>,
     /// How long the control store takes before it writes, and before it answers.
     pub half_a_put: Duration,
 }
@@ -118,13 +123,17 @@ impl Columns for WatchedColumns {
         let _steps = (self.watch.under_way.begin(Operation::SealExtent), self.watch.settle());
         let result = self.columns.seal(place, name, epoch, rows, holes, crcs).await;
         self.watch.sealed.set(self.watch.sealed.get() + 1);
+        self.watch.sealed_extents.borrow_mut().insert(name.extent);
         result
     }
 
     async fn free(&self, place: ColumnPlace, name: ColumnName, epoch: Epoch) -> Result<(), ColumnFault> {
-        let _steps = (self.watch.under_way.begin(Operation::GiveBack), self.watch.settle());
+        let unused = self.watch.sealed_extents.borrow().contains(&name.extent) && !self.watch.settling.get();
+        let operation = if unused { Operation::FreeUnused } else { Operation::GiveBack };
+        let _steps = (self.watch.under_way.begin(operation), self.watch.settle());
         let result = self.columns.free(place, name, epoch).await;
         self.watch.freed.set(self.watch.freed.get() + 1);
+        self.watch.unused.set(self.watch.unused.get() + u64::from(unused));
         result
     }
 

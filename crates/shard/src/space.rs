@@ -1,0 +1,345 @@
+//! Space comes back while the shard runs: extents that hold nothing any more are freed behind a checkpoint (invariant 9,
+//! Free late), which is taken early when the pool needs the room. Bounded, and beside the I/O path.
+
+use crate::checkpoint::replay_mark;
+use crate::columns::{AllocClass, Columns};
+use crate::degraded::SILENCE_LIMIT;
+use crate::extent::{Extent, ExtentPhase, Width};
+use crate::frame::{Entry, Header};
+use crate::map::Lookup;
+use crate::shard::{Shard, State};
+use peristyle_base::{BLOCK_BYTES, ColumnName, ColumnPlace, ExtentId, Instant, RowIndex};
+use peristyle_cluster::ShardStore;
+use peristyle_rt::sync::Notify;
+use peristyle_rt::{Buf, Duration, join_all, timeout};
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+/// Extents that are freed at the same time.
+const FREES_MAX: usize = 4;
+/// The pool is low on room when this share of its slots, or less, is free.
+const LOW_SHARE: u64 = 8;
+/// Time between two looks at what could be freed, and until the next one while nothing asks for it.
+const LOOK_MIN: Duration = Duration::from_millis(100);
+const LOOK_PERIOD: Duration = Duration::from_secs(2);
+/// Time between two checkpoints that are taken for the room behind them.
+const EARLY_PERIOD: Duration = Duration::from_secs(1);
+/// Map blocks that one checkpoint moves out of extents that hold nothing else, and the share of an extent that may be
+/// such: one that is full of map blocks stays.
+const MOVED_MAX: usize = 4096;
+const MOVED_SHARE: u32 = 8;
+
+/// Reads under way. Two counters take turns, so that one can wait for those that began before a moment.
+#[derive(Default)]
+pub(crate) struct Readers {
+    turn: Cell<usize>,
+    counts: [Cell<u32>; 2],
+    ended: Notify,
+}
+
+/// One read, as long as it lives.
+pub(crate) struct Reading<'a> {
+    readers: &'a Readers,
+    turn: usize,
+}
+
+impl Readers {
+    pub fn enter(&self) -> Reading<'_> {
+        let turn = self.turn.get();
+        self.counts[turn].set(self.counts[turn].get() + 1);
+        Reading { readers: self, turn }
+    }
+
+    /// Waits for the reads that have begun. One caller at a time.
+    async fn wait_for_earlier(&self) {
+        let turn = self.turn.get();
+        self.turn.set(1 - turn);
+        self.ended.wait_until(|| self.counts[turn].get() == 0).await;
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let count = &self.readers.counts[self.turn];
+        count.set(count.get() - 1);
+        if count.get() == 0 && self.readers.turn.get() != self.turn {
+            self.readers.ended.notify_all();
+        }
+    }
+}
+
+/// What an extent's headers say of it.
+#[derive(PartialEq, Eq)]
+enum Contents {
+    Unused,
+    /// The map points at it, whatever the counts say.
+    Used,
+    /// Not all of it can be read now.
+    Unknown,
+}
+
+/// Sealed extents before a checkpoint's mark that its map does not point at. Asked when the checkpoint begins: what dies
+/// later is in it.
+pub(crate) fn unused(state: &State, mark: ExtentId) -> Vec<ExtentId> {
+    let mut ids: Vec<ExtentId> =
+        state.extents.iter().filter(|e| e.id < mark && is_dead(e)).map(|e| e.id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn is_dead(e: &Extent) -> bool {
+    e.phase == ExtentPhase::Sealed && e.live == 0 && !e.leftover
+}
+
+/// Extents that hold some map blocks and nothing else would stay for these: the checkpoint that begins now writes them
+/// anew.
+pub(crate) fn move_map_blocks(state: &mut State) {
+    let few =
+        |e: &Extent| e.meta > 0 && e.meta <= e.scheme.k() as u32 * e.committed_rows as u32 / MOVED_SHARE;
+    let from: HashSet<ExtentId> =
+        state.extents.iter().filter(|e| is_dead(e) && few(e)).map(|e| e.id).collect();
+    if from.is_empty() {
+        return;
+    }
+    let mut leaves = Vec::new();
+    state.homes.leaves_at(|id| from.contains(&id), |layer, page, child| leaves.push((layer, page, child)));
+    for (layer, page, child) in leaves.into_iter().take(MOVED_MAX) {
+        state.map.touch(layer, page, child);
+    }
+}
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    /// Counts each extent's blocks; from here on commits and checkpoints keep the counts.
+    pub(crate) fn count_blocks(&self) {
+        let State { map, homes, extents, .. } = &mut *self.state.borrow_mut();
+        extents.iter_mut().for_each(|e| (e.live, e.meta) = (0, 0));
+        map.for_each(|_, _, ptr| extents.add_live(ptr.extent(), 1));
+        homes.for_each(|ptr| extents.add_meta(ptr));
+    }
+
+    /// For tests and the simulator: whether the counts are those of the map and of the checkpoint.
+    pub fn check_counts(&self) -> Result<(), String> {
+        let State { map, homes, extents, .. } = &*self.state.borrow();
+        let mut counted: HashMap<ExtentId, (u32, u32)> = HashMap::new();
+        map.for_each(|_, _, ptr| counted.entry(ptr.extent()).or_default().0 += 1);
+        homes.for_each_counted(|ptr| counted.entry(ptr.extent()).or_default().1 += 1);
+        for e in extents.iter() {
+            let there = counted.remove(&e.id).unwrap_or_default();
+            if there != (e.live, e.meta) {
+                return Err(format!(
+                    "extent {} has {there:?} blocks and counts {:?}",
+                    e.id,
+                    (e.live, e.meta)
+                ));
+            }
+        }
+        match counted.is_empty() {
+            true => Ok(()),
+            false => Err(format!("the map points at extents that are not there: {counted:?}")),
+        }
+    }
+
+    /// For tests: as if an extent's live blocks had not been counted.
+    pub fn miscount(&self, extent: ExtentId) {
+        self.state.borrow_mut().extents.at(extent).live = 0;
+    }
+
+    /// A checkpoint is durable: what it did not point at when it began, and has no block of the map, is not needed.
+    pub(crate) fn let_go(&self, unused: Vec<ExtentId>) {
+        let state = &mut *self.state.borrow_mut();
+        let free = |id: &ExtentId| state.extents.get(*id).is_some_and(may_free);
+        let new: Vec<ExtentId> =
+            unused.into_iter().filter(|id| free(id) && !state.freeable.contains(id)).collect();
+        state.freeable.extend(new);
+        self.space.notify_all();
+    }
+
+    /// Frees what checkpoints let go of, and has them taken early while the pool is low on room.
+    pub(crate) async fn run_space(self: Rc<Self>) {
+        let (mut looking, mut early_at) = (false, Instant::ZERO);
+        let free = |state: &State| state.stopped.is_some() || (state.settled && !state.freeable.is_empty());
+        let any = |state: &State| free(state) || (state.settled && state.extents.died);
+        loop {
+            let wanted = self.space.wait_until(|| any(&self.state.borrow()));
+            match looking {
+                true => drop(timeout(LOOK_PERIOD, wanted).await),
+                false => wanted.await,
+            }
+            if self.stopped().is_some() {
+                return;
+            }
+            self.free_all().await;
+            looking = self.look(&mut early_at).await;
+            timeout(LOOK_MIN, self.space.wait_until(|| free(&self.state.borrow()))).await;
+        }
+    }
+
+    async fn free_all(self: &Rc<Self>) {
+        loop {
+            let ids: Vec<ExtentId> = {
+                let freeable = &mut self.state.borrow_mut().freeable;
+                let count = freeable.len().min(FREES_MAX);
+                freeable.drain(..count).collect()
+            };
+            if ids.is_empty() || self.stopped().is_some() {
+                return;
+            }
+            // Nobody finds them in the map any more; who found them before may still be reading.
+            self.readers.wait_for_earlier().await;
+            join_all(ids.into_iter().map(|id| self.free_extent(id))).await;
+            self.supply_wanted.notify_all();
+        }
+    }
+
+    async fn free_extent(&self, id: ExtentId) {
+        let contents = self.contents(id).await;
+        {
+            let state = &mut *self.state.borrow_mut();
+            state.stats.unused_kept += u64::from(contents == Contents::Used);
+            if contents != Contents::Unused || !state.extents.get(id).is_some_and(may_free) {
+                return;
+            }
+            state.extents.at(id).completing = true; // nobody seals its columns from here on
+        }
+        if !self.free_unsealed(id).await {
+            self.state.borrow_mut().extents.at(id).completing = false;
+            return;
+        }
+        let extent = {
+            let state = &mut *self.state.borrow_mut();
+            state.stats.freed_extents += 1;
+            state.extents.remove(id).expect("only this task frees what is sealed")
+        };
+        self.free_columns(&extent).await;
+    }
+
+    /// Columns without their seal go first. One that was left alone would be taken for a part of the log at the next
+    /// start, and could bring back what an earlier takeover had dropped.
+    async fn free_unsealed(&self, id: ExtentId) -> bool {
+        let (unsealed, epoch) = {
+            let state = &mut *self.state.borrow_mut();
+            let (e, epoch) = (state.extents.at(id), state.record.epoch);
+            let missing = (0..e.scheme.width()).filter(|c| e.missing >> c & 1 == 1);
+            let columns: Vec<_> = missing.map(|c| (e.place(c), e.name(self.id, c))).collect();
+            // More than those that are gone for good: a device that is away may have one.
+            let unplaced = columns.iter().filter(|(place, _)| place.device.is_nil()).count();
+            if unplaced > e.columns_gone as usize {
+                return false;
+            }
+            (columns, epoch)
+        };
+        let placed = unsealed.into_iter().filter(|(place, _)| !place.device.is_nil());
+        let frees = placed.map(|(place, name)| timeout(SILENCE_LIMIT, self.columns.free(place, name, epoch)));
+        join_all(frees).await.iter().all(|answer| *answer == Some(Ok(())))
+    }
+
+    /// Counts are hints: every entry of the extent's headers is looked up before it goes (DESIGN §11).
+    async fn contents(&self, id: ExtentId) -> Contents {
+        let (rows, copies) = {
+            let state = self.state.borrow();
+            let Some(e) = state.extents.get(id) else { return Contents::Unknown };
+            let sealed = (0..e.scheme.width()).filter(|c| (e.header_columns() & !e.missing) >> c & 1 == 1);
+            (e.committed_rows, sealed.map(|c| (e.place(c), e.name(self.id, c))).collect::<Vec<_>>())
+        };
+        let (mut row, mut entries) = (0, Vec::new());
+        while row < rows {
+            let Some(header) = self.sealed_header(&copies, row, &mut entries).await else {
+                return Contents::Unknown;
+            };
+            let state = self.state.borrow();
+            let used = |entry: &Entry| match *entry {
+                Entry::Data { layer, block, .. } => {
+                    matches!(state.map.lookup(layer, block), Lookup::Data(ptr) if ptr.extent() == id)
+                }
+                Entry::Map { layer, level, first, .. } => state.homes.is_in(layer, level, first, id),
+                _ => false,
+            };
+            if entries.iter().any(used) {
+                return Contents::Used;
+            }
+            row = header.layout().end_row();
+        }
+        Contents::Unused
+    }
+
+    /// The header at a row, from any sealed column that has it.
+    async fn sealed_header(
+        &self,
+        copies: &[(ColumnPlace, ColumnName)],
+        row: u16,
+        entries: &mut Vec<Entry>,
+    ) -> Option<Header> {
+        for &(place, name) in copies.iter().filter(|copy| !self.columns.is_away(copy.0.device)) {
+            entries.clear();
+            let buf = Buf::alloc(BLOCK_BYTES).await;
+            let read = self.columns.read(place, name, RowIndex(row), buf);
+            if let Some((Ok(()), buf)) = timeout(SILENCE_LIMIT, read).await
+                && let Ok(header) = Header::decode(&buf, &name.nonce, entries)
+                && (header.extent, header.first_row.0) == (name.extent, row)
+            {
+                return Some(header);
+            }
+        }
+        None
+    }
+
+    /// While the pool is low on room, sees to it that a checkpoint is behind what could be freed. True: look again.
+    async fn look(&self, early_at: &mut Instant) -> bool {
+        let full = {
+            let state = &mut *self.state.borrow_mut();
+            state.extents.died = false;
+            state.full
+        };
+        if !full && !self.is_low() {
+            // Others may take what room there is.
+            return self.state.borrow().extents.iter().any(is_dead);
+        }
+        let worth = if full { 1 } else { self.config.ready_extents };
+        let now = peristyle_rt::now();
+        let due = {
+            let state = &mut *self.state.borrow_mut();
+            let mark = replay_mark(state);
+            let dead = |e: &&Extent| is_dead(e) && !state.freeable.contains(&e.id);
+            let behind = state.extents.iter().filter(dead).filter(|e| e.id < mark).count();
+            let last = state.extents.iter().filter(dead).map(|e| e.id).max();
+            let held_back = state.extents.iter().filter(dead).count() - behind;
+            // An extent that takes frames holds the mark back: others take its place.
+            if held_back >= worth && behind < worth {
+                state.retire_below = state.retire_below.max(last.expect("there are some").next());
+                state.room_wanted = true;
+                self.supply_wanted.notify_all();
+            }
+            if behind == 0 && held_back == 0 {
+                return false;
+            }
+            behind >= worth && now.since(*early_at) >= EARLY_PERIOD
+        };
+        if due {
+            *early_at = now;
+            self.state.borrow_mut().stats.early_checkpoints += 1;
+            let _ = self.checkpoint().await; // looked at again
+        }
+        true
+    }
+
+    /// Little of the pool is free.
+    fn is_low(&self) -> bool {
+        let mut devices = Vec::new();
+        self.columns.devices(AllocClass::User, &mut devices);
+        let sum =
+            |f: fn(&peristyle_cluster::DeviceView) -> u32| devices.iter().map(|d| f(d) as u64).sum::<u64>();
+        sum(|d| d.slots_free()) * LOW_SHARE <= sum(|d| d.slots_total)
+    }
+}
+
+/// Nothing refers to it, and nobody is at work on it.
+fn may_free(e: &Extent) -> bool {
+    is_dead(e) && e.meta == 0 && !e.in_record && !e.completing
+}
+
+/// User writes are refused: the pool is full, and the stock is spent.
+pub(crate) fn is_refusing(state: &State) -> bool {
+    let spent = |w: Width| state.extents.ready[w as usize].is_empty();
+    state.full && spent(Width::Wide) && spent(Width::Narrow)
+}

@@ -1,0 +1,337 @@
+//! Space comes back while the shard serves (DESIGN §4, §5.9, §11 "Collection and layers").
+
+mod pool;
+use peristyle_base::{ExtentId, LayerId};
+use peristyle_rt::sim::{self, Rng};
+use peristyle_rt::{Duration, timeout};
+use peristyle_shard::{ColumnFault, ShardError, WriteClass};
+use pool::*;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+const BLOCK: u64 = 4096;
+
+/// Writes half of the layer again and again: about so many wide extents of 2+1.
+async fn fill_extents(shard: &TestShard, extents: u64, salt: u64) {
+    for i in 0..extents * 8 {
+        write(shard, i % 16 * 128, 128, salt + i % 16).await.unwrap();
+    }
+}
+
+async fn expect_filled(shard: &TestShard, salt: u64) {
+    for i in 0..16 {
+        expect(shard, i * 128, 128, salt + i).await;
+    }
+}
+
+/// Extents that hold frames.
+fn used(home: &Home) -> BTreeSet<ExtentId> {
+    home.pool.extents().into_iter().filter(|&e| home.pool.header(e, 0, 0).is_some()).collect()
+}
+
+/// Which of them were given back since this was asked last.
+fn freed(home: &Home, of: &BTreeSet<ExtentId>) -> BTreeSet<ExtentId> {
+    let log = home.pool.take_log();
+    let freed = log.iter().filter(|(a, r)| a.what == What::Free && r.is_ok()).map(|(a, _)| a.extent);
+    freed.filter(|e| of.contains(e)).collect()
+}
+
+fn counter(shard: &TestShard, name: &str) -> u64 {
+    let snapshot = shard.stats_snapshot(peristyle_rt::now());
+    snapshot.counters.iter().find(|c| c.0 == name).expect("a counter").1
+}
+
+/// A shard whose log is some extents long, all but a few of them dead, and before the next checkpoint's mark.
+async fn with_dead_extents(home: &Home) -> TestShard {
+    let shard = home.start().await;
+    fill_extents(&shard, 12, 0).await;
+    shard.checkpoint().await.unwrap();
+    ms(500).await;
+    fill_extents(&shard, 12, 100).await;
+    ms(500).await;
+    shard
+}
+
+#[test]
+fn an_extent_is_freed_while_the_shard_serves_and_not_before_a_checkpoint_without_it_is_durable() {
+    sim::run(1, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = with_dead_extents(&home).await;
+        home.pool.take_log();
+        let used = used(&home);
+        ms(5000).await;
+        assert_eq!(freed(&home, &used), BTreeSet::new(), "without a checkpoint");
+        home.pool.rule(|a| match a.class {
+            Some(WriteClass::Meta) => Do::Late(Duration::from_millis(15)),
+            _ => Do::It,
+        });
+        let record = home.record();
+        let (done, me) = (Rc::new(Cell::new(false)), shard.clone());
+        let seen = done.clone();
+        peristyle_rt::spawn(async move {
+            me.checkpoint().await.unwrap();
+            seen.set(true);
+        });
+        while home.record().checkpoint == record.checkpoint {
+            assert_eq!(freed(&home, &used), BTreeSet::new(), "while the checkpoint is written");
+            peristyle_rt::sleep(Duration::from_micros(100)).await;
+        }
+        ms(500).await;
+        assert!(done.get());
+        let freed = freed(&home, &used);
+        let mark = home.record().checkpoint.unwrap().mark;
+        assert!(freed.len() > 8 && freed.iter().all(|e| *e < mark), "{freed:?} before {mark}");
+        assert!(freed.iter().all(|e| home.pool.columns_of(*e).is_empty()));
+        assert!(counter(&shard, "freed_extents") as usize >= freed.len());
+        shard.check_counts().unwrap();
+        expect_filled(&shard, 100).await;
+        home.kill(shard);
+        let shard = home.recover().await.unwrap();
+        expect_filled(&shard, 100).await;
+        shard.check_counts().unwrap();
+    });
+}
+
+#[test]
+fn what_dies_while_a_checkpoint_is_written_waits_for_the_next_one() {
+    sim::run(2, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        // All that is left of the first extent.
+        write(&shard, 3000, 128, 7).await.unwrap();
+        for salt in [0, 100] {
+            fill_extents(&shard, 12, salt).await;
+            shard.checkpoint().await.unwrap();
+            ms(500).await;
+        }
+        let first = BTreeSet::from([ExtentId(1)]);
+        home.pool.take_log();
+        home.pool.rule(|a| match a.class {
+            Some(WriteClass::Meta) => Do::Late(Duration::from_millis(15)),
+            _ => Do::It,
+        });
+        let me = shard.clone();
+        let checkpoint = async move { me.checkpoint().await.unwrap() };
+        let mut checkpoint = std::pin::pin!(checkpoint);
+        assert!(timeout(Duration::from_millis(5), checkpoint.as_mut()).await.is_none());
+        shard.zero(L, 3000 * BLOCK, 128 * BLOCK).await.unwrap();
+        checkpoint.await;
+        ms(500).await;
+        assert!(freed(&home, &first).is_empty(), "the checkpoint's map points at it");
+        shard.checkpoint().await.unwrap();
+        ms(500).await;
+        assert_eq!(freed(&home, &first), first);
+    });
+}
+
+#[test]
+fn nothing_is_freed_while_it_is_read() {
+    sim::run(3, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        fill_extents(&shard, 2, 0).await;
+        home.pool.rule(|a| match a.what {
+            What::Read if a.extent == ExtentId(1) && a.rows > 1 => Do::Late(Duration::from_secs(2)),
+            What::Read if a.extent == ExtentId(1) => Do::Late(Duration::from_secs(1)),
+            _ => Do::It,
+        });
+        let me = shard.clone();
+        let read = async move { read(&me, 0, 128).await };
+        let mut read = std::pin::pin!(read);
+        assert!(timeout(Duration::from_millis(1), read.as_mut()).await.is_none());
+        let used = used(&home);
+        fill_extents(&shard, 2, 100).await;
+        ms(100).await;
+        home.pool.take_log();
+        shard.checkpoint().await.unwrap();
+        assert!(timeout(Duration::from_millis(300), read.as_mut()).await.is_none());
+        assert!(!freed(&home, &used).contains(&ExtentId(1)), "somebody reads it");
+        assert!(read.await.unwrap() == fill(128, 0), "what was there when it began");
+        home.pool.no_rule();
+        ms(2500).await;
+        assert!(freed(&home, &used).contains(&ExtentId(1)));
+    });
+}
+
+#[test]
+fn an_extent_that_the_map_points_at_is_not_freed_whatever_its_count_says() {
+    sim::run(4, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        fill_extents(&shard, 2, 0).await;
+        ms(100).await;
+        shard.miscount(ExtentId(1));
+        assert!(shard.check_counts().is_err());
+        shard.checkpoint().await.unwrap();
+        ms(1000).await;
+        assert_eq!(counter(&shard, "unused_kept"), 1);
+        expect_filled(&shard, 0).await;
+    });
+}
+
+#[test]
+fn counts_follow_the_map_whatever_happens() {
+    for seed in 0..8 {
+        sim::run(100 + seed, move |_| async move {
+            let home = Home::new(["2+1", "1+1", "2+2"][seed as usize % 3], 5);
+            let mut shard = home.start().await;
+            let mut rng = Rng::new(seed);
+            for step in 0..120u64 {
+                let (block, count) = (rng.below(3900), 1 + rng.below(128));
+                match rng.below(12) {
+                    0..6 => write(&shard, block, count as usize, step).await.unwrap(),
+                    6 => shard.zero(L, block * BLOCK, count * BLOCK).await.unwrap(),
+                    7 => shard.zero(L, 0, 3000 * BLOCK).await.unwrap(),
+                    8 => shard.checkpoint().await.unwrap(),
+                    9 => {
+                        let other = LayerId(2);
+                        shard.ensure_layer(other, 1000).await.unwrap();
+                        shard.write(other, 0, view(&fill(20, step)).await).await.unwrap();
+                    }
+                    10 => shard.drop_layer(LayerId(2)).await.unwrap(),
+                    _ => {
+                        home.kill(shard);
+                        shard = home.recover().await.unwrap();
+                    }
+                }
+                shard.check_counts().unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn a_full_pool_gets_its_space_back_by_itself() {
+    for what in 0..3u64 {
+        sim::run(5, move |_| async move {
+            let home = Home::new("2+1", 4);
+            home.pool.slots(16);
+            let shard = home.recover().await.unwrap();
+            // Four times what the pool holds, so that each block is written once.
+            shard.ensure_layer(L, 1 << 16).await.unwrap();
+            let mut written = 0;
+            while write(&shard, written * 128, 128, written).await.is_ok() {
+                written += 1;
+            }
+            assert!(written > 60, "{written}");
+            assert_eq!(write(&shard, 0, 128, 9).await, Err(ShardError::NoSpace));
+            match what {
+                0 => shard.drop_layer(L).await.unwrap(),
+                1 => shard.zero(L, 0, BLOCK << 16).await.unwrap(),
+                // All but some blocks of the first MiB: its leaf stays.
+                _ => shard.zero(L, 16 * BLOCK, (BLOCK << 16) - 16 * BLOCK).await.unwrap(),
+            }
+            ms(6000).await;
+            shard.ensure_layer(L, 1 << 16).await.unwrap();
+            for i in 0..written / 2 {
+                assert_eq!(write(&shard, 1000 + i * 128, 128, i).await, Ok(()), "{what}: {i} of {written}");
+            }
+            shard.check_counts().unwrap();
+            home.kill(shard);
+            let shard = home.recover().await.unwrap();
+            for i in 0..written / 2 {
+                expect(&shard, 1000 + i * 128, 128, i).await;
+            }
+        });
+    }
+}
+
+#[test]
+fn a_pool_that_is_low_on_room_has_checkpoints_taken_early() {
+    sim::run(6, |_| async {
+        let home = Home::new("2+1", 4);
+        home.pool.slots(64);
+        let shard = home.start().await;
+        // More than twice its capacity over the same blocks, and less than a gigabyte of log altogether.
+        let began = peristyle_rt::now();
+        for i in 0..8 * 200 {
+            while write(&shard, i % 16 * 128, 128, i % 16).await == Err(ShardError::NoSpace) {
+                ms(100).await;
+            }
+            ms(4).await;
+        }
+        assert!(counter(&shard, "early_checkpoints") > 2);
+        let seconds = peristyle_rt::now().since(began).as_secs();
+        assert!(counter(&shard, "early_checkpoints") <= seconds + 1, "once a second at most");
+        expect_filled(&shard, 0).await;
+        shard.check_counts().unwrap();
+    });
+}
+
+#[test]
+fn a_device_that_is_away_keeps_a_leftover_that_the_next_start_recognises() {
+    sim::run(7, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = with_dead_extents(&home).await;
+        let before: BTreeSet<ExtentId> = home.pool.extents().into_iter().collect();
+        home.pool.away(0, true);
+        shard.checkpoint().await.unwrap();
+        ms(1000).await;
+        home.pool.away(0, false);
+        let partly = |e: &ExtentId| (1..3).contains(&home.pool.columns_of(*e).len());
+        let left: Vec<ExtentId> = before.iter().copied().filter(partly).collect();
+        assert!(left.len() > 4, "{left:?}");
+        home.kill(shard);
+        let shard = home.recover().await.unwrap();
+        ms(3000).await;
+        assert!(left.iter().all(|e| home.pool.columns_of(*e).is_empty()), "{left:?}");
+        expect_filled(&shard, 100).await;
+    });
+}
+
+#[test]
+fn columns_that_missed_their_seal_go_first() {
+    sim::run(8, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        // Nothing of device 0 is ever sealed.
+        home.pool.rule(|a| match a.what {
+            What::Seal if a.device == 0 => Do::Fail(ColumnFault::Refused),
+            _ => Do::It,
+        });
+        let mut unsealed = 0;
+        for round in 0..3 {
+            fill_extents(&shard, 12, round).await;
+            let used = used(&home);
+            home.pool.take_log();
+            shard.checkpoint().await.unwrap();
+            ms(2000).await;
+            let mut order: BTreeMap<ExtentId, Vec<usize>> = BTreeMap::new();
+            for (a, _) in home.pool.take_log().iter().filter(|(a, _)| a.what == What::Free) {
+                order.entry(a.extent).or_default().push(a.device);
+            }
+            for devices in order.iter().filter(|o| used.contains(o.0) && o.1.contains(&0)).map(|o| o.1) {
+                assert_eq!(devices[0], 0, "{order:?}");
+                unsealed += 1;
+            }
+        }
+        assert!(unsealed > 4, "{unsealed}");
+        expect_filled(&shard, 2).await;
+    });
+}
+
+#[test]
+fn map_blocks_move_out_of_extents_that_hold_nothing_else() {
+    sim::run(9, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        // A block whose leaf is written once, into the first extent, and not changed any more.
+        write(&shard, 4000, 2, 7).await.unwrap();
+        shard.zero(L, 4000 * BLOCK, 2 * BLOCK).await.unwrap();
+        shard.checkpoint().await.unwrap();
+        for round in 0..4 {
+            fill_extents(&shard, 12, round).await;
+            shard.checkpoint().await.unwrap();
+            ms(500).await;
+        }
+        shard.checkpoint().await.unwrap();
+        ms(500).await;
+        assert!(home.pool.columns_of(ExtentId(1)).is_empty(), "its leaf lies elsewhere now");
+        home.kill(shard);
+        let shard = home.recover().await.unwrap();
+        assert!(read(&shard, 4000, 2).await.unwrap() == vec![0; 2 * BLOCK as usize]);
+        expect_filled(&shard, 3).await;
+        shard.check_counts().unwrap();
+    });
+}
