@@ -234,12 +234,15 @@ pub struct PoolConfig {
     /// "refuse" (default) or "continue": what to do with fewer than m+1 failure domains.
     #[serde(with = "text")]
     pub too_few_domains: TooFewPolicy,
+    /// Blocks of zeros that hosts write need no space. Default true.
+    pub detect_zeroes: bool,
 }
 
 impl Default for PoolConfig {
     fn default() -> PoolConfig {
         let scheme = Scheme::new(4, 2).expect("a valid scheme");
-        PoolConfig { name: "main".into(), scheme, too_few_domains: TooFewPolicy::Refuse }
+        let too_few_domains = TooFewPolicy::Refuse;
+        PoolConfig { name: "main".into(), scheme, too_few_domains, detect_zeroes: true }
     }
 }
 

@@ -116,6 +116,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         state.stats.frames += 1;
         state.stats.frame_blocks += frame.contents.data.len() as u64;
         state.stats.user_blocks += frame.contents.data.len() as u64;
+        state.stats.zero_blocks += frame.contents.zeroes as u64;
         state.order.push_back(index);
         Some(index)
     }

@@ -48,7 +48,13 @@ struct Candidate {
     /// Position among the commands taken.
     order: u32,
     view: View,
+    /// Its checksum, once it is known to be part of the frame.
+    crc: Option<u32>,
 }
+
+static ZEROES: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+/// CRC32C of a block of zeros.
+const ZEROES_CRC: u32 = 0x98f9_4189;
 
 /// Reused between frames.
 #[derive(Default)]
@@ -56,6 +62,8 @@ pub struct Scratch {
     candidates: Vec<Candidate>,
     /// Zeroed ranges with their place in the order of arrival.
     ranges: Vec<(LayerId, u64, u32, u32)>,
+    /// Blocks of zeros that hosts write become ranges, too.
+    detect_zeroes: bool,
 }
 
 /// What a frame is made of, in memory that is used again.
@@ -64,6 +72,8 @@ pub struct Contents {
     pub entries: Vec<Entry>,
     pub data: Vec<View>,
     pub ops: Vec<(OpId, Instant)>,
+    /// Blocks that hosts wrote, and that are ranges because they are zeros.
+    pub zeroes: usize,
 }
 
 impl Contents {
@@ -72,12 +82,14 @@ impl Contents {
             entries: Vec::with_capacity(ENTRIES_MAX),
             data: Vec::with_capacity(FRAME_BLOCKS_MAX),
             ops: Vec::with_capacity(FRAME_BLOCKS_MAX),
+            zeroes: 0,
         }
     }
     pub fn clear(&mut self) {
         self.entries.clear();
         self.data.clear();
         self.ops.clear();
+        self.zeroes = 0;
     }
 }
 
@@ -148,7 +160,8 @@ impl Queue {
                 Effect::Write { layer, block, data } => {
                     for (i, at) in (0..data.len()).step_by(BLOCK_BYTES).enumerate() {
                         let view = data.slice(at..at + BLOCK_BYTES);
-                        scratch.candidates.push(Candidate { layer, block: block + i as u64, order, view });
+                        let block = block + i as u64;
+                        scratch.candidates.push(Candidate { layer, block, order, view, crc: None });
                         blocks += 1;
                     }
                 }
@@ -167,8 +180,9 @@ impl Queue {
 }
 
 impl Scratch {
-    pub fn with_room() -> Scratch {
+    pub fn with_room(detect_zeroes: bool) -> Scratch {
         Scratch {
+            detect_zeroes,
             candidates: Vec::with_capacity(FRAME_BLOCKS_MAX),
             ranges: Vec::with_capacity(OTHER_ENTRIES_MAX),
         }
@@ -180,6 +194,7 @@ impl Scratch {
         for &(layer, block, count, _) in &self.ranges {
             out.entries.push(Entry::Zero { layer, block, count });
         }
+        let asked = out.entries.len();
         for i in 0..self.candidates.len() {
             let c = &self.candidates[i];
             let superseded =
@@ -187,13 +202,36 @@ impl Scratch {
                     || self.ranges.iter().any(|&(layer, block, count, order)| {
                         layer == c.layer && order > c.order && overlap(block, count as u64, c.block, 1)
                     });
-            if !superseded {
-                out.entries.push(Entry::Data { layer: c.layer, block: c.block, crc: crc32c(&c.view) });
-                out.data.push(c.view.clone());
+            if superseded {
+                continue;
+            }
+            let crc = crc32c(&c.view);
+            // The checksum is needed anyway: only a block that has the one of zeros is looked at.
+            if self.detect_zeroes && crc == ZEROES_CRC && c.view[..] == ZEROES {
+                add_zero(&mut out.entries, asked, c.layer, c.block);
+                out.zeroes += 1;
+            } else {
+                self.candidates[i].crc = Some(crc);
             }
         }
-        self.candidates.clear();
+        for c in self.candidates.drain(..) {
+            if let Some(crc) = c.crc {
+                out.entries.push(Entry::Data { layer: c.layer, block: c.block, crc });
+                out.data.push(c.view);
+            }
+        }
     }
+}
+
+/// Adds a block to the ranges from the `first` entry on: it takes no more room than its data entry would have.
+fn add_zero(entries: &mut Vec<Entry>, first: usize, layer: LayerId, block: u64) {
+    if let Some(Entry::Zero { layer: l, block: b, count }) = entries[first..].last_mut()
+        && (*l, *b + *count as u64) == (layer, block)
+    {
+        *count += 1;
+        return;
+    }
+    entries.push(Entry::Zero { layer, block, count: 1 });
 }
 
 pub(crate) fn overlap(a: u64, a_count: u64, b: u64, b_count: u64) -> bool {

@@ -53,6 +53,8 @@ pub struct ShardConfig {
     pub read_limit_p99s: u32,
     /// How long a host's read waits when more columns than the scheme covers are out of reach.
     pub read_patience: Duration,
+    /// Blocks of zeros that hosts write need no space.
+    pub detect_zeroes: bool,
 }
 
 impl ShardConfig {
@@ -71,6 +73,7 @@ impl ShardConfig {
             read_limit_min: Duration::from_millis(10),
             read_limit_p99s: 8,
             read_patience: Duration::from_secs(10),
+            detect_zeroes: true,
         }
     }
 }
@@ -235,7 +238,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             map: Map::new(config.map_leaves_max),
             extents: Extents::default(),
             queue: Queue::with_room(config.pending_commands_max),
-            scratch: Scratch::with_room(),
+            scratch: Scratch::with_room(config.detect_zeroes),
             frames,
             order: VecDeque::with_capacity(64),
             to_append: VecDeque::with_capacity(64),

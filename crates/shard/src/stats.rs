@@ -18,6 +18,8 @@ pub struct Stats {
     pub frame_blocks: u64,
     pub narrow_frames: u64,
     pub user_blocks: u64,
+    /// Blocks that users wrote, and that need no space because they are zeros.
+    pub zero_blocks: u64,
     pub reappended: u64,
     pub abandoned: u64,
     pub checkpoints: u64,
@@ -61,6 +63,7 @@ impl Stats {
                 ("frame_blocks", self.frame_blocks),
                 ("narrow_frames", self.narrow_frames),
                 ("user_blocks", self.user_blocks),
+                ("zero_blocks", self.zero_blocks),
                 ("reappended_frames", self.reappended),
                 ("abandoned_extents", self.abandoned),
                 ("checkpoints", self.checkpoints),

@@ -335,3 +335,34 @@ fn map_blocks_move_out_of_extents_that_hold_nothing_else() {
         shard.check_counts().unwrap();
     });
 }
+
+#[test]
+fn blocks_of_zeros_need_no_space_unless_that_is_switched_off() {
+    for detect in [true, false] {
+        sim::run(10, move |_| async move {
+            let mut home = Home::new("2+1", 4);
+            home.config.detect_zeroes = detect;
+            let shard = home.start().await;
+            let mut mixed = fill(8, 1);
+            mixed[BLOCK as usize..4 * BLOCK as usize].fill(0);
+            mixed[7 * BLOCK as usize..].fill(0);
+            // One byte makes it data.
+            mixed[4 * BLOCK as usize..5 * BLOCK as usize].fill(0);
+            mixed[5 * BLOCK as usize - 1] = 1;
+            write(&shard, 0, 8, 2).await.unwrap();
+            home.pool.take_log();
+            shard.write(L, 0, view(&mixed).await).await.unwrap();
+            let frames = home.pool.take_log().iter().filter(|(a, _)| a.what == What::Append).count();
+            assert!(frames <= 3, "one frame, so that the command is atomic");
+            assert_eq!(shard.mapped_blocks(), if detect { 4 } else { 8 });
+            assert_eq!(counter(&shard, "zero_blocks"), if detect { 4 } else { 0 });
+            shard.write(L, 100 * BLOCK, view(&vec![0; 128 * BLOCK as usize]).await).await.unwrap();
+            assert_eq!(shard.mapped_blocks(), if detect { 4 } else { 136 });
+            home.kill(shard);
+            let shard = home.recover().await.unwrap();
+            assert!(read(&shard, 0, 8).await.unwrap() == mixed);
+            assert!(read(&shard, 100, 128).await.unwrap().iter().all(|&b| b == 0));
+            shard.check_counts().unwrap();
+        });
+    }
+}

@@ -105,6 +105,8 @@ pub struct Plan {
     pub buffers: u64,
     pub hugepages: HugePages,
     pub map_cache: u64,
+    /// Blocks of zeros that hosts write need no space.
+    pub detect_zeroes: bool,
     /// Faults may be injected.
     pub development: bool,
 }
@@ -181,6 +183,7 @@ pub fn dev(plan: &DevPlan, observer: &mut dyn Observer) -> Result<(), Failure> {
             buffers: 144 * MIB,
             hugepages: HugePages::Auto,
             map_cache: GIB,
+            detect_zeroes: true,
             development: true,
         },
         observer,
@@ -236,6 +239,7 @@ pub fn node(config: &Config, observer: &mut dyn Observer) -> Result<(), Failure>
             buffers: config.memory.buffers.0,
             hugepages: config.memory.hugepages,
             map_cache: config.memory.map_cache.0,
+            detect_zeroes: config.pool.detect_zeroes,
             development: false,
         },
         observer,

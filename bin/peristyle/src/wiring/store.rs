@@ -206,6 +206,7 @@ fn node_config(plan: &Plan, state: &State) -> NodeConfig {
         state.shards.values().map(|s| (s.id, ReactorId((s.reactor as usize % reactors) as u16))).collect();
     let mut shard = ShardConfig::new(pool.map_or(plan.scheme, |p| p.scheme));
     shard.too_few = pool.map_or(plan.too_few, |p| p.too_few_domains);
+    shard.detect_zeroes = plan.detect_zeroes;
     shard.map_leaves_max = (plan.map_cache as usize / BLOCK_BYTES / shards.len().max(1)).max(1);
     NodeConfig {
         node: NodeId(0),
