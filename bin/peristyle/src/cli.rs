@@ -40,6 +40,9 @@ pub enum Command {
     /// List, create and delete volumes of a running node
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// How the space of a running node's pool is used
+    #[command(subcommand)]
+    Pool(PoolCommand),
     /// What a running node is and how it does
     Status(JsonOption),
     Stats(StatsOptions),
@@ -146,6 +149,13 @@ pub struct NodeOptions {
     /// Check the file, say what is wrong or doubtful, and stop
     #[arg(long)]
     pub check: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum PoolCommand {
+    /// Capacity, live and dead blocks, extents by phase and kind, what waits to be freed
+    #[command(after_help = "Example: peristyle pool show --json")]
+    Show(JsonOption),
 }
 
 #[derive(Subcommand, Debug)]

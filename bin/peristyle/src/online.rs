@@ -80,6 +80,15 @@ pub fn devices(options: JsonOption, admin: Admin) -> Result<(), Failure> {
     Ok(())
 }
 
+pub fn pool(options: JsonOption, admin: Admin) -> Result<(), Failure> {
+    match call(admin, Request::PoolShow)? {
+        Response::Pool(pool) if options.json => print(&render::json(&pool)),
+        Response::Pool(pool) => print(&render::pool(&pool)),
+        other => return Err(unexpected(other)),
+    }
+    Ok(())
+}
+
 pub fn stats(options: StatsOptions, admin: Admin) -> Result<(), Failure> {
     let mut client = Client::connect(admin)?;
     loop {

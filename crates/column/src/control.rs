@@ -6,7 +6,7 @@ use crate::format::{RowRange, RowSet, RowTable, SlotState, column_crc};
 use crate::server::{Inner, Server};
 use crate::slot::{OpenId, SlotTable};
 use crate::stats::WritePurpose;
-use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ColumnName, Epoch, RowIndex, SlotIndex};
+use peristyle_base::{BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, ColumnName, Epoch, RowIndex, SlotIndex};
 use peristyle_rt::{Buf, IoError, IoVec};
 use std::future::Future;
 use std::rc::Rc;
@@ -153,7 +153,9 @@ impl Server {
         let zeroing = inner.zero_slot(slot);
         inner.commit(slot).await?;
         // The column is gone, durably. A slot that could not be zeroed is free all the same.
-        let _ = inner.ops.wait(zeroing).await;
+        if inner.ops.wait(zeroing).await.is_ok() {
+            inner.stats.borrow_mut().discarded(COLUMN_BYTES);
+        }
         Ok(())
     }
 }

@@ -94,6 +94,7 @@ pub(crate) struct Stats {
     refused: u64,
     device_errors: u64,
     repaired_pages: u64,
+    discarded_bytes: u64,
     pub append_queue: Stage,
     pub append_service: Stage,
     pub read_queue: Stage,
@@ -120,6 +121,9 @@ impl Stats {
     pub fn device_error(&mut self) {
         self.device_errors += 1;
     }
+    pub fn discarded(&mut self, bytes: u64) {
+        self.discarded_bytes += bytes;
+    }
     pub fn repaired(&mut self, pages: u64) {
         self.repaired_pages += pages;
     }
@@ -135,6 +139,7 @@ impl Stats {
             refused: self.refused,
             device_errors: self.device_errors,
             repaired_pages: self.repaired_pages,
+            discarded_bytes: self.discarded_bytes,
             append_queue: self.append_queue.snapshot(now),
             append_service: self.append_service.snapshot(now),
             read_queue: self.read_queue.snapshot(now),
@@ -160,6 +165,8 @@ pub struct DeviceStats {
     pub device_errors: u64,
     /// Pages of the slot table and labels whose copies differed when the device was opened.
     pub repaired_pages: u64,
+    /// Of freed slots, given back to the medium: holes were punched, or the device zeroed them by itself.
+    pub discarded_bytes: u64,
     /// Appends and reads: waiting for a place among those in flight, and at the device.
     pub append_queue: StageSnapshot,
     pub append_service: StageSnapshot,

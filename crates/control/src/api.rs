@@ -38,6 +38,7 @@ pub enum Request {
         name: String,
     },
     DeviceList,
+    PoolShow,
     Stats,
     /// Makes a device misbehave; development nodes only.
     Inject {
@@ -69,6 +70,7 @@ pub enum Response {
     Devices {
         devices: Vec<DeviceInfo>,
     },
+    Pool(PoolInfo),
     Stats(Stats),
     /// It is done, and there is nothing to say.
     Done,
@@ -151,6 +153,39 @@ pub struct DeviceInfo {
     pub slots_used: u32,
     pub bytes: u64,
     pub write_cache: String,
+}
+
+/// How the pool's space is used.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct PoolInfo {
+    pub name: String,
+    pub scheme: String,
+    /// Slots of 2 MiB on all devices: those that users' data may fill, and those in use.
+    pub slots_total: u64,
+    pub slots_used: u64,
+    pub slots_free: u64,
+    pub capacity_bytes: u64,
+    pub used_bytes: u64,
+    /// Blocks of volumes that hold data, and of the map in the log.
+    pub live_blocks: u64,
+    pub map_blocks: u64,
+    /// Data blocks of extents behind which nothing is any more; headers and holes count.
+    pub dead_blocks: u64,
+    pub extents: Vec<ExtentCount>,
+    /// Extents that hold nothing, and wait for a checkpoint or to be freed.
+    pub waiting_extents: u64,
+    /// Extents that were freed since the start, without those that the start itself gave back.
+    pub freed_extents: u64,
+    /// Bytes of freed slots that were given back to the medium since the start.
+    pub discarded_bytes: u64,
+}
+
+/// Extents of one phase ("ready", "open", "closed", "sealed") and kind ("wide", "narrow", "shrunk").
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ExtentCount {
+    pub phase: String,
+    pub kind: String,
+    pub extents: u64,
 }
 
 /// Counters and stages of everything, as a tree: the node, its volumes, its devices.

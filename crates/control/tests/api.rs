@@ -77,6 +77,7 @@ fn responses_and_errors_read_back() {
         Ok(Response::Volume(volume())),
         Ok(Response::Volumes { volumes: vec![volume(), volume()] }),
         Ok(Response::Devices { devices: vec![] }),
+        Ok(Response::Pool(PoolInfo { name: "main".into(), live_blocks: 7, ..PoolInfo::default() })),
         Ok(Response::Stats(stats)),
         Ok(Response::Done),
         Err(ApiError::new(Code::Busy, "later")),

@@ -289,3 +289,39 @@ fn a_queue_without_its_admin_queue_is_closed() {
     });
     rig.settle();
 }
+
+#[test]
+fn space_comes_back_while_the_node_runs_when_hosts_zero_or_deallocate() {
+    let rig = Rig::new(31, 1);
+    rig.order.set(Order::AddHuge);
+    rig.world.handle().run_for(Duration::from_millis(100));
+    rig.run(|| async {
+        let host = Host::connect(&addr(), &HostOptions::new(ALICE, NQN), 1).await.unwrap();
+        let queue = &host.io[0];
+        for round in 0..3u64 {
+            // 512 KiB at once, until the pool is full: 1 GiB of devices is less than 683 MiB of data.
+            let (mut end, data) = (0, view(&fill(128 * 4096, round)).await);
+            let refused = loop {
+                match queue.write(HUGE, end, 128, data.clone()).await {
+                    Ok(()) => end += 128,
+                    Err(error) => break status::<()>(Err(error)),
+                }
+            };
+            assert!(refused.is(Status::CAPACITY_EXCEEDED));
+            assert!(end * 4096 > 400 * MIB, "round {round}: {end} blocks");
+            match round {
+                0 => queue.deallocate(HUGE, &[(0, end as u32)]).await.unwrap(),
+                _ => {
+                    for at in (0..end).step_by(65536) {
+                        queue.write_zeroes(HUGE, at, 65536).await.unwrap();
+                    }
+                }
+            }
+            peristyle_rt::sleep(Duration::from_secs(5)).await;
+        }
+        host.close();
+    });
+    rig.settle();
+    let space = rig.stats()[0].shards[0].1.space;
+    assert!(space.freed_extents > 100 && space.live_blocks == 0, "{space:?}");
+}

@@ -8,6 +8,7 @@ use crate::extent::{Extent, ExtentPhase, Width};
 use crate::frame::{Entry, Header};
 use crate::map::Lookup;
 use crate::shard::{Shard, State};
+use crate::stats::SpaceFigures;
 use peristyle_base::{BLOCK_BYTES, ColumnName, ColumnPlace, ExtentId, Instant, RowIndex};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::sync::Notify;
@@ -116,6 +117,34 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         extents.iter_mut().for_each(|e| (e.live, e.meta) = (0, 0));
         map.for_each(|_, _, ptr| extents.add_live(ptr.extent(), 1));
         homes.for_each(|ptr| extents.add_meta(ptr));
+    }
+
+    pub(crate) fn space_figures(&self) -> SpaceFigures {
+        let state = self.state.borrow();
+        let mut figures = SpaceFigures {
+            live_blocks: state.map.mapped_blocks(),
+            freed_extents: state.stats.freed_extents,
+            ..SpaceFigures::default()
+        };
+        for e in state.extents.iter().filter(|e| !e.leftover) {
+            let (phase, rows) = match e.phase {
+                ExtentPhase::Ready => (0, 0),
+                ExtentPhase::Open => (1, e.next_row),
+                ExtentPhase::Closed | ExtentPhase::Sealing | ExtentPhase::Old => (2, e.committed_rows),
+                ExtentPhase::Sealed => (3, e.committed_rows),
+            };
+            let kind = match e.scheme {
+                scheme if scheme == self.config.scheme => 0,
+                scheme if scheme.is_narrow() => 1,
+                _ => 2,
+            };
+            figures.extents[phase][kind] += 1;
+            figures.map_blocks += u64::from(e.meta);
+            let blocks = e.scheme.k() as u64 * u64::from(rows);
+            figures.dead_blocks += blocks.saturating_sub(u64::from(e.live + e.meta));
+            figures.waiting_extents += u64::from(is_dead(e));
+        }
+        figures
     }
 
     /// For tests and the simulator: whether the counts are those of the map and of the checkpoint.

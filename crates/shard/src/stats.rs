@@ -37,9 +37,43 @@ pub struct Stats {
     pub hedges_won: u64,
 }
 
+/// Phases of an extent's life, and kinds of extents, as the figures count them.
+pub const PHASES: [&str; 4] = ["ready", "open", "closed", "sealed"];
+pub const KINDS: [&str; 3] = ["wide", "narrow", "shrunk"];
+
+/// What a shard has of the pool. A few of these figures are sums over its extents: not for the I/O path.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct SpaceFigures {
+    /// Blocks of volumes that hold data.
+    pub live_blocks: u64,
+    /// Blocks of the map that checkpoints refer to.
+    pub map_blocks: u64,
+    /// Data blocks of extents behind which nothing is, or not any more; headers and holes count.
+    pub dead_blocks: u64,
+    /// By [`PHASES`] and [`KINDS`].
+    pub extents: [[u64; KINDS.len()]; PHASES.len()],
+    /// Extents that hold nothing, and wait for a checkpoint or to be freed.
+    pub waiting_extents: u64,
+    /// Extents that were freed while the shard ran.
+    pub freed_extents: u64,
+}
+
+impl SpaceFigures {
+    pub fn add(&mut self, other: &SpaceFigures) {
+        self.live_blocks += other.live_blocks;
+        self.map_blocks += other.map_blocks;
+        self.dead_blocks += other.dead_blocks;
+        let mine = self.extents.iter_mut().flatten();
+        mine.zip(other.extents.iter().flatten()).for_each(|(mine, more)| *mine += more);
+        self.waiting_extents += other.waiting_extents;
+        self.freed_extents += other.freed_extents;
+    }
+}
+
 /// A copy of the figures at one moment.
 #[derive(Clone, Default)]
 pub struct ShardSnapshot {
+    pub space: SpaceFigures,
     pub stages: Vec<(&'static str, StageSnapshot)>,
     pub counters: Vec<(&'static str, u64)>,
 }
@@ -57,6 +91,7 @@ impl Stats {
             ("read.reconstruct", &self.reconstruct),
         ];
         ShardSnapshot {
+            space: SpaceFigures::default(),
             stages: stages.into_iter().map(|(name, stage)| (name, stage.snapshot(now))).collect(),
             counters: vec![
                 ("frames", self.frames),
@@ -85,6 +120,7 @@ impl ShardSnapshot {
             *self = other;
             return;
         }
+        self.space.add(&other.space);
         for ((_, mine), (_, theirs)) in self.stages.iter_mut().zip(&other.stages) {
             mine.merge(theirs);
         }
@@ -97,6 +133,7 @@ impl ShardSnapshot {
 impl<C: crate::Columns, S: peristyle_cluster::ShardStore + 'static> crate::Shard<C, S> {
     /// A copy of this shard's figures.
     pub fn stats_snapshot(&self, now: Instant) -> ShardSnapshot {
-        self.state.borrow().stats.snapshot(now)
+        let snapshot = self.state.borrow().stats.snapshot(now);
+        ShardSnapshot { space: self.space_figures(), ..snapshot }
     }
 }

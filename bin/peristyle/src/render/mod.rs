@@ -6,7 +6,7 @@ mod tables;
 
 pub use ready::{Rates, Ready, ReadyVolume, StatusLine};
 pub use stats::stats;
-pub use tables::{device_reports, devices, status, volume, volumes};
+pub use tables::{device_reports, devices, pool, status, volume, volumes};
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;

@@ -2,8 +2,9 @@
 
 use super::table;
 use crate::wiring::DeviceReport;
+use peristyle_base::BLOCK_BYTES;
 use peristyle_base::units::format_bytes;
-use peristyle_control::api::{DeviceInfo, Status, VolumeInfo};
+use peristyle_control::api::{DeviceInfo, PoolInfo, Status, VolumeInfo};
 use peristyle_control::desired::VolumeState;
 
 fn state(state: VolumeState) -> String {
@@ -90,6 +91,26 @@ pub fn status(s: &Status) -> String {
     out
 }
 
+pub fn pool(p: &PoolInfo) -> String {
+    let share = 100.0 * p.used_bytes as f64 / p.capacity_bytes.max(1) as f64;
+    let (used, capacity) = (format_bytes(p.used_bytes), format_bytes(p.capacity_bytes));
+    let blocks = |n: u64| format!("{n} blocks ({})", format_bytes(n * BLOCK_BYTES as u64));
+    let extents: Vec<String> =
+        p.extents.iter().map(|e| format!("{} {} {}", e.extents, e.phase, e.kind)).collect();
+    let extents = if extents.is_empty() { "none".into() } else { extents.join(", ") };
+    pairs(&[
+        ("pool", format!("{}, {}", p.name, p.scheme)),
+        ("used", format!("{used} of {capacity} ({share:.1} %)")),
+        ("slots", format!("{} of {} in use, {} free", p.slots_used, p.slots_total, p.slots_free)),
+        ("live", blocks(p.live_blocks)),
+        ("map", blocks(p.map_blocks)),
+        ("dead", blocks(p.dead_blocks)),
+        ("extents", extents),
+        ("to be freed", format!("{} extents; {} were since the start", p.waiting_extents, p.freed_extents)),
+        ("discarded", format!("{} since the start", format_bytes(p.discarded_bytes))),
+    ])
+}
+
 /// Offline reports of devices, one after the other.
 pub fn device_reports(reports: &[DeviceReport]) -> String {
     let mut out = String::new();
@@ -125,7 +146,7 @@ fn pairs(pairs: &[(&str, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peristyle_control::api::ShardInfo;
+    use peristyle_control::api::{ExtentCount, ShardInfo};
 
     fn demo() -> VolumeInfo {
         VolumeInfo {
@@ -208,6 +229,38 @@ mod tests {
         let text = status(&s);
         assert!(text.contains("1+1 now, of 4+2: LESS PROTECTION"), "{text}");
         assert!(text.contains("shard 0 (epoch 4): waits for device u\n"), "{text}");
+    }
+
+    #[test]
+    fn a_pool_tells_what_is_live_and_what_comes_back() {
+        let count = |phase: &str, kind: &str, extents| ExtentCount {
+            phase: phase.into(),
+            kind: kind.into(),
+            extents,
+        };
+        let text = pool(&PoolInfo {
+            name: "main".into(),
+            scheme: "4+2".into(),
+            slots_total: 1000,
+            slots_used: 250,
+            slots_free: 750,
+            capacity_bytes: 1000 << 21,
+            used_bytes: 250 << 21,
+            live_blocks: 256,
+            extents: vec![count("open", "narrow", 1), count("sealed", "wide", 41)],
+            waiting_extents: 3,
+            ..PoolInfo::default()
+        });
+        for line in [
+            "pool         main, 4+2",
+            "used         500.0 MiB of 2.0 GiB (25.0 %)",
+            "slots        250 of 1000 in use, 750 free",
+            "live         256 blocks (1.0 MiB)",
+            "extents      1 open narrow, 41 sealed wide",
+            "to be freed  3 extents; 0 were since the start",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}: {text}");
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@ use peristyle_base::units::COLUMN_BYTES;
 use peristyle_base::{DeviceId, Scheme};
 use peristyle_cluster::{PoolView, Protection};
 use peristyle_control::api::{
-    ApiError, Code, DeviceInfo, FaultKind, Request, Response, ShardInfo, Stats, Status, VolumeInfo,
+    ApiError, Code, DeviceInfo, ExtentCount, FaultKind, PoolInfo, Request, Response, ShardInfo, Stats,
+    Status, VolumeInfo,
 };
 use peristyle_control::config::ListenAddr;
 use peristyle_control::desired::{Change, Volume};
@@ -15,6 +16,7 @@ use peristyle_control::{AdminHandler, Control, EmbeddedStore};
 use peristyle_node::devices::SharedDevice;
 use peristyle_node::{DeviceState, ShardPhase};
 use peristyle_rt::{Duration, Fault, Instant};
+use peristyle_shard::stats::{KINDS, PHASES, SpaceFigures};
 use peristyle_shard::{AllocClass, ShardError};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -118,6 +120,42 @@ impl Admin {
                 }
             })
             .collect()
+    }
+
+    async fn pool(&self) -> PoolInfo {
+        let all = self.node.all_stats().await;
+        let mut space = SpaceFigures::default();
+        all.iter().flat_map(|reactor| &reactor.shards).for_each(|(_, shard)| space.add(&shard.space));
+        let usage = self.node.devices().all().iter().map(|d| d.usage());
+        let (slots_total, slots_used) =
+            usage.fold((0, 0), |sum, (total, used)| (sum.0 + u64::from(total), sum.1 + u64::from(used)));
+        let by_phase = PHASES.iter().zip(space.extents);
+        let extents = by_phase.flat_map(|(phase, kinds)| {
+            KINDS.iter().zip(kinds).map(move |(kind, extents)| (phase, kind, extents))
+        });
+        let count = |(phase, kind, extents): (&&str, &&str, u64)| ExtentCount {
+            phase: phase.to_string(),
+            kind: kind.to_string(),
+            extents,
+        };
+        let state = self.control.state();
+        let pool = state.pools.values().next();
+        PoolInfo {
+            name: pool.map_or(self.plan.pool_name.clone(), |p| p.name.clone()),
+            scheme: pool.map_or(self.plan.scheme, |p| p.scheme).to_string(),
+            slots_total,
+            slots_used,
+            slots_free: slots_total.saturating_sub(slots_used),
+            capacity_bytes: slots_total * COLUMN_BYTES,
+            used_bytes: slots_used * COLUMN_BYTES,
+            live_blocks: space.live_blocks,
+            map_blocks: space.map_blocks,
+            dead_blocks: space.dead_blocks,
+            extents: extents.filter(|e| e.2 > 0).map(count).collect(),
+            waiting_extents: space.waiting_extents,
+            freed_extents: space.freed_extents,
+            discarded_bytes: all.iter().flat_map(|r| &r.devices).map(|d| d.discarded_bytes).sum(),
+        }
     }
 
     /// By UUID, path, name (the end of the path), or number in `device list`.
@@ -225,6 +263,7 @@ impl AdminHandler for Admin {
                 return self.create(name, bytes, lba_bytes).await;
             }
             Request::VolumeDelete { name } => return self.delete(name).await,
+            Request::PoolShow => Response::Pool(self.pool().await),
             Request::DeviceList => Response::Devices { devices: self.device_infos() },
             Request::Stats => {
                 let names = self.control.state().volumes.values().map(|v| (v.id.0, v.name.clone())).collect();
