@@ -37,7 +37,7 @@ pub enum Command {
     /// Prepare and look at devices
     #[command(subcommand)]
     Device(DeviceCommand),
-    /// List, create and delete volumes of a running node
+    /// List, create, resize and delete volumes of a running node
     #[command(subcommand)]
     Volume(VolumeCommand),
     /// How the space of a running node's pool is used
@@ -202,6 +202,31 @@ pub enum VolumeCommand {
         /// Logical block size, 4096 or 512 [default: the node's]
         #[arg(long, value_name = "BYTES", value_parser = lba)]
         lba: Option<u32>,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+    /// Give a volume another size; hosts that are connected by NVMe/TCP see it at once
+    ///
+    /// A larger volume reads as zeros behind its former end. A smaller one needs --shrink, and --discard-data too if
+    /// there is data behind the new end: make the file system smaller first. NBD clients see the new size when they
+    /// connect again. When it is not known whether it happened, the same command again makes it so.
+    #[command(after_help = "\
+Examples:
+  peristyle volume resize db 128GiB
+  resize2fs /dev/nvme1n1                  then, in the host
+  peristyle volume resize db 32GiB --shrink
+  peristyle volume resize scratch 1GiB --shrink --discard-data")]
+    Resize {
+        name: String,
+        /// The new size, such as 512MiB or 1TiB; a multiple of 4096
+        #[arg(value_parser = size)]
+        size: u64,
+        /// A size below the present one is meant
+        #[arg(long)]
+        shrink: bool,
+        /// Give up data behind the new end, for good
+        #[arg(long, requires = "shrink")]
+        discard_data: bool,
         #[command(flatten)]
         json: JsonOption,
     },
@@ -408,6 +433,9 @@ mod tests {
             ("dev --listen localhost", "invalid"),
             ("dev --nbd localhost", "IP:PORT"),
             ("node", "--config"),
+            ("volume resize a", "<SIZE>"),
+            ("volume resize a big", "512MiB"),
+            ("volume resize a 1G --discard-data", "--shrink"),
             ("device format", "<PATH>"),
             ("inject 1 stall --for 5x", "500ms"),
             ("inject 1 stall --for 2h", "at most 1h"),

@@ -33,6 +33,9 @@ pub fn volume(command: VolumeCommand, admin: Admin) -> Result<(), Failure> {
         VolumeCommand::Create { name, size, lba, json } => {
             (Request::VolumeCreate { name, bytes: size, lba_bytes: lba }, json)
         }
+        VolumeCommand::Resize { name, size, shrink, discard_data, json } => {
+            (Request::VolumeResize { name, bytes: size, shrink, discard_data }, json)
+        }
         VolumeCommand::Delete { name, yes } => {
             if !yes {
                 confirm(&name)?;

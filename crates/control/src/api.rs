@@ -34,6 +34,16 @@ pub enum Request {
         #[serde(default)]
         lba_bytes: Option<u32>,
     },
+    VolumeResize {
+        name: String,
+        bytes: u64,
+        /// It may become smaller.
+        #[serde(default)]
+        shrink: bool,
+        /// Data behind a smaller end may go.
+        #[serde(default)]
+        discard_data: bool,
+    },
     VolumeDelete {
         name: String,
     },
@@ -311,9 +321,13 @@ impl From<ControlError> for ApiError {
     fn from(e: ControlError) -> ApiError {
         use ControlError::*;
         let code = match &e {
-            BadName(_) | BadNqn(_) | UnevenSize { .. } | SizeOutOfRange(_) | BadLba(_) | NotDeleting(_) => {
-                Code::Invalid
-            }
+            BadName(_)
+            | BadNqn(_)
+            | UnevenSize { .. }
+            | SizeOutOfRange(_)
+            | BadLba(_)
+            | NotDeleting(_)
+            | WouldShrink { .. } => Code::Invalid,
             Exists { .. } | IdentityTaken(_) | AlreadyThere(_) => Code::Exists,
             NotFound { .. } => Code::NotFound,
             Deleting(_) | Store(MetaError::Conflict { .. } | MetaError::Unavailable(_)) => Code::Busy,

@@ -16,6 +16,7 @@ fn requests() -> Vec<Request> {
         VolumeShow { name: name() },
         VolumeCreate { name: name(), bytes: MIB, lba_bytes: Some(512) },
         VolumeCreate { name: name(), bytes: MIB, lba_bytes: None },
+        VolumeResize { name: name(), bytes: MIB, shrink: true, discard_data: true },
         VolumeDelete { name: name() },
         DeviceList,
         Stats,
@@ -41,6 +42,10 @@ fn the_words_on_the_wire_stay_what_they_are() {
         line(create),
         "{\"version\":1,\"request\":{\"op\":\"volume-create\",\"name\":\"demo\",\"bytes\":4096,\"lba_bytes\":null}}\n"
     );
+    let short = br#"{"version":1,"request":{"op":"volume-resize","name":"demo","bytes":4096}}"#;
+    let resize =
+        Request::VolumeResize { name: "demo".into(), bytes: 4096, shrink: false, discard_data: false };
+    assert_eq!(decode_request(short), Ok(resize), "what is not said is not allowed");
     let inject = Request::Inject { device: "3".into(), fault: FaultKind::Fail, duration_ms: 1 };
     assert!(line(inject).contains(r#""op":"inject","device":"3","fault":"fail","duration_ms":1"#));
     let done = encode_response(&Ok(Response::Done));

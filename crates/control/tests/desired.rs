@@ -107,6 +107,49 @@ fn deletion_goes_in_two_steps() {
     assert!(matches!(finish(), Err(ControlError::NotFound { .. })));
 }
 
+#[test]
+fn a_volume_has_its_new_size_after_a_restart_and_is_the_same_volume() {
+    let folder = TempDir::new();
+    let before = {
+        let control = complete(folder.store());
+        let before = create(&control, "a", 1).unwrap();
+        for (bytes, shrink) in [(128 * MIB, false), (128 * MIB, false), (MIB, true), (96 * MIB + 4096, false)]
+        {
+            let state = apply(&control, Change::ResizeVolume { name: "a".into(), bytes, shrink }).unwrap();
+            assert_eq!(state.volume("a").unwrap().bytes, bytes);
+        }
+        before
+    };
+    let control = ready(Control::open(folder.store())).unwrap().unwrap();
+    assert_eq!(control.state().volume("a"), Some(&Volume { bytes: 96 * MIB + 4096, ..before }));
+}
+
+#[test]
+fn a_smaller_size_has_to_be_allowed_and_sizes_are_checked_as_at_creation() {
+    let control = complete(MemoryStore::default());
+    create(&control, "a", 1).unwrap();
+    let id = create(&control, "gone", 2).unwrap().id;
+    apply(&control, Change::BeginDelete { name: "gone".into() }).unwrap();
+    let before = control.state().clone();
+    let resize = |name: &str, bytes, shrink| {
+        apply(&control, Change::ResizeVolume { name: name.into(), bytes, shrink }).unwrap_err()
+    };
+    let smaller = ControlError::WouldShrink { name: "a".into(), bytes: 64 * MIB, wanted: 63 * MIB };
+    assert_eq!(resize("a", 63 * MIB, false), smaller);
+    for shrink in [false, true] {
+        let uneven = ControlError::UnevenSize { bytes: 65 * MIB + 512, next: 65 * MIB + 4096 };
+        assert_eq!(resize("a", 65 * MIB + 512, shrink), uneven);
+        for bytes in [0, MIB - 4096, VOLUME_BYTES_MAX + 4096] {
+            assert_eq!(resize("a", bytes, shrink), ControlError::SizeOutOfRange(bytes));
+        }
+        assert_eq!(resize("gone", 65 * MIB, shrink), ControlError::Deleting("gone".into()));
+        let missing = ControlError::NotFound { kind: "volume", name: "b".into() };
+        assert_eq!(resize("b", 65 * MIB, shrink), missing);
+    }
+    assert_eq!(*control.state(), before, "a refused change changes nothing");
+    apply(&control, Change::FinishDelete { volume: id }).unwrap();
+}
+
 /// The error of a volume like `spec("new", 2)` with one thing changed.
 fn refused(change: impl FnOnce(&mut VolumeSpec)) -> ControlError {
     let control = complete(MemoryStore::default());

@@ -349,6 +349,9 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             VolumeRequest::Allocation { offset, bytes, runs_max } => {
                 return VolumeAnswer::Allocation(shard.allocation(layer, offset, bytes, runs_max));
             }
+            VolumeRequest::ResizeLayer { blocks, discard } => {
+                return VolumeAnswer::Resized(shard.resize_layer(layer, blocks, discard).await);
+            }
             VolumeRequest::Write { offset, data } => shard.write(layer, offset, data).await,
             VolumeRequest::Zero { offset, bytes } => shard.zero(layer, offset, bytes).await,
             VolumeRequest::Compare { offset, data } => shard.compare(layer, offset, &data).await,

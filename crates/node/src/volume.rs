@@ -5,8 +5,8 @@ use crate::reactor::Node;
 use peristyle_base::{LayerId, ShardId};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::{IoVec, ReactorId, View};
-use peristyle_shard::ShardError;
 use peristyle_shard::map::Run;
+use peristyle_shard::{ResizeError, ShardError};
 use std::rc::Rc;
 
 /// What a volume is, apart from its data. Plain values: travels between reactors.
@@ -62,6 +62,10 @@ pub enum VolumeRequest {
     EnsureLayer {
         blocks: u64,
     },
+    ResizeLayer {
+        blocks: u64,
+        discard: bool,
+    },
     DropLayer,
 }
 
@@ -69,6 +73,7 @@ pub enum VolumeAnswer {
     Data(Result<IoVec, ShardError>),
     Done(Result<(), ShardError>),
     Allocation(Result<Vec<Run>, ShardError>),
+    Resized(Result<(), ResizeError>),
 }
 
 /// A volume's data, as one reactor reaches it. Cheap to clone.
@@ -106,6 +111,7 @@ impl<S: ShardStore + Clone + 'static> Volume<S> {
             VolumeAnswer::Done(result) => result,
             VolumeAnswer::Data(result) => result.map(|_| ()),
             VolumeAnswer::Allocation(result) => result.map(|_| ()),
+            VolumeAnswer::Resized(_) => Err(ShardError::Stopped), // the answer to another question
         }
     }
 
@@ -144,6 +150,22 @@ impl<S: ShardStore + Clone + 'static> Volume<S> {
     }
     pub async fn ensure_layer(&self, blocks: u64) -> Result<(), ShardError> {
         self.done(VolumeRequest::EnsureLayer { blocks }).await
+    }
+    /// Gives the volume's data another size: see [`peristyle_shard::Shard::resize_layer`]. Hosts hear of it by
+    /// [`Node::add_volume`].
+    pub async fn resize_layer(&self, blocks: u64, discard: bool) -> Result<(), ResizeError> {
+        match self.ask(VolumeRequest::ResizeLayer { blocks, discard }).await {
+            VolumeAnswer::Resized(result) => result,
+            other => Err(failure(other).into()),
+        }
+    }
+    /// Makes the data as large as its volume is said to be, whatever was cut short at the last time. What lies behind
+    /// the end stays, for nobody says that it may go, and is an error.
+    pub async fn settle_layer(&self, blocks: u64) -> Result<(), ResizeError> {
+        match self.ensure_layer(blocks).await {
+            Err(ShardError::OutOfRange) => self.resize_layer(blocks, false).await,
+            done => Ok(done?),
+        }
     }
     pub async fn drop_layer(&self) -> Result<(), ShardError> {
         self.done(VolumeRequest::DropLayer).await

@@ -158,6 +158,39 @@ fn an_event_is_told_once_until_its_log_page_is_read() {
 }
 
 #[test]
+fn a_namespace_of_another_size_is_told_and_has_it_from_then_on() {
+    let mut t = Target::new();
+    let c = t.ready().controller;
+    t.enable_events(c);
+    for (cid, lba_size, lbas) in
+        [(1, LbaSize::B4096, 1 << 30), (2, LbaSize::B512, 2048), (3, LbaSize::B512, 8)]
+    {
+        let nsid = if lba_size == LbaSize::B4096 { 1 } else { 2 };
+        t.listen(c, cid);
+        let (uuid, nguid) = {
+            let before = &t.data(c, &identify_sqe(cns::NAMESPACE_DESCRIPTORS, nsid));
+            (before[..24].to_vec(), before[24..48].to_vec())
+        };
+        let resized = peristyle_nvme::subsystem::Namespace { lbas, ..namespace(nsid, lba_size) };
+        t.registry.put_namespace(t.subsystem, resized).unwrap();
+        let told = TargetEvent::CompleteAer {
+            conn: ConnId(1),
+            cid: Cid(cid),
+            status: Status::SUCCESS,
+            dw0: 0x04_0002,
+        };
+        assert_eq!(t.events(), [told]);
+        assert_eq!(get_u32(&t.data(c, &log_sqe(lid::CHANGED_NAMESPACES, 4096, 0)), 0), nsid);
+        let id = t.data(c, &identify_sqe(cns::NAMESPACE, nsid));
+        assert_eq!((get_u64(&id, 0), get_u64(&id, 8)), (lbas, lbas), "NSZE and NCAP");
+        assert!(get_u64(&id, 16) <= lbas, "NUSE");
+        let after = &t.data(c, &identify_sqe(cns::NAMESPACE_DESCRIPTORS, nsid));
+        assert_eq!((&after[..24], &after[24..48]), (&uuid[..], &nguid[..]), "it is the same one");
+        assert_eq!(t.registry.namespace_table(t.subsystem).get(nsid).unwrap().lbas, lbas);
+    }
+}
+
+#[test]
 fn a_namespace_that_moves_to_another_group_is_an_ana_change() {
     let mut t = Target::new();
     let c = t.ready().controller;

@@ -9,7 +9,7 @@ use crate::error::ShardError;
 use crate::extent::ExtentPhase;
 use crate::frame::{Entry, FrameKind, Layout};
 use crate::map::{
-    Block256, Captured, CapturedState, FANOUT, Lookup, PTR_BYTES, Ptr, decode_block, encode_block,
+    Block256, Captured, CapturedState, FANOUT, Lookup, PTR_BYTES, Ptr, decode_block, encode_block, pages_of,
 };
 use crate::retire::retire_below;
 use crate::shard::{Shard, State};
@@ -49,6 +49,14 @@ struct HomePage {
     home: Ptr,
 }
 
+impl HomePage {
+    /// Where it and its leaves lie.
+    fn blocks(&self) -> impl Iterator<Item = Ptr> + '_ {
+        let leaves = self.leaves.iter().flat_map(|leaves| leaves.iter());
+        std::iter::once(&self.home).chain(leaves).filter_map(|p| data_ptr(*p))
+    }
+}
+
 /// Why a checkpoint root is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadRoot;
@@ -64,7 +72,7 @@ fn encode_root(seq: Seq, layers: &[(LayerId, u64)], homes: &Homes) -> Vec<u8> {
     out.extend(seq.0.to_le_bytes());
     out.extend([0; 8]);
     for &(id, blocks) in layers {
-        let pages = blocks.div_ceil((FANOUT * FANOUT) as u64) as usize;
+        let pages = pages_of(blocks);
         out.extend(id.0.to_le_bytes());
         out.extend((pages as u32).to_le_bytes());
         out.extend(blocks.to_le_bytes());
@@ -95,7 +103,7 @@ pub fn decode_root(bytes: &[u8]) -> Result<Root, BadRoot> {
     for _ in 0..count {
         let (id, pages, blocks) = (LayerId(u32_at(at)?), u32_at(at + 4)? as usize, u64_at(at + 8)?);
         at += LAYER_HEADER_BYTES;
-        if blocks.div_ceil((FANOUT * FANOUT) as u64) != pages as u64 || bytes.len() < at + pages * PTR_BYTES {
+        if pages_of(blocks) != pages || bytes.len() < at + pages * PTR_BYTES {
             return Err(BadRoot);
         }
         let ptrs = bytes[at..at + pages * PTR_BYTES].chunks_exact(PTR_BYTES).map(Ptr::decode).collect();
@@ -230,7 +238,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         let root = {
             let state = &mut *self.state.borrow_mut();
-            state.homes.retain(|id| layers.iter().any(|(l, _)| *l == id));
+            state.homes.keep(layers);
             state.homes.forget_root();
             encode_root(seq, layers, &state.homes)
         };
@@ -436,10 +444,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 impl Homes {
     /// Places of all map blocks that the last checkpoint refers to.
     pub(crate) fn for_each(&self, mut f: impl FnMut(Ptr)) {
-        for page in self.layers.values().flatten() {
-            let leaves = page.leaves.iter().flat_map(|leaves| leaves.iter());
-            std::iter::once(&page.home).chain(leaves).filter_map(|p| data_ptr(*p)).for_each(&mut f);
-        }
+        self.layers.values().flatten().flat_map(HomePage::blocks).for_each(&mut f);
         self.root.iter().copied().for_each(f);
     }
 
@@ -487,22 +492,14 @@ impl Homes {
     }
 
     fn forget(&mut self, layer: LayerId) {
-        for page in self.layers.remove(&layer).into_iter().flatten() {
-            self.retire(page.home);
-            page.leaves.iter().flat_map(|leaves| leaves.iter()).for_each(|leaf| self.retire(*leaf));
-        }
-    }
-
-    fn retain(&mut self, keep: impl Fn(LayerId) -> bool) {
-        let gone: Vec<LayerId> = self.layers.keys().copied().filter(|layer| !keep(*layer)).collect();
-        gone.into_iter().for_each(|layer| self.forget(layer));
+        let pages = self.layers.remove(&layer).unwrap_or_default();
+        self.retired.extend(pages.iter().flat_map(HomePage::blocks));
     }
 
     /// A page without leaves: `home` says whether it is zero or absent.
     fn clear_page(&mut self, layer: LayerId, page: u32, home: Ptr) {
         let old = std::mem::replace(self.page(layer, page), HomePage { leaves: None, home });
-        self.retire(old.home);
-        old.leaves.iter().flat_map(|leaves| leaves.iter()).for_each(|leaf| self.retire(*leaf));
+        self.retired.extend(old.blocks());
     }
 
     fn set_leaf(&mut self, layer: LayerId, page: u32, child: u8, ptr: Ptr) {
@@ -514,6 +511,17 @@ impl Homes {
     fn set_page(&mut self, layer: LayerId, page: u32, ptr: Ptr) {
         let old = std::mem::replace(&mut self.page(layer, page).home, ptr);
         self.retire(old);
+    }
+
+    /// Forgets what lies outside of the layers.
+    fn keep(&mut self, layers: &[(LayerId, u64)]) {
+        let Homes { layers: all, retired, .. } = self;
+        all.retain(|id, pages| {
+            let size = layers.iter().find(|(layer, _)| layer == id);
+            let kept = size.map_or(0, |&(_, blocks)| pages_of(blocks)).min(pages.len());
+            pages.drain(kept..).for_each(|page| retired.extend(page.blocks()));
+            size.is_some()
+        });
     }
 
     fn page(&mut self, layer: LayerId, page: u32) -> &mut HomePage {

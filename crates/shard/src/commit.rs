@@ -246,7 +246,7 @@ pub(crate) fn apply(
             Entry::Zero { layer, block, count } => map.zero(layer, block, count as u64, &mut dead),
             Entry::LayerCreated { layer, blocks } => map.create_layer(layer, blocks)?,
             Entry::LayerDropped { layer } => map.drop_layer(layer, &mut dead),
-            Entry::LayerResized { .. } => {}
+            Entry::LayerResized { layer, blocks } => map.resize_layer(layer, blocks, &mut dead)?,
             Entry::Map { .. } => data += 1,
         }
     }

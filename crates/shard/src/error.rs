@@ -31,6 +31,30 @@ impl core::fmt::Display for ShardError {
 }
 impl core::error::Error for ShardError {}
 
+/// Why a layer keeps its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ResizeError {
+    Shard(ShardError),
+    /// Data lies behind the new end, and nobody said that it may go. Its last byte.
+    DataBehind(u64),
+}
+
+impl From<ShardError> for ResizeError {
+    fn from(e: ShardError) -> ResizeError {
+        ResizeError::Shard(e)
+    }
+}
+
+impl core::fmt::Display for ResizeError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            ResizeError::Shard(e) => e.fmt(f),
+            ResizeError::DataBehind(byte) => write!(f, "there is data behind the end, up to byte {byte}"),
+        }
+    }
+}
+impl core::error::Error for ResizeError {}
+
 /// Why a shard stopped serving.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StopReason {

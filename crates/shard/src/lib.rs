@@ -20,6 +20,7 @@ mod read;
 mod read_at_once;
 mod recover;
 pub mod replay;
+mod resize;
 mod retire;
 mod settle;
 mod shard;
@@ -30,7 +31,7 @@ mod volume;
 mod watch;
 
 pub use columns::{AllocClass, ColumnFault, Columns, ListedSlot, SlotState, WriteClass};
-pub use error::{ShardError, StopReason};
+pub use error::{ResizeError, ShardError, StopReason};
 pub use ops::Told;
 pub use read::READ_BLOCKS_MAX;
 pub use recover::{RecoverError, RecoveryReport};

@@ -7,6 +7,7 @@
 
 mod capture;
 mod ptr;
+mod resize;
 mod runs;
 
 pub use capture::{Captured, CapturedState};
@@ -93,8 +94,8 @@ impl Map {
         if self.layers.contains_key(&id) {
             return Ok(());
         }
-        self.fits(blocks)?;
-        let pages = blocks.div_ceil((FANOUT * FANOUT) as u64) as usize;
+        self.fits(id, blocks)?;
+        let pages = pages_of(blocks);
         let layer = Layer {
             blocks,
             pages: vec![Node::Absent; pages],
@@ -105,11 +106,11 @@ impl Map {
         Ok(())
     }
 
-    /// Whether the memory covers another layer of so many blocks.
-    pub fn fits(&self, blocks: u64) -> Result<(), MapFull> {
+    /// Whether the memory covers this layer with so many blocks beside the others.
+    pub fn fits(&self, id: LayerId, blocks: u64) -> Result<(), MapFull> {
         let leaves = |blocks: u64| blocks.div_ceil(FANOUT as u64);
-        let planned =
-            self.layers.values().fold(leaves(blocks), |sum, l| sum.saturating_add(leaves(l.blocks)));
+        let others = self.layers.iter().filter(|(other, _)| **other != id);
+        let planned = others.fold(leaves(blocks), |sum, (_, l)| sum.saturating_add(leaves(l.blocks)));
         if planned > self.leaves_max as u64 { Err(MapFull) } else { Ok(()) }
     }
 
@@ -312,6 +313,11 @@ impl Map {
             }
         }
     }
+}
+
+/// Pages of a layer of so many blocks.
+pub(crate) fn pages_of(blocks: u64) -> usize {
+    blocks.div_ceil((FANOUT * FANOUT) as u64) as usize
 }
 
 fn mark_page(layer: &mut Layer, page: usize) {

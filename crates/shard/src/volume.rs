@@ -52,7 +52,7 @@ impl Locks {
     }
 }
 
-struct Locked<'a, C: Columns, S: ShardStore + 'static> {
+pub(crate) struct Locked<'a, C: Columns, S: ShardStore + 'static> {
     shard: &'a Shard<C, S>,
     id: u64,
 }
@@ -75,7 +75,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             match state.map.layer_blocks(layer) {
                 Some(there) if there == blocks => return Ok(()),
                 Some(_) => return Err(ShardError::OutOfRange),
-                None => state.map.fits(blocks).map_err(|_| ShardError::MapFull)?,
+                None => state.map.fits(layer, blocks).map_err(|_| ShardError::MapFull)?,
             }
         }
         self.commit(Effect::Event(Entry::LayerCreated { layer, blocks })).await
@@ -108,7 +108,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok((offset / BLOCK, end.div_ceil(BLOCK) - offset / BLOCK))
     }
 
-    async fn lock(&self, layer: LayerId, block: u64, count: u64) -> Locked<'_, C, S> {
+    pub(crate) async fn lock(&self, layer: LayerId, block: u64, count: u64) -> Locked<'_, C, S> {
         let id = self.state.borrow_mut().locks.enter(layer, block, count);
         let locked = Locked { shard: self, id };
         self.progress.wait_until(|| self.state.borrow().locks.is_first(id)).await;
@@ -135,6 +135,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         };
         let op = {
             let _turn = self.lock(layer, block, count).await;
+            // The layer may have been made smaller before its turn came.
+            self.check(layer, block * BLOCK, count * BLOCK)?;
             self.accept(effect).await?
         };
         self.ops.wait(op).await

@@ -23,6 +23,8 @@ pub enum Operation {
     SealExtent,
     /// An extent that was not used leaves the record, then its columns are freed.
     GiveBack,
+    /// A layer that becomes smaller and grows back.
+    Resize,
     /// Extents that hold nothing any more, behind a checkpoint, while the shard serves.
     FreeUnused,
     /// From the raised epoch until the shard serves.
@@ -52,6 +54,7 @@ impl Operation {
         Operation::Checkpoint,
         Operation::SealExtent,
         Operation::GiveBack,
+        Operation::Resize,
         Operation::FreeUnused,
         Operation::Recovery,
         Operation::Settle,
@@ -71,6 +74,7 @@ impl Operation {
             Operation::Checkpoint => "shard: checkpoint",
             Operation::SealExtent => "shard: seal an extent",
             Operation::GiveBack => "shard: give an extent back",
+            Operation::Resize => "shard: resize a layer",
             Operation::FreeUnused => "shard: free unused extents",
             Operation::Recovery => "shard: recovery",
             Operation::Settle => "shard: settle old extents",

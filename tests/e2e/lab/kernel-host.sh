@@ -1,7 +1,8 @@
 # Runs in the guest: Debian's own kernel as an NVMe/TCP host of a Peristyle node on the machine outside.
 # Arguments: PHASE PORT NQN FIO-SIZE KILLS. PHASE is `first` (before the node was killed) or `second` (after).
 # `first` leaves /out/identifiers and /out/manifest; `second` finds them in /lab/job/before, and asks KILLS times for
-# the node to be killed under fio by printing KILL on a line of its own.
+# the node to be killed under fio by printing KILL on a line of its own. RESIZE and what follows on its line are given to
+# `peristyle volume resize` for the volume of NSID 1.
 . /lab/lib.sh
 phase=$1 port=$2 NQN=$3 fio_size=$4 kills=$5
 before=/lab/job/before
@@ -96,6 +97,33 @@ killed_under_fio() {
   echo "fio verified across $kills kill -9, $(reconnections) reconnections"
 }
 
+bytes() { blockdev --getsize64 "$dev"; }
+has_bytes() { [ "$(bytes)" = "$1" ]; }
+mib=1048576
+
+# The volume grows while its file system is mounted, and the file system after it; later it shrinks to what that needs.
+resized() {
+  before=$(bytes) answers=$(reconnections)
+  grown=$((before + 512 * mib))
+  echo "RESIZE $grown"
+  wait_for 20 has_bytes $grown || fail "the host still sees $(bytes) bytes instead of $grown"
+  blocks=$(stat -f -c %b /mnt)
+  resize2fs $dev > /tmp/resize2fs 2>&1 || { cat /tmp/resize2fs; fail resize2fs; }
+  [ "$(stat -f -c %b /mnt)" -gt $((blocks + 100000)) ] || fail "the file system has $(stat -f -c %b /mnt) blocks, before $blocks"
+  # In the new space too: its last blocks are far behind the former end.
+  dd if=$dev of=/tmp/last bs=$mib skip=$((grown / mib - 1)) count=1 iflag=direct 2> /dev/null || fail "the last MiB"
+  mkdir /mnt/more && cp -a /lib/modules /mnt/more/ || fail "copy after resize2fs"
+  umount /mnt || fail "umount after resize2fs"
+  e2fsck -fn $dev > /tmp/fsck 2>&1 || { cat /tmp/fsck; fail "fsck after resize2fs"; }
+  echo "RESIZE $((grown + 64 * mib))"
+  wait_for 20 has_bytes $((grown + 64 * mib)) || fail "the host sees $(bytes) bytes, not 64 MiB more"
+  echo "RESIZE $grown --shrink"
+  wait_for 20 has_bytes $grown || fail "the host sees $(bytes) bytes after the volume has become smaller"
+  e2fsck -fn $dev > /tmp/fsck 2>&1 || { cat /tmp/fsck; fail "fsck after the volume has become smaller"; }
+  live && [ "$(reconnections)" = "$answers" ] || fail "it connected again on the way"
+  echo "resized: $before to $grown bytes with ext4 mounted, $((grown + 64 * mib)) and back, on one connection"
+}
+
 dmesg -c > /dev/null                          # what booting said is not our affair
 modprobe nvme-tcp || fail nvme-tcp
 case $phase in
@@ -117,7 +145,9 @@ first)
   mkdir /mnt/tree && cp -a /bin /etc /lib/modules /lab /mnt/tree/ || fail copy
   ( cd /mnt/tree && find . -type f -print0 | sort -z | xargs -0 sha256sum ) > /out/manifest
   [ "$(wc -l < /out/manifest)" -gt 40 ] || fail "the tree is smaller than thought"
-  umount /mnt || fail umount
+  say "resize"
+  resized
+  identifiers | tee /out/identifiers
   disconnect
   no_errors_in_dmesg
   echo "copied $(wc -l < /out/manifest) files"

@@ -4,8 +4,8 @@
 use super::Size;
 use super::daemon::{Daemon, Setup, free_port, store};
 use super::scratch::Scratch;
-use crate::cmd;
-use anyhow::{Result, ensure};
+use crate::{cmd, tools};
+use anyhow::{Result, bail, ensure};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// What the guest prints when it wants the daemon killed and started again, with fio waiting for its answers.
 const KILL: &str = "KILL";
+/// What it prints before the arguments of `peristyle volume resize demo`.
+const RESIZE: &str = "RESIZE ";
 
 pub fn run(size: Size) -> Result<()> {
     let lab = cmd::root().join("tests/e2e/lab");
@@ -34,7 +36,12 @@ pub fn run(size: Size) -> Result<()> {
     let mut daemon = Daemon::start(&setup)?;
     let uuids: Vec<_> = daemon.ready.volumes.iter().map(|v| v.uuid.clone()).collect();
     let guest = Guest { lab: &lab, scratch: scratch.path(), port, nqn: daemon.ready.nqn.clone(), size };
-    guest.boot("first", &["-o".into(), out.display().to_string()], || Ok(()))?;
+    guest.boot("first", &["-o".into(), out.display().to_string()], |asked| {
+        match asked.strip_prefix(RESIZE) {
+            Some(arguments) => resize(&setup.dir, arguments),
+            None => bail!("the first guest asks for {asked}"),
+        }
+    })?;
     let identifiers = std::fs::read_to_string(out.join("identifiers"))?;
     for uuid in &uuids {
         ensure!(identifiers.contains(uuid), "the host sees no volume with UUID {uuid}:\n{identifiers}");
@@ -49,7 +56,8 @@ pub fn run(size: Size) -> Result<()> {
     let kept = |uuid| daemon.ready.volumes.iter().any(|v| &v.uuid == uuid);
     ensure!(uuids.iter().all(kept), "UUIDs changed: {:?}", daemon.ready.volumes);
     let mut daemon = Some(daemon);
-    guest.boot("second", &["-a".into(), format!("{}:/lab/job/before", out.display())], || {
+    guest.boot("second", &["-a".into(), format!("{}:/lab/job/before", out.display())], |asked| {
+        ensure!(asked == KILL, "the second guest asks for {asked}");
         if let Some(daemon) = daemon.take() {
             daemon.kill()?;
         }
@@ -62,6 +70,12 @@ pub fn run(size: Size) -> Result<()> {
     Ok(())
 }
 
+fn resize(store: &Path, arguments: &str) -> Result<()> {
+    let mut command = Command::new(tools::daemon());
+    command.arg("--admin").arg(store.join("admin.sock")).args(["volume", "resize", "demo"]);
+    cmd::run(command.args(arguments.split(' ')), Duration::from_secs(30))
+}
+
 struct Guest<'a> {
     lab: &'a Path,
     scratch: &'a Path,
@@ -71,8 +85,8 @@ struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Boots the guest for one phase of its script. `killed` is called whenever the script asks for it.
-    fn boot(&self, phase: &str, options: &[String], mut killed: impl FnMut() -> Result<()>) -> Result<()> {
+    /// Boots the guest for one phase of its script. `serve` is called with what the script asks for.
+    fn boot(&self, phase: &str, options: &[String], mut serve: impl FnMut(&str) -> Result<()>) -> Result<()> {
         let limit = if self.size.short { 300 } else { 900 };
         let (fio_size, kills) = if self.size.short { ("12m", "1") } else { ("96m", "5") };
         let mut command = Command::new(self.lab.join("boot-guest"));
@@ -88,8 +102,8 @@ impl Guest<'_> {
         let mut result = Ok(());
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             println!("{line}");
-            if line == KILL && result.is_ok() {
-                result = killed();
+            if (line == KILL || line.starts_with(RESIZE)) && result.is_ok() {
+                result = serve(&line);
             }
         }
         let status = child.wait()?;

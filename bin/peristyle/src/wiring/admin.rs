@@ -3,7 +3,7 @@
 use super::serve::{ThisNode, spec_of};
 use super::{Plan, stats};
 use peristyle_base::units::COLUMN_BYTES;
-use peristyle_base::{DeviceId, Scheme};
+use peristyle_base::{BLOCK_BYTES, DeviceId, Scheme};
 use peristyle_cluster::{PoolView, Protection};
 use peristyle_control::api::{
     ApiError, Code, DeviceInfo, ExtentCount, FaultKind, PoolInfo, Request, Response, ShardInfo, Stats,
@@ -15,9 +15,10 @@ use peristyle_control::setup::VolumeWish;
 use peristyle_control::{AdminHandler, Control, EmbeddedStore};
 use peristyle_node::devices::SharedDevice;
 use peristyle_node::{DeviceState, ShardPhase};
+use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, Fault, Instant};
 use peristyle_shard::stats::{KINDS, PHASES, SpaceFigures};
-use peristyle_shard::{AllocClass, ShardError};
+use peristyle_shard::{AllocClass, ResizeError, ShardError};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -29,6 +30,8 @@ pub struct Admin {
     listen: Vec<SocketAddr>,
     nbd: Vec<ListenAddr>,
     started: Instant,
+    /// Volumes change one after the other.
+    turn: Rc<Semaphore>,
 }
 
 fn internal(e: ShardError) -> ApiError {
@@ -40,6 +43,19 @@ fn internal(e: ShardError) -> ApiError {
     ApiError::new(code, e.to_string())
 }
 
+fn not_resized(error: ResizeError, name: &str, bytes: u64) -> ApiError {
+    match error {
+        ResizeError::Shard(e) => internal(e),
+        ResizeError::DataBehind(last) => ApiError::new(
+            Code::Invalid,
+            format!(
+                "the volume `{name}` has data up to byte {last}, behind a new end at {bytes}, and keeps its size: \
+                 --discard-data gives up what is there"
+            ),
+        ),
+    }
+}
+
 impl Admin {
     pub fn new(
         node: Rc<ThisNode>,
@@ -48,7 +64,8 @@ impl Admin {
         listen: Vec<SocketAddr>,
         nbd: Vec<ListenAddr>,
     ) -> Admin {
-        Admin { node, control, plan, listen, nbd, started: peristyle_rt::now() }
+        let (started, turn) = (peristyle_rt::now(), Semaphore::new(1));
+        Admin { node, control, plan, listen, nbd, started, turn }
     }
 
     fn find(&self, name: &str) -> Result<Volume, ApiError> {
@@ -57,12 +74,13 @@ impl Admin {
     }
 
     async fn create(&self, name: String, bytes: u64, lba_bytes: Option<u32>) -> Result<Response, ApiError> {
+        let _turn = self.turn.acquire(1).await;
         let wish =
             VolumeWish { name: name.clone(), bytes, lba_bytes: lba_bytes.unwrap_or(self.plan.lba_bytes) };
         self.control.apply(&Change::CreateVolume(wish.spec(peristyle_rt::fill_random))).await?;
         let volume = self.find(&name)?;
         let spec = spec_of(&volume);
-        if let Err(e) = super::target::add(&self.node, &spec).await {
+        if let Err(e) = super::target::put(&self.node, &spec).await {
             // Nobody has seen the volume: take it back, so that the name is free.
             self.control.apply(&Change::BeginDelete { name }).await?;
             self.control.apply(&Change::FinishDelete { volume: volume.id }).await?;
@@ -72,7 +90,39 @@ impl Admin {
         Ok(Response::Volume(VolumeInfo::from(&volume)))
     }
 
+    /// The layer first, then the store, then hosts: a node that dies in between starts with the size that the store
+    /// has, and gives the layer that size. Nobody has written behind a larger end that hosts did not know.
+    async fn resize(
+        &self,
+        name: String,
+        bytes: u64,
+        shrink: bool,
+        discard_data: bool,
+    ) -> Result<Response, ApiError> {
+        let _turn = self.turn.acquire(1).await;
+        let before = self.find(&name)?;
+        let change = Change::ResizeVolume { name: name.clone(), bytes, shrink };
+        // What the store would refuse is refused before anything is done.
+        self.control.state().clone().apply(&change)?;
+        let handle = self.node.volume(&spec_of(&before)).ok_or_else(|| internal(ShardError::Stopped))?;
+        let resized = handle.resize_layer(bytes / BLOCK_BYTES as u64, discard_data).await;
+        resized.map_err(|e| not_resized(e, &name, bytes))?;
+        if let Err(e) = self.control.apply(&change).await {
+            // Known not to have happened: hosts keep the size that they know. Else the next start decides.
+            let same = |v: &Volume| v.bytes == before.bytes;
+            if self.control.refresh().await.is_ok() && self.find(&name).is_ok_and(|v| same(&v)) {
+                _ = handle.resize_layer(before.bytes / BLOCK_BYTES as u64, false).await;
+            }
+            return Err(e.into());
+        }
+        let volume = self.find(&name)?;
+        super::target::put(&self.node, &spec_of(&volume)).await.map_err(internal)?;
+        self.publish_exports();
+        Ok(Response::Volume(VolumeInfo::from(&volume)))
+    }
+
     async fn delete(&self, name: String) -> Result<Response, ApiError> {
+        let _turn = self.turn.acquire(1).await;
         let volume = self.find(&name)?;
         self.control.apply(&Change::BeginDelete { name }).await?;
         // Hosts lose it before its blocks go.
@@ -261,6 +311,9 @@ impl AdminHandler for Admin {
             Request::VolumeShow { name } => Response::Volume(VolumeInfo::from(&self.find(&name)?)),
             Request::VolumeCreate { name, bytes, lba_bytes } => {
                 return self.create(name, bytes, lba_bytes).await;
+            }
+            Request::VolumeResize { name, bytes, shrink, discard_data } => {
+                return self.resize(name, bytes, shrink, discard_data).await;
             }
             Request::VolumeDelete { name } => return self.delete(name).await,
             Request::PoolShow => Response::Pool(self.pool().await),

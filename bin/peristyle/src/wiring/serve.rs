@@ -13,6 +13,7 @@ use peristyle_node::nbd::NbdConfig;
 use peristyle_node::{DeviceState, Node, NodeSeed, ShardPhase, VolumeSpec, seeds};
 use peristyle_rt::buf::{BufConfig, CLASS_BYTES};
 use peristyle_rt::{Addr, Duration, Instant, Listener, PollMode, ReactorId, RuntimeConfig};
+use peristyle_shard::ResizeError;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -240,7 +241,7 @@ pub fn spec_of(v: &peristyle_control::desired::Volume) -> VolumeSpec {
     }
 }
 
-/// Brings the shards' layers to what the control store says: a create or delete may have been cut short.
+/// Brings the shards' layers to what the control store says: a create, a resize or a delete may have been cut short.
 async fn settle_volumes(
     node: &Rc<ThisNode>,
     control: &Control<EmbeddedStore>,
@@ -250,14 +251,14 @@ async fn settle_volumes(
     for volume in all {
         let spec = spec_of(&volume);
         let Some(handle) = node.volume(&spec) else { continue };
-        let failed = |e| Failure::failed(format!("volume {}: {e}", spec.name));
+        let failed = |e: ResizeError| Failure::failed(format!("volume {}: {e}", spec.name));
         match volume.state {
             VolumeState::Active => {
-                handle.ensure_layer(spec.bytes.div_ceil(4096)).await.map_err(failed)?;
+                handle.settle_layer(spec.bytes.div_ceil(4096)).await.map_err(failed)?;
                 active.push(spec);
             }
             VolumeState::Deleting => {
-                handle.drop_layer().await.map_err(failed)?;
+                handle.drop_layer().await.map_err(|e| failed(e.into()))?;
                 control.apply(&Change::FinishDelete { volume: volume.id }).await?;
             }
         }

@@ -86,8 +86,8 @@ pub async fn start(
     Ok(bound)
 }
 
-/// A volume that was created while the node runs.
-pub async fn add(node: &Rc<ThisNode>, spec: &VolumeSpec) -> Result<(), ShardError> {
+/// A volume that was created while the node runs, or has another size now: hosts hear of it.
+pub async fn put(node: &Rc<ThisNode>, spec: &VolumeSpec) -> Result<(), ShardError> {
     node.add_volume(spec.clone()).await
 }
 

@@ -8,6 +8,7 @@ pub const PERISTYLE: &str = env!("CARGO_BIN_EXE_peristyle");
 
 pub struct Daemon {
     child: Child,
+    args: Vec<String>,
     dir: PathBuf,
     /// What `--json` says when it is ready.
     pub ready: serde_json::Value,
@@ -29,17 +30,25 @@ impl Daemon {
 
     fn with(scheme: &str, devices: &[&str], volume: &str) -> Daemon {
         let dir = std::env::temp_dir().join(format!("peristyle-test-{}", std::process::id()));
-        let mut child = Command::new(PERISTYLE)
-            .args(["dev", "--scheme", scheme, "--volume", volume])
-            .args(devices)
-            .args(["--listen", "127.0.0.1:0", "--reactors", "1", "--json", "--dir"])
-            .arg(&dir)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Daemon { child, dir, ready: serde_json::from_str(&line).unwrap() }
+        let mut args: Vec<String> = ["dev", "--scheme", scheme, "--volume", volume].map(String::from).into();
+        args.extend(devices.iter().map(|arg| arg.to_string()));
+        args.extend(["--listen", "127.0.0.1:0", "--reactors", "1", "--json", "--dir"].map(String::from));
+        args.push(dir.display().to_string());
+        let (child, ready) = start(&args);
+        Daemon { child, args, dir, ready }
+    }
+
+    /// kill -9.
+    #[allow(dead_code)]
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again as it was started.
+    #[allow(dead_code)]
+    pub fn again(&mut self) {
+        (self.child, self.ready) = start(&self.args);
     }
 
     /// What the program says of this node.
@@ -47,6 +56,22 @@ impl Daemon {
     pub fn ask(&self, args: &[&str]) -> String {
         run(&[&["--admin", self.ready["admin"].as_str().unwrap()], args].concat())
     }
+
+    /// The program's exit code and what it says, of what may end badly.
+    #[allow(dead_code)]
+    pub fn try_to(&self, args: &[&str]) -> (Option<i32>, String) {
+        let admin = ["--admin", self.ready["admin"].as_str().unwrap()];
+        let output = Command::new(PERISTYLE).args(admin).args(args).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    }
+}
+
+fn start(args: &[String]) -> (Child, serde_json::Value) {
+    let mut child = Command::new(PERISTYLE).args(args).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (child, serde_json::from_str(&line).unwrap())
 }
 
 /// What the program says, which ends well.

@@ -28,6 +28,13 @@ pub enum Change {
         count: usize,
     },
     CreateVolume(VolumeSpec),
+    /// Its layer has that size already.
+    ResizeVolume {
+        name: String,
+        bytes: u64,
+        /// It may become smaller.
+        shrink: bool,
+    },
     /// From now on no host sees it; its name is free again when the deletion is finished.
     BeginDelete {
         name: String,
@@ -66,6 +73,7 @@ impl State {
             }
             Change::AddShards { pool, count } => self.add_shards(*pool, *count)?,
             Change::CreateVolume(spec) => self.create_volume(spec)?,
+            Change::ResizeVolume { name, bytes, shrink } => self.resize_volume(name, *bytes, *shrink)?,
             Change::BeginDelete { name } => self.begin_delete(name)?,
             Change::FinishDelete { volume } => self.finish_delete(*volume)?,
         }
@@ -160,12 +168,26 @@ impl State {
         self.shards.keys().copied().min_by_key(|&shard| (bytes(shard), shard))
     }
 
-    fn begin_delete(&mut self, name: &str) -> Result<(), ControlError> {
+    fn active_mut(&mut self, name: &str) -> Result<&mut Volume, ControlError> {
         let missing = ControlError::NotFound { kind: "volume", name: name.into() };
-        let volume = self.volumes.values_mut().find(|v| v.name == name).ok_or(missing)?;
-        if volume.state == VolumeState::Deleting {
-            return Err(ControlError::Deleting(name.into()));
+        match self.volumes.values_mut().find(|v| v.name == name).ok_or(missing)? {
+            v if v.state == VolumeState::Deleting => Err(ControlError::Deleting(name.into())),
+            v => Ok(v),
         }
+    }
+
+    fn resize_volume(&mut self, name: &str, bytes: u64, shrink: bool) -> Result<(), ControlError> {
+        let volume = self.active_mut(name)?;
+        check_volume_bytes(bytes)?;
+        if bytes < volume.bytes && !shrink {
+            return Err(ControlError::WouldShrink { name: name.into(), bytes: volume.bytes, wanted: bytes });
+        }
+        volume.bytes = bytes;
+        Ok(())
+    }
+
+    fn begin_delete(&mut self, name: &str) -> Result<(), ControlError> {
+        let volume = self.active_mut(name)?;
         volume.state = VolumeState::Deleting;
         Ok(())
     }

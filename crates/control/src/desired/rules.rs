@@ -35,6 +35,8 @@ pub enum ControlError {
     #[error("a volume has {min} to {max}: {size} is outside", min = format_bytes(VOLUME_BYTES_MIN),
         max = format_bytes(VOLUME_BYTES_MAX), size = format_bytes(*.0))]
     SizeOutOfRange(u64),
+    #[error("the volume `{name}` has {bytes} bytes, more than {wanted}: --shrink allows a smaller size")]
+    WouldShrink { name: String, bytes: u64, wanted: u64 },
     #[error("a logical block has 4096 or 512 bytes, not {0}")]
     BadLba(u32),
     #[error("there is already a {kind} `{name}`: choose another name, or delete it first")]

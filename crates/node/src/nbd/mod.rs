@@ -110,12 +110,15 @@ impl Budget {
 
 impl<S: ShardStore + Clone + 'static> Node<S> {
     /// The volumes that this reactor exports from now on. Connections to one that is gone, or is another now, are
-    /// answered what is in flight and closed.
+    /// answered what is in flight and closed. One that has only another size keeps its connections: the protocol has no
+    /// word for it, so they know the old size until they connect again.
     pub fn set_exports(&self, specs: impl IntoIterator<Item = VolumeSpec>) {
         let mut exports = self.nbd.exports.borrow_mut();
         *exports = specs.into_iter().map(|spec| (spec.name.clone(), Rc::new(spec))).collect();
         for link in self.nbd.links.borrow().values() {
-            let gone = |spec: &Rc<VolumeSpec>| exports.get(&spec.name).is_none_or(|now| now != spec);
+            let is_it =
+                |was: &VolumeSpec, now: &VolumeSpec| VolumeSpec { bytes: now.bytes, ..was.clone() } == *now;
+            let gone = |was: &Rc<VolumeSpec>| exports.get(&was.name).is_none_or(|now| !is_it(was, now));
             if link.spec.borrow().as_ref().is_some_and(gone) {
                 link.over.set();
             }

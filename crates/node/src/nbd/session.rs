@@ -334,7 +334,7 @@ impl<S: ShardStore + Clone + 'static> Session<S> {
             Ok(Outcome::Status(extents)) => (machine.complete_block_status(tag, &extents), None),
             Ok(Outcome::Data(data)) => (machine.complete(tag, Ok(())), Some(data)),
             Ok(Outcome::Done) => (machine.complete(tag, Ok(())), None),
-            Err(error) => (machine.complete(tag, Err(errno(error))), None),
+            Err(error) => (machine.complete(tag, Err(errno(error, &command))), None),
         };
         if let (Ok(()), Some(data), Some(permit)) = (told, data, permit) {
             self.count_bytes(&command, data.bytes());
@@ -457,8 +457,12 @@ fn extents_of(runs: &[Run], offset: u64, len: u32) -> Vec<Extent> {
     runs.iter().map(extent).collect()
 }
 
-fn errno(error: ShardError) -> Errno {
+/// Beyond the end are requests of a client that knows the size from before the volume became smaller. They are told
+/// what they are told beyond any export's end.
+fn errno(error: ShardError, command: &Command) -> Errno {
+    let writes = matches!(command, Command::Write { .. } | Command::WriteZeroes { .. });
     match error {
+        ShardError::OutOfRange if writes => Errno::NoSpc,
         ShardError::NoSpace | ShardError::MapFull => Errno::NoSpc,
         ShardError::Unreadable | ShardError::Different => Errno::Io,
         ShardError::OutOfRange => Errno::Inval,

@@ -130,7 +130,8 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         }
     }
 
-    /// Exports a volume to hosts, or exports it with other properties (home reactor).
+    /// Exports a volume to hosts, or exports it with other properties (home reactor): every reactor knows them before
+    /// a host is told. Another size is one that its layer has been given before ([`crate::Volume::resize_layer`]).
     /// [`ShardError::Stopped`] when its shard does not serve, [`ShardError::OutOfRange`] when its NSID is none.
     pub async fn add_volume(self: &Rc<Self>, spec: VolumeSpec) -> Result<(), ShardError> {
         let home = self.home_part().ok_or(ShardError::Stopped)?;

@@ -13,7 +13,7 @@ use peristyle_nvme::wire::Status;
 use peristyle_nvme::wire::fabrics::Nqn;
 use peristyle_rt::sim::{DiskConfig, NodeHandle, World, WorldConfig};
 use peristyle_rt::{Addr, DeviceSpec, Duration, ReactorId, Stream, StreamReader, StreamWriter};
-use peristyle_shard::ShardConfig;
+use peristyle_shard::{ResizeError, ShardConfig};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -36,6 +36,11 @@ pub struct Rig {
     pub free: Rc<RefCell<Vec<[usize; 6]>>>,
     /// What the home reactor is to do next.
     pub order: Rc<Cell<Order>>,
+    /// What the control store would know of the first volume.
+    pub first: Rc<RefCell<VolumeSpec>>,
+    /// What became of the last [`Order::Resize`].
+    pub resized: Rc<Cell<Option<Result<(), ResizeError>>>>,
+    store: MemoryShardStore,
     /// What each reactor counts, once it has seen its bit here.
     figures: Rc<RefCell<Vec<ReactorStats>>>,
     figures_wanted: Rc<Cell<u32>>,
@@ -45,12 +50,14 @@ pub struct Rig {
 pub const HUGE: u32 = 3;
 pub const HUGE_BYTES: u64 = 32 << 30;
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Order {
     None,
     RemoveSecond,
     AddSecond,
     AddHuge,
+    /// The first volume, to so many bytes; what lies behind may go.
+    Resize(u64, bool),
     Stop,
 }
 
@@ -90,6 +97,9 @@ impl Rig {
             node: Rc::default(),
             free,
             order,
+            first: Rc::new(RefCell::new(volume(1, 4096))),
+            resized: Rc::default(),
+            store: MemoryShardStore::default(),
             figures: Rc::default(),
             figures_wanted: Rc::default(),
         };
@@ -106,13 +116,19 @@ impl Rig {
     pub fn start(&self) {
         let (nodes, free, order) = (self.node.clone(), self.free.clone(), self.order.clone());
         let (figures, wanted) = (self.figures.clone(), self.figures_wanted.clone());
-        self.target.start(seeds(&self.config, self.reactors, &MemoryShardStore::default()), move |seed| {
+        let (first, resized) = (self.first.clone(), self.resized.clone());
+        self.target.start(seeds(&self.config, self.reactors, &self.store), move |seed| {
             let (nodes, free, order) = (nodes.clone(), free.clone(), order.clone());
             let (figures, wanted) = (figures.clone(), wanted.clone());
+            let (first, resized) = (first.clone(), resized.clone());
             async move {
                 let node = Node::start(seed, true).await;
                 let hosts = Hosts::Listed(vec![Nqn::new(ALICE).unwrap(), Nqn::new(BOB).unwrap()]);
-                let config = target_config(addr(), hosts, vec![volume(1, 4096), volume(2, 512)]);
+                let known = first.borrow().clone();
+                if node.id() == ReactorId(0) {
+                    node.volume(&known).unwrap().settle_layer(known.bytes / 4096).await.unwrap();
+                }
+                let config = target_config(addr(), hosts, vec![known, volume(2, 512)]);
                 node.start_target(config).await.unwrap();
                 nodes.borrow_mut().push(node.clone());
                 loop {
@@ -124,7 +140,12 @@ impl Rig {
                         figures.borrow_mut().push(node.reactor_stats());
                     }
                     if node.id() == ReactorId(0) {
-                        obey(&node, order.replace(Order::None)).await;
+                        match order.replace(Order::None) {
+                            Order::Resize(bytes, discard) => {
+                                resized.set(Some(resize(&node, &first, bytes, discard).await));
+                            }
+                            order => obey(&node, order).await,
+                        }
                     }
                 }
             }
@@ -132,6 +153,13 @@ impl Rig {
         let all = self.reactors;
         let nodes = self.node.clone();
         assert!(self.world.handle().run_until(move || nodes.borrow().len() == all, Duration::from_secs(60)));
+    }
+
+    /// kill -9, and a start.
+    pub fn restart(&self) {
+        self.target.kill();
+        self.node.borrow_mut().clear();
+        self.start();
     }
 
     /// Runs `story` on the client's machine.
@@ -163,9 +191,23 @@ impl Rig {
     }
 }
 
+/// As the program does: the layer, what is known of it, the hosts.
+async fn resize(
+    node: &TestNode,
+    first: &RefCell<VolumeSpec>,
+    bytes: u64,
+    discard: bool,
+) -> Result<(), ResizeError> {
+    let spec = VolumeSpec { bytes, ..first.borrow().clone() };
+    node.volume(&spec).unwrap().resize_layer(bytes / 4096, discard).await?;
+    peristyle_rt::sleep(Duration::from_micros(200)).await;
+    *first.borrow_mut() = spec.clone();
+    Ok(node.add_volume(spec).await?)
+}
+
 pub async fn obey(node: &TestNode, order: Order) {
     match order {
-        Order::None => {}
+        Order::None | Order::Resize(..) => {}
         Order::RemoveSecond => assert!(node.remove_volume(2).await),
         Order::AddSecond => node.add_volume(volume(2, 512)).await.unwrap(),
         Order::AddHuge => {

@@ -64,6 +64,31 @@ pub fn rows() -> Vec<Row> {
             OUT_OF_RANGE,
         ),
         row(
+            62,
+            "ranges past an end that has come nearer",
+            "NVM 3.1.2.2",
+            |t| {
+                let smaller = Namespace { lbas: 1000, ..namespace(1, LbaSize::B4096) };
+                t.registry.put_namespace(t.subsystem, smaller).unwrap();
+                let opcodes = [nvm::READ, nvm::WRITE, nvm::COMPARE];
+                let both = |op| [io(op, 1, 1000, 1, 4096), io(op, 1, 999, 2, 8192)];
+                let past: Vec<Sqe> = opcodes.into_iter().flat_map(both).collect();
+                decode(t, &past)
+            },
+            OUT_OF_RANGE,
+        ),
+        row(
+            62,
+            "up to an end that has moved away",
+            "NVM 3.1.2.2",
+            |t| {
+                let larger = Namespace { lbas: LBAS[0] + 8, ..namespace(1, LbaSize::B4096) };
+                t.registry.put_namespace(t.subsystem, larger).unwrap();
+                decode(t, &[nvm::READ, nvm::WRITE].map(|op| io(op, 1, LBAS[0], 8, 32768)))
+            },
+            Status::SUCCESS,
+        ),
+        row(
             63,
             "transfer above MDTS",
             "Base 5.1.13.2.1 MDTS",

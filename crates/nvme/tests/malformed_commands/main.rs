@@ -10,7 +10,7 @@ mod target;
 use peristyle_nvme::controller::AdminOutcome;
 use peristyle_nvme::io_command::{self, IoQueueFabrics};
 use peristyle_nvme::registry::{Refused, RegistryConfig};
-use peristyle_nvme::subsystem::{ControllerModel, Hosts, Namespace, Subsystem};
+use peristyle_nvme::subsystem::{ControllerModel, Hosts, LbaSize, Namespace, Subsystem};
 use peristyle_nvme::wire::fabrics::{ConnectData, invalid_in_command, invalid_in_data};
 use peristyle_nvme::wire::log_page::AnaState;
 use peristyle_nvme::wire::opcode::{admin, fctype, nvm};

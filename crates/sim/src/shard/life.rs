@@ -86,6 +86,8 @@ impl Rig {
         let full = 1 + usize::from(self.plan.slow_store);
         join_two(owner.checkpoint_during_refill(), owner.fill_extents(&mut rng.fork(), full)).await;
         owner.fill_extents(&mut rng, 1 + self.plan.ready_extents).await;
+        owner.cut_off_and_grow(&mut Rng::new(self.seed ^ 0xC07)).await;
+        join_two(owner.checkpoint(), owner.write_some(&mut rng.fork(), 3)).await;
         owner.free_unused(&mut rng).await;
         if let Some(failing) = self.plan.failing {
             owner.write_while_failing(&disks[failing], failing, &mut rng).await;
@@ -185,7 +187,12 @@ impl Owner {
         let (shard, _) = recover.await?;
         drop(recovery);
         rig.watch.settling.set(true);
-        let ready = shard.ensure_layer(LAYER, rig.plan.volume_bytes / BLOCK_BYTES as u64).await;
+        let blocks = rig.plan.volume_bytes / BLOCK_BYTES as u64;
+        let ready = match shard.ensure_layer(LAYER, blocks).await {
+            // The owner before was about to let it grow back.
+            Err(ShardError::OutOfRange) => shard.resize_layer(LAYER, blocks, false).await,
+            ready => ready.map_err(Into::into),
+        };
         assert_eq!(ready, Ok(()));
         Ok(Owner { rig: rig.clone(), columns, shard })
     }
@@ -282,6 +289,20 @@ impl Owner {
             assert_eq!(self.shard.write(LAYER, (first + sector) * SECTOR, part).await, Ok(()));
         };
         join_two(all, some).await;
+    }
+
+    /// The layer becomes smaller and grows back. To whoever looks at the end of it, that is one write of zeros: after
+    /// a crash all of what was cut off is there, or nothing.
+    async fn cut_off_and_grow(&self, rng: &mut Rng) {
+        let _step = self.rig.watch.under_way.begin(Operation::Resize);
+        let model = &self.rig.model;
+        let blocks = model.sectors() / BLOCK;
+        let cut = rng.between(blocks / 2, blocks - 1);
+        let (id, _) =
+            model.begin_write(cut * BLOCK, (blocks - cut) * BLOCK, true).expect("nothing else is under way");
+        assert_eq!(self.shard.resize_layer(LAYER, cut, true).await, Ok(()));
+        assert_eq!(self.shard.resize_layer(LAYER, blocks, false).await, Ok(()));
+        model.acknowledge(id);
     }
 
     /// Large writes, until so many extents are full and their columns sealed.
