@@ -86,9 +86,10 @@ impl Rig {
         let full = 1 + usize::from(self.plan.slow_store);
         join_two(owner.checkpoint_during_refill(), owner.fill_extents(&mut rng.fork(), full)).await;
         owner.fill_extents(&mut rng, 1 + self.plan.ready_extents).await;
+        // Before any other checkpoint: replay still looks at the extents that were filled.
+        owner.free_unused(&mut rng).await;
         owner.cut_off_and_grow(&mut Rng::new(self.seed ^ 0xC07)).await;
         join_two(owner.checkpoint(), owner.write_some(&mut rng.fork(), 3)).await;
-        owner.free_unused(&mut rng).await;
         if let Some(failing) = self.plan.failing {
             owner.write_while_failing(&disks[failing], failing, &mut rng).await;
         }
