@@ -44,7 +44,7 @@ pub const TARGETS: &[Target] = &[
     t(8, "column_page",       4096, peristyle_column::format::fuzz_page,      seeds::pages),
     t(8, "column_row_table",  4096, peristyle_column::format::fuzz_row_table, seeds::row_tables),
     t(8, "shard_header",      4096, peristyle_shard::frame::fuzz_header,      seeds::frame_headers),
-    t(8, "shard_root",        8192, peristyle_shard::checkpoint::fuzz_root,   seeds::roots),
+    t(8, "shard_root",        8192, peristyle_shard::checkpoint::root::fuzz_root, seeds::roots),
     t(8, "cluster_record",    4096, peristyle_cluster::fuzz_record,           seeds::records),
 ];
 

@@ -347,7 +347,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 return VolumeAnswer::Data(shard.read(layer, offset, bytes).await);
             }
             VolumeRequest::Allocation { offset, bytes, runs_max } => {
-                return VolumeAnswer::Allocation(shard.allocation(layer, offset, bytes, runs_max));
+                return VolumeAnswer::Allocation(shard.allocation(layer, offset, bytes, runs_max).await);
             }
             VolumeRequest::ResizeLayer { blocks, discard } => {
                 return VolumeAnswer::Resized(shard.resize_layer(layer, blocks, discard).await);

@@ -13,7 +13,7 @@ use peristyle_rt::{Addr, Duration};
 #[test]
 fn a_volume_is_exported_once_it_can_be_and_what_never_can_is_left_alone() {
     let mut rig = Rig::new(41, "2+1", 4, 1);
-    rig.config.shard.map_leaves_max = 96; // a leaf is 1 MiB of a volume: the first takes 64
+    rig.config.shard.map_cache_bytes = 0; // the least there is covers 256 GiB of volumes
     rig.run(|node, first| async move {
         let volume = |nsid: u32, layer: u32, mib: u64| VolumeSpec {
             name: format!("v{nsid}"),
@@ -29,7 +29,7 @@ fn a_volume_is_exported_once_it_can_be_and_what_never_can_is_left_alone() {
             serial: "0123456789".into(),
             hosts: Hosts::Any,
             // The second does not fit beside the first; the third says that the first's layer has another size.
-            volumes: vec![spec(), volume(2, 2, 64), volume(3, 1, 32)],
+            volumes: vec![spec(), volume(2, 2, 256 << 10), volume(3, 1, 32)],
             limits: QpairLimits::default(),
         };
         let exported = || node.exported().iter().map(|v| v.nsid).collect::<Vec<_>>();

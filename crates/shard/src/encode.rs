@@ -13,6 +13,8 @@ pub(crate) struct Kept {
     pub rows: KeptBufs,
     /// The blocks of one command that has to read while it holds its payload.
     pub commands: KeptBufs,
+    /// A block of the map, for a read that needs it to know where its data is.
+    pub map: KeptBufs,
 }
 
 impl Kept {
@@ -27,6 +29,7 @@ impl Kept {
             frames: KeptBufs::share("frames", scheme.m() + 1, bytes).await,
             rows: KeptBufs::share("rows", scheme.m() + 1, Scheme::WIDTH_MAX * BLOCK_BYTES).await,
             commands: KeptBufs::share("commands", 1, (FRAME_BLOCKS_MAX + 2) * BLOCK_BYTES).await,
+            map: KeptBufs::share("map", scheme.m() + 1, BLOCK_BYTES).await,
         }
     }
 }

@@ -258,6 +258,12 @@ impl Extents {
             extent.meta += 1;
         }
     }
+    /// What a checkpoint says of an extent.
+    pub fn restore_counts(&mut self, id: ExtentId, live: u32, meta: u32) {
+        if let Some(extent) = self.items.get_mut(&id) {
+            (extent.live, extent.meta) = (live, meta);
+        }
+    }
     /// No durable checkpoint refers to a map block any more.
     pub fn drop_meta(&mut self, ptr: Ptr) {
         if let Some(extent) = self.items.get_mut(&ptr.extent()) {

@@ -47,7 +47,8 @@ pub enum Entry {
     LayerDropped { layer: LayerId },
     /// The layer has so many blocks now.
     LayerResized { layer: LayerId, blocks: u64 },
-    /// A map block of a checkpoint: level 0 is a leaf, 1 a page of leaves, 2 the checkpoint's root stream.
+    /// A block of a checkpoint: level 0 is a leaf, 1 a page of leaves, 2 the root stream, 3 a list of changed pointers,
+    /// 4 the directory of the stream.
     Map { layer: LayerId, level: u8, first: u64, crc: u32 },
 }
 
@@ -57,6 +58,7 @@ const KIND_CREATED: u8 = 3;
 const KIND_DROPPED: u8 = 4;
 const KIND_RESIZED: u8 = 5;
 const KIND_MAP: u8 = 16; // + level
+const MAP_LEVELS: u8 = 5;
 
 impl Entry {
     fn encode(&self) -> [u8; ENTRY_BYTES] {
@@ -89,7 +91,7 @@ impl Entry {
             KIND_CREATED if value == 0 => Entry::LayerCreated { layer, blocks: block },
             KIND_DROPPED if (block, value) == (0, 0) => Entry::LayerDropped { layer },
             KIND_RESIZED if value == 0 => Entry::LayerResized { layer, blocks: block },
-            k if (KIND_MAP..KIND_MAP + 3).contains(&k) => {
+            k if (KIND_MAP..KIND_MAP + MAP_LEVELS).contains(&k) => {
                 Entry::Map { layer, level: k - KIND_MAP, first: block, crc: value }
             }
             _ => return None,
@@ -438,7 +440,7 @@ mod tests {
                     1 => Entry::LayerCreated { layer, blocks: block },
                     2 => Entry::LayerDropped { layer },
                     3 => Entry::LayerResized { layer, blocks: block },
-                    4 => Entry::Map { layer, level: (value % 3) as u8, first: block, crc: value },
+                    4 => Entry::Map { layer, level: (value % 5) as u8, first: block, crc: value },
                     _ => Entry::Data { layer, block, crc: value },
                 }
             }).collect();

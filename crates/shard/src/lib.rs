@@ -4,6 +4,7 @@
 mod allocation;
 mod append;
 mod batching;
+mod bring;
 pub mod builder;
 pub mod checkpoint;
 pub mod columns;

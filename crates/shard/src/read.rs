@@ -3,7 +3,7 @@
 use crate::columns::{ColumnFault, Columns};
 use crate::degraded::Answer;
 use crate::error::ShardError;
-use crate::map::{Lookup, Ptr};
+use crate::map::{Away, Lookup, Ptr};
 use crate::shard::Shard;
 use peristyle_base::{BLOCK_BYTES, ColumnName, ColumnPlace, LayerId, crc32c};
 use peristyle_cluster::ShardStore;
@@ -74,7 +74,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     ) -> Result<IoVec, ShardError> {
         let _reading = self.readers.enter();
         let gather = new_gather();
-        self.look_up(layer, block, memory.len() / BLOCK_BYTES, &mut gather.0.borrow_mut())?;
+        loop {
+            let found = self.look_up(layer, block, memory.len() / BLOCK_BYTES, &mut gather.0.borrow_mut())?;
+            match found {
+                None => break,
+                Some(away) => self.bring(away).await?,
+            }
+        }
         let pieces = gather.0.borrow().pieces.len();
         if pieces == 1 {
             // The common case needs no task.
@@ -119,13 +125,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         result
     }
 
+    /// Where the blocks lie; or a leaf that has to be read first.
     fn look_up(
         &self,
         layer: LayerId,
         block: u64,
         count: usize,
         gather: &mut Gather,
-    ) -> Result<(), ShardError> {
+    ) -> Result<Option<Away>, ShardError> {
         let state = &mut *self.state.borrow_mut();
         if state.stopped.is_some() {
             return Err(ShardError::Stopped);
@@ -139,6 +146,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let ptr = match state.map.lookup(layer, block + i as u64) {
                 Lookup::Data(ptr) => Some(ptr),
                 Lookup::Zero | Lookup::Absent => None,
+                Lookup::Away => {
+                    state.stats.lookup.leave(now, peristyle_rt::now());
+                    return Ok(Some(Away::of(layer, block + i as u64)));
+                }
             };
             gather.crcs.push(ptr.map_or(0, Ptr::crc));
             if let Some((last, _)) = gather.pieces.last_mut()
@@ -150,7 +161,21 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             gather.pieces.push((Piece { at: i as u16, count: 1, ptr }, None));
         }
         state.stats.lookup.leave(now, peristyle_rt::now());
-        Ok(())
+        Ok(None)
+    }
+
+    /// One block by its pointer, read as hosts' blocks are.
+    pub(crate) async fn read_pointer(self: &Rc<Self>, ptr: Ptr) -> Result<View, ShardError> {
+        let gather = new_gather();
+        {
+            let g = &mut *gather.0.borrow_mut();
+            g.crcs.clear();
+            g.crcs.push(ptr.crc());
+        }
+        let memory = self.kept.map.alloc(BLOCK_BYTES).await;
+        let view = self.read_piece(Piece { at: 0, count: 1, ptr: Some(ptr) }, memory, &gather).await;
+        recycle(gather);
+        view
     }
 
     async fn read_piece(

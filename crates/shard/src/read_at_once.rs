@@ -57,8 +57,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         let find = |i: usize| match state.map.lookup(layer, block.checked_add(i as u64)?) {
             Lookup::Data(ptr) => Some(ptr),
-            // Zeros, or beyond the layer's end.
-            Lookup::Zero | Lookup::Absent => None,
+            // Zeros, beyond the layer's end, or the leaf has to be read.
+            Lookup::Zero | Lookup::Absent | Lookup::Away => None,
         };
         let first = find(0)?;
         let mut crcs = [0; BLOCKS_MAX];

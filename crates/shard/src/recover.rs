@@ -10,7 +10,7 @@ use crate::find::Scan;
 use crate::frame::{Entry, FrameKind, Header, Layout};
 use crate::map::MapFull;
 use crate::replay::{Found, Replay, Verdict, decide};
-use crate::shard::{Shard, ShardConfig};
+use crate::shard::{Shard, ShardConfig, State};
 use peristyle_base::{BLOCK_BYTES, ExtentId, NodeId, Seq, ShardId, crc32c};
 use peristyle_cluster::{ShardRecord, ShardStore, StoreError, Version};
 use peristyle_rt::alloc_count::background;
@@ -122,8 +122,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.load_checkpoint(checkpoint).await.map_err(RecoverError::Checkpoint)?;
         }
         self.choose_copies(&mut replay).await?;
-        report.replayed = self.replay_committed(&replay)?;
-        self.count_blocks();
+        report.replayed = self.replay_committed(&replay).await?;
         let kept = self.decide_tail(&replay).await?;
         report.tail_kept = kept.len();
         report.committed = replay.committed();
@@ -215,21 +214,40 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
-    fn replay_committed(&self, replay: &Replay) -> Result<usize, RecoverError> {
+    async fn replay_committed(self: &Rc<Self>, replay: &Replay) -> Result<usize, RecoverError> {
         let frames = replay
             .committed_frames()
             .map_err(|gap| RecoverError::LogIncomplete { missing: gap.missing, committed: gap.committed })?;
-        let state = &mut *self.state.borrow_mut();
         for found in &frames {
             let layout = found.header.layout();
-            apply(&mut state.map, found.header.extent, &layout, &found.entries, |_| {})
+            self.bring_for(&found.entries).await;
+            let state = &mut *self.state.borrow_mut();
+            let State { map, extents, .. } = state;
+            let live = apply(map, found.header.extent, &layout, &found.entries, |ptr| extents.drop_live(ptr))
                 .map_err(|MapFull| RecoverError::Checkpoint(ShardError::MapFull))?;
+            extents.add_live(found.header.extent, live);
             // What had to be replayed counts as log: a shard that is restarted often checkpoints all the same.
             state.log_bytes_since_checkpoint += (layout.device_blocks() * BLOCK_BYTES) as u64;
         }
+        let state = &mut *self.state.borrow_mut();
         state.committed = replay.committed();
         state.next_seq = state.committed.next();
         Ok(frames.len())
+    }
+
+    /// Ranges make fewer changes where what they cover in part is in memory.
+    async fn bring_for(self: &Rc<Self>, entries: &[Entry]) {
+        for entry in entries {
+            let (layer, block, count) = match *entry {
+                Entry::Zero { layer, block, count } => (layer, block, u64::from(count)),
+                Entry::LayerResized { layer, blocks } => {
+                    let there = self.state.borrow().map.layer_blocks(layer).unwrap_or(blocks);
+                    (layer, there.min(blocks), there.abs_diff(blocks))
+                }
+                _ => continue,
+            };
+            let _ = self.bring_edges(layer, block, count).await;
+        }
     }
 
     /// Step 7: which frames behind the committed ones are kept. They end at the first that is dropped.

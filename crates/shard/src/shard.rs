@@ -2,15 +2,16 @@
 //!
 //! Everything runs on one reactor; state is borrowed for straight-line code only, never over an await.
 
+use crate::bring::Bringing;
 use crate::builder::{Contents, Effect, Pending, Queue, Scratch};
-use crate::checkpoint::Homes;
+use crate::checkpoint::Roots;
 use crate::columns::{AllocClass, Columns};
 use crate::degraded::{INSISTING_MAX, RECONSTRUCTIONS_MAX};
 use crate::encode::Kept;
 use crate::error::{ShardError, StopReason};
 use crate::extent::{Extents, Width};
-use crate::frame::{FrameKind, Layout};
-use crate::map::Map;
+use crate::frame::{FRAME_BLOCKS_MAX, FrameKind, Layout};
+use crate::map::{Limits, Map};
 use crate::ops::{OpId, Ops};
 use crate::space::{Readers, is_refusing};
 use crate::stats::Stats;
@@ -39,8 +40,8 @@ pub struct ShardConfig {
     pub pending_commands_max: usize,
     /// Ready extents of each width that are kept in stock; refilled at half.
     pub ready_extents: usize,
-    /// Leaves of the map in memory at most.
-    pub map_leaves_max: usize,
+    /// Bytes of the map in memory at most.
+    pub map_cache_bytes: u64,
     /// Bytes of log after which a checkpoint is taken.
     pub checkpoint_log_bytes: u64,
     /// A column append is given up after this long at least (DESIGN §11, "Slowness").
@@ -66,7 +67,7 @@ impl ShardConfig {
             pending_blocks_max: 16 * 1024,
             pending_commands_max: 4096,
             ready_extents: 4,
-            map_leaves_max: 65_536,
+            map_cache_bytes: 256 << 20,
             checkpoint_log_bytes: 1 << 30,
             append_limit_min: Duration::from_millis(20),
             append_limit_p99s: 10,
@@ -148,8 +149,8 @@ pub(crate) struct State {
     pub recovering: bool,
     /// What earlier epochs left is sealed, or given back.
     pub settled: bool,
-    /// What the last checkpoint holds.
-    pub homes: Homes,
+    /// What the last checkpoint holds beside leaves and pages.
+    pub roots: Roots,
     /// Extents that are to be freed: nothing refers to them any more.
     pub freeable: Vec<ExtentId>,
     /// What could be freed lies behind extents that take frames.
@@ -205,10 +206,14 @@ pub struct Shard<C: Columns, S: ShardStore> {
     /// An extent died, or can be freed; or what earlier epochs left is settled.
     pub(crate) space: Notify,
     pub(crate) urgent: Cell<bool>,
+    /// The map has no room for more changes before a checkpoint has written some.
+    pub(crate) crowded: Cell<bool>,
     /// Reads of hosts, from the look at the map on.
     pub(crate) readers: Readers,
     /// Column reads under way.
     pub(crate) reads: Reads,
+    /// Map blocks that are being read.
+    pub(crate) bringing: Bringing,
     /// Blocks that are being reconstructed for hosts, and those that wait for devices.
     pub(crate) reconstructions: Rc<Semaphore>,
     pub(crate) insisting: Rc<Semaphore>,
@@ -235,7 +240,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             record: ShardRecord::default(),
             version: Version(0),
             cut: Seq(0),
-            map: Map::new(config.map_leaves_max),
+            map: Map::new(Limits::of(config.map_cache_bytes)),
             extents: Extents::default(),
             queue: Queue::with_room(config.pending_commands_max),
             scratch: Scratch::with_room(config.detect_zeroes),
@@ -247,7 +252,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             creating: None,
             recovering: true,
             settled: false,
-            homes: Homes::default(),
+            roots: Roots::default(),
             freeable: Vec::new(),
             room_wanted: false,
             meta_done: Vec::with_capacity(16),
@@ -284,8 +289,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             supply_wanted: Notify::default(),
             space: Notify::default(),
             urgent: Cell::new(false),
+            crowded: Cell::new(false),
             readers: Readers::default(),
             reads: Reads::default(),
+            bringing: Bringing::default(),
             reconstructions: Semaphore::new(RECONSTRUCTIONS_MAX),
             insisting: Semaphore::new(INSISTING_MAX),
             silent: RefCell::default(),
@@ -302,6 +309,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         peristyle_rt::spawn(background(self.clone().run_supply()));
         peristyle_rt::spawn(background(self.clone().run_checkpoints()));
         peristyle_rt::spawn(background(self.clone().run_space()));
+        peristyle_rt::spawn(background(self.clone().run_remains()));
     }
 
     pub fn id(&self) -> ShardId {
@@ -380,7 +388,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         let full = state.queue.blocks() >= self.config.pending_blocks_max
             || state.queue.len() >= self.config.pending_commands_max;
-        Ok(!full)
+        // What is accepted needs room in the map; a checkpoint makes some.
+        let in_flight = self.config.frames_in_flight_max * FRAME_BLOCKS_MAX;
+        let crowded = state.map.is_crowded(state.queue.blocks() + in_flight);
+        if crowded && !self.crowded.replace(true) {
+            self.progress.notify_all();
+        }
+        Ok(!full && !crowded)
     }
 
     pub(crate) fn enqueue(&self, state: &mut State, pending: Pending) {

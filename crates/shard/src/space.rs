@@ -6,7 +6,7 @@ use crate::columns::{AllocClass, Columns};
 use crate::degraded::SILENCE_LIMIT;
 use crate::extent::{Extent, ExtentPhase, Width};
 use crate::frame::{Entry, Header};
-use crate::map::Lookup;
+use crate::map::{Away, Lookup, Ptr};
 use crate::shard::{Shard, State};
 use crate::stats::SpaceFigures;
 use peristyle_base::{BLOCK_BYTES, ColumnName, ColumnPlace, ExtentId, Instant, RowIndex};
@@ -14,7 +14,6 @@ use peristyle_cluster::ShardStore;
 use peristyle_rt::sync::Notify;
 use peristyle_rt::{Buf, Duration, join_all, timeout};
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// Extents that are freed at the same time.
@@ -93,32 +92,7 @@ fn is_dead(e: &Extent) -> bool {
     e.phase == ExtentPhase::Sealed && e.live == 0 && !e.leftover
 }
 
-/// Extents that hold some map blocks and nothing else would stay for these: the checkpoint that begins now writes them
-/// anew.
-pub(crate) fn move_map_blocks(state: &mut State) {
-    let few =
-        |e: &Extent| e.meta > 0 && e.meta <= e.scheme.k() as u32 * e.committed_rows as u32 / MOVED_SHARE;
-    let from: HashSet<ExtentId> =
-        state.extents.iter().filter(|e| is_dead(e) && few(e)).map(|e| e.id).collect();
-    if from.is_empty() {
-        return;
-    }
-    let mut leaves = Vec::new();
-    state.homes.leaves_at(|id| from.contains(&id), |layer, page, child| leaves.push((layer, page, child)));
-    for (layer, page, child) in leaves.into_iter().take(MOVED_MAX) {
-        state.map.touch(layer, page, child);
-    }
-}
-
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
-    /// Counts each extent's blocks; from here on commits and checkpoints keep the counts.
-    pub(crate) fn count_blocks(&self) {
-        let State { map, homes, extents, .. } = &mut *self.state.borrow_mut();
-        extents.iter_mut().for_each(|e| (e.live, e.meta) = (0, 0));
-        map.for_each(|_, _, ptr| extents.add_live(ptr.extent(), 1));
-        homes.for_each(|ptr| extents.add_meta(ptr));
-    }
-
     pub(crate) fn space_figures(&self) -> SpaceFigures {
         let state = self.state.borrow();
         let mut figures = SpaceFigures {
@@ -145,28 +119,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             figures.waiting_extents += u64::from(is_dead(e));
         }
         figures
-    }
-
-    /// For tests and the simulator: whether the counts are those of the map and of the checkpoint.
-    pub fn check_counts(&self) -> Result<(), String> {
-        let State { map, homes, extents, .. } = &*self.state.borrow();
-        let mut counted: HashMap<ExtentId, (u32, u32)> = HashMap::new();
-        map.for_each(|_, _, ptr| counted.entry(ptr.extent()).or_default().0 += 1);
-        homes.for_each_counted(|ptr| counted.entry(ptr.extent()).or_default().1 += 1);
-        for e in extents.iter() {
-            let there = counted.remove(&e.id).unwrap_or_default();
-            if there != (e.live, e.meta) {
-                return Err(format!(
-                    "extent {} has {there:?} blocks and counts {:?}",
-                    e.id,
-                    (e.live, e.meta)
-                ));
-            }
-        }
-        match counted.is_empty() {
-            true => Ok(()),
-            false => Err(format!("the map points at extents that are not there: {counted:?}")),
-        }
     }
 
     /// For tests: as if an extent's live blocks had not been counted.
@@ -221,7 +173,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
-    async fn free_extent(&self, id: ExtentId) {
+    async fn free_extent(self: &Rc<Self>, id: ExtentId) {
         let contents = self.contents(id).await;
         {
             let state = &mut *self.state.borrow_mut();
@@ -264,32 +216,119 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Counts are hints: every entry of the extent's headers is looked up before it goes (DESIGN §11).
-    async fn contents(&self, id: ExtentId) -> Contents {
+    async fn contents(self: &Rc<Self>, id: ExtentId) -> Contents {
+        let mut contents = Contents::Unused;
+        let whole = self.each_header(id, async |entries| {
+            for entry in entries {
+                match self.is_used(entry, id).await {
+                    Some(false) => {}
+                    Some(true) => contents = Contents::Used,
+                    None => contents = Contents::Unknown,
+                }
+                if contents != Contents::Unused {
+                    return false;
+                }
+            }
+            true
+        });
+        match whole.await {
+            true => contents,
+            false if contents == Contents::Used => contents,
+            false => Contents::Unknown,
+        }
+    }
+
+    /// Whether an entry's block in an extent is needed. `None`: that cannot be told now.
+    async fn is_used(self: &Rc<Self>, entry: &Entry, id: ExtentId) -> Option<bool> {
+        match *entry {
+            Entry::Data { layer, block, .. } => loop {
+                let there = self.state.borrow().map.lookup(layer, block);
+                match there {
+                    Lookup::Data(ptr) => return Some(ptr.extent() == id),
+                    Lookup::Away => self.bring(Away::of(layer, block)).await.ok()?,
+                    Lookup::Absent | Lookup::Zero => return Some(false),
+                }
+            },
+            Entry::Map { layer, level: 0 | 1, first, .. } => {
+                if !self.state.borrow().map.all_counted() {
+                    return None; // it may be one of those that wait to be counted
+                }
+                let homes = self.map_homes(Away::of(layer, first)).await?;
+                Some(homes.iter().any(|home| home.extent() == id))
+            }
+            Entry::Map { .. } => Some(self.state.borrow().roots.any_in(id)),
+            _ => Some(false),
+        }
+    }
+
+    /// Where checkpoints have put a page, and one of its leaves.
+    async fn map_homes(self: &Rc<Self>, away: Away) -> Option<[Ptr; 2]> {
+        loop {
+            let homes = self.state.borrow().map.homes(away);
+            match homes {
+                Some(homes) => return Some(homes),
+                None => self.bring_page(away).await.ok()?,
+            }
+        }
+    }
+
+    /// Hands out the entries of each frame of an extent, as long as `each` says so. False when it did not always, or a
+    /// header cannot be read now.
+    async fn each_header(&self, id: ExtentId, mut each: impl AsyncFnMut(&[Entry]) -> bool) -> bool {
         let (rows, copies) = {
             let state = self.state.borrow();
-            let Some(e) = state.extents.get(id) else { return Contents::Unknown };
+            let Some(e) = state.extents.get(id) else { return false };
             let sealed = (0..e.scheme.width()).filter(|c| (e.header_columns() & !e.missing) >> c & 1 == 1);
             (e.committed_rows, sealed.map(|c| (e.place(c), e.name(self.id, c))).collect::<Vec<_>>())
         };
         let (mut row, mut entries) = (0, Vec::new());
         while row < rows {
-            let Some(header) = self.sealed_header(&copies, row, &mut entries).await else {
-                return Contents::Unknown;
-            };
-            let state = self.state.borrow();
-            let used = |entry: &Entry| match *entry {
-                Entry::Data { layer, block, .. } => {
-                    matches!(state.map.lookup(layer, block), Lookup::Data(ptr) if ptr.extent() == id)
-                }
-                Entry::Map { layer, level, first, .. } => state.homes.is_in(layer, level, first, id),
-                _ => false,
-            };
-            if entries.iter().any(used) {
-                return Contents::Used;
+            let Some(header) = self.sealed_header(&copies, row, &mut entries).await else { return false };
+            if !each(&entries).await {
+                return false;
             }
             row = header.layout().end_row();
         }
-        Contents::Unused
+        true
+    }
+
+    /// Extents that hold some map blocks and nothing else would stay for these: the checkpoint that begins now writes
+    /// them anew.
+    pub(crate) async fn move_map_blocks(self: &Rc<Self>) {
+        let few =
+            |e: &Extent| e.meta > 0 && e.meta <= e.scheme.k() as u32 * e.committed_rows as u32 / MOVED_SHARE;
+        let mut from: Vec<ExtentId> = {
+            let state = self.state.borrow();
+            state.extents.iter().filter(|e| is_dead(e) && few(e)).map(|e| e.id).collect()
+        };
+        from.sort_unstable();
+        let mut moved = 0;
+        for id in from {
+            if self.state.borrow().roots.lists_in(id) {
+                self.state.borrow_mut().map.list_all();
+            }
+            self.each_header(id, async |entries| {
+                for entry in entries {
+                    if let Entry::Map { layer, level: 0 | 1, first, .. } = *entry {
+                        moved += self.move_map_block(Away::of(layer, first), id).await as usize;
+                    }
+                }
+                moved < MOVED_MAX
+            })
+            .await;
+        }
+    }
+
+    /// True when a leaf, or its page, lies in the extent, and will lie elsewhere with the next checkpoint.
+    async fn move_map_block(self: &Rc<Self>, away: Away, id: ExtentId) -> bool {
+        let Some([page, leaf]) = self.map_homes(away).await else { return false };
+        if page.extent() == id {
+            self.state.borrow_mut().map.rewrite_page(away);
+        }
+        if leaf.extent() == id && self.bring(away).await.is_ok() {
+            self.state.borrow_mut().map.rewrite_leaf(away);
+        }
+        page.extent() == id || leaf.extent() == id
     }
 
     /// The header at a row, from any sealed column that has it.

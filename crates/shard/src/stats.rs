@@ -23,6 +23,8 @@ pub struct Stats {
     pub reappended: u64,
     pub abandoned: u64,
     pub checkpoints: u64,
+    /// Leaves and pages of the map that were read back.
+    pub map_reads: u64,
     /// Checkpoints for the room behind them.
     pub early_checkpoints: u64,
     /// Extents that were freed while the shard ran.
@@ -102,6 +104,7 @@ impl Stats {
                 ("reappended_frames", self.reappended),
                 ("abandoned_extents", self.abandoned),
                 ("checkpoints", self.checkpoints),
+                ("map_reads", self.map_reads),
                 ("early_checkpoints", self.early_checkpoints),
                 ("freed_extents", self.freed_extents),
                 ("unused_kept", self.unused_kept),

@@ -254,9 +254,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(())
     }
 
-    async fn zero_blocks(&self, layer: LayerId, mut block: u64, mut count: u64) -> Result<(), ShardError> {
+    async fn zero_blocks(
+        self: &Rc<Self>,
+        layer: LayerId,
+        mut block: u64,
+        mut count: u64,
+    ) -> Result<(), ShardError> {
         while count > 0 {
             let n = count.min(ZERO_BLOCKS_MAX);
+            // What cannot be read is written pointer by pointer.
+            let _ = self.bring_edges(layer, block, n).await;
             self.accept_in_turn(layer, block, n, Effect::Zero { layer, block, count: n as u32 }).await?;
             (block, count) = (block + n, count - n);
         }

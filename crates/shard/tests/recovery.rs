@@ -329,15 +329,16 @@ fn a_checkpoints_frame_that_was_never_complete_is_cut_off() {
 fn a_map_that_does_not_fit_its_memory_any_more_is_said_and_not_served_in_part() {
     sim::run(13, |_| async {
         let mut home = Home::new("2+1", 4);
-        home.config.map_leaves_max = 16; // what a layer of 4096 blocks needs
+        home.config.map_cache_bytes = 1 << 20; // covers 2048 pages of 65,536 blocks
         let shard = home.start().await;
+        shard.ensure_layer(peristyle_base::LayerId(2), 1500 * 65_536).await.unwrap();
         write(&shard, 0, 2, 1).await.unwrap();
         home.kill(shard);
         for checkpoint in [false, true] {
-            home.config.map_leaves_max = 15;
+            home.config.map_cache_bytes = 0; // the least there is: 1024
             let found = home.recover().await.err();
             assert_eq!(found, Some(RecoverError::Checkpoint(ShardError::MapFull)), "{checkpoint}");
-            home.config.map_leaves_max = 16;
+            home.config.map_cache_bytes = 1 << 20;
             let shard = home.recover().await.unwrap();
             expect(&shard, 0, 2, 1).await;
             shard.checkpoint().await.unwrap();

@@ -6,9 +6,11 @@ use peristyle_base::{
     BLOCK_BYTES, ColumnIndex, Epoch, ExtentId, LayerId, Nonce, RowIndex, Scheme, Seq, ShardId,
 };
 use peristyle_rt::sim;
-use peristyle_shard::checkpoint::decode_root;
+use peristyle_shard::checkpoint::root::{
+    Counts, Root, decode_changes, decode_directory, encode_changes, encode_directory,
+};
 use peristyle_shard::frame::{Entry, FrameKind, Header, NotHeader};
-use peristyle_shard::map::{FANOUT, Lookup, Ptr, decode_block, encode_block};
+use peristyle_shard::map::{FANOUT, Logged, Lookup, PageAt, Ptr, decode_block, encode_block};
 use pool::*;
 
 const USER: &[u8] = include_bytes!("../testdata/frame-header-v1.bin");
@@ -16,6 +18,9 @@ const CHECKPOINT: &[u8] = include_bytes!("../testdata/frame-header-checkpoint-v1
 const RELOCATION: &[u8] = include_bytes!("../testdata/frame-header-relocation-v1.bin");
 const MAP_BLOCK: &[u8] = include_bytes!("../testdata/map-block-v1.bin");
 const ROOT: &[u8] = include_bytes!("../testdata/checkpoint-root-v1.bin");
+const ROOT_2: &[u8] = include_bytes!("../testdata/checkpoint-root-v2.bin");
+const CHANGES: &[u8] = include_bytes!("../testdata/checkpoint-changes-v1.bin");
+const DIRECTORY: &[u8] = include_bytes!("../testdata/checkpoint-directory-v1.bin");
 
 const NONCE: Nonce = Nonce(*b"sixteen secrets!");
 
@@ -161,24 +166,72 @@ fn map_blocks_of_version_1_are_read_and_written_as_they_always_were() {
 
 #[test]
 fn checkpoint_roots_of_version_1_are_read_as_they_always_were() {
-    // Its other half, the same bytes written, stands beside the code: `a_root_survives_its_bytes`.
-    let (seq, layers) = decode_root(ROOT).unwrap();
-    assert_eq!(seq, Seq(0x6162_6364_6566_6768));
+    let root = Root::decode(ROOT).unwrap();
+    assert_eq!((root.seq, root.extents), (Seq(0x6162_6364_6566_6768), None));
     let first = Ptr::new(ExtentId(10), ColumnIndex(0), RowIndex(1), 0x1111_1111);
-    let pages = (0..300).map(pointer).collect();
+    let pages = (0..300).filter_map(|n| match pointer(n).lookup() {
+        Lookup::Data(home) => Some((n as u32, PageAt::Home(home))),
+        Lookup::Zero => Some((n as u32, PageAt::Zero)),
+        _ => None,
+    });
     let expect = [
-        (LayerId(1), 5, vec![first]),
-        (LayerId(2), 65_537, vec![Ptr::ABSENT, Ptr::ZERO]),
-        (LayerId(0xffff_fffe), 65_536 * 300, pages),
+        (LayerId(1), 5, vec![(0, PageAt::Home(first))]),
+        (LayerId(2), 65_537, vec![(1, PageAt::Zero)]),
+        (LayerId(0xffff_fffe), 65_536 * 300, pages.collect()),
     ];
-    assert_eq!(layers, expect);
+    assert_eq!(root.layers, expect);
     for (what, at, byte) in
-        [("version", 8, 2), ("zero", 24, 1), ("behind the layers", 8191, 1), ("pages", 36, 2)]
+        [("version", 8, 3), ("zero", 24, 1), ("behind the layers", 8191, 1), ("pages", 36, 2)]
     {
         let mut bytes = ROOT.to_vec();
         bytes[at] = byte;
-        assert!(decode_root(&bytes).is_err(), "{what}");
+        assert!(Root::decode(&bytes).is_err(), "{what}");
     }
+}
+
+fn place(extent: u64, column: u8, row: u16, crc: u32) -> Ptr {
+    Ptr::new(ExtentId(extent), ColumnIndex(column), RowIndex(row), crc)
+}
+
+#[test]
+fn the_parts_of_a_checkpoint_are_what_they_were() {
+    let root = Root {
+        seq: Seq(0x6162_6364_6566_6768),
+        layers: vec![
+            (LayerId(1), 5, vec![(0, PageAt::Home(place(10, 0, 1, 0x1111_1111)))]),
+            (
+                LayerId(2),
+                65_536 * 300,
+                vec![(7, PageAt::Zero), (299, PageAt::Home(place((1 << 48) - 2, 19, 511, u32::MAX)))],
+            ),
+            (LayerId(u32::MAX), 65_536, vec![(0, PageAt::Home(place(11, 1, 3, 0x2222_2222)))]),
+        ],
+        changes: vec![place(12, 0, 0, 0x3333_3333), place(13, 0, 5, 0x4444_4444)],
+        listed: 0x01_0203_0405,
+        extents: Some(vec![
+            (ExtentId(10), Counts { live: 100, map: 2 }),
+            (ExtentId(1 << 47), Counts { live: u32::MAX, map: 0 }),
+        ]),
+    };
+    assert_eq!(Root::decode(ROOT_2), Ok(root.clone()));
+    assert!(root.encode() == ROOT_2);
+    let changes = [
+        Logged::Set {
+            layer: LayerId(3),
+            block: 0x2122_2324_2526,
+            ptr: place(9, 2, 7, 0xa0b0_c0d0),
+            counted: true,
+        },
+        Logged::Set { layer: LayerId(4), block: 6, ptr: Ptr::ZERO, counted: false },
+        Logged::Void { layer: LayerId(5), leaf: 0x31_3233_3435, count: u32::MAX },
+    ];
+    assert_eq!(decode_changes(CHANGES).as_deref(), Ok(&changes[..]));
+    let mut block = [0; BLOCK_BYTES];
+    encode_changes(&changes, &mut block);
+    assert!(block == CHANGES);
+    assert_eq!(decode_directory(7, DIRECTORY), Ok(root.changes.clone()));
+    encode_directory(7, &root.changes, &mut block);
+    assert!(block == DIRECTORY);
 }
 
 /// Multiplication in GF(2^8) modulo 0x11d, as slow as it is plain.

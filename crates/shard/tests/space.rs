@@ -84,12 +84,12 @@ fn an_extent_is_freed_while_the_shard_serves_and_not_before_a_checkpoint_without
         assert!(freed.len() > 8 && freed.iter().all(|e| *e < mark), "{freed:?} before {mark}");
         assert!(freed.iter().all(|e| home.pool.columns_of(*e).is_empty()));
         assert!(counter(&shard, "freed_extents") as usize >= freed.len());
-        shard.check_counts().unwrap();
+        shard.check_counts().await.unwrap();
         expect_filled(&shard, 100).await;
         home.kill(shard);
         let shard = home.recover().await.unwrap();
         expect_filled(&shard, 100).await;
-        shard.check_counts().unwrap();
+        shard.check_counts().await.unwrap();
     });
 }
 
@@ -162,7 +162,7 @@ fn an_extent_that_the_map_points_at_is_not_freed_whatever_its_count_says() {
         fill_extents(&shard, 2, 0).await;
         ms(100).await;
         shard.miscount(ExtentId(1));
-        assert!(shard.check_counts().is_err());
+        assert!(shard.check_counts().await.is_err());
         shard.checkpoint().await.unwrap();
         ms(1000).await;
         assert_eq!(counter(&shard, "unused_kept"), 1);
@@ -195,7 +195,7 @@ fn counts_follow_the_map_whatever_happens() {
                         shard = home.recover().await.unwrap();
                     }
                 }
-                shard.check_counts().unwrap();
+                shard.check_counts().await.unwrap();
             }
         });
     }
@@ -227,7 +227,7 @@ fn a_full_pool_gets_its_space_back_by_itself() {
             for i in 0..written / 2 {
                 assert_eq!(write(&shard, 1000 + i * 128, 128, i).await, Ok(()), "{what}: {i} of {written}");
             }
-            shard.check_counts().unwrap();
+            shard.check_counts().await.unwrap();
             home.kill(shard);
             let shard = home.recover().await.unwrap();
             for i in 0..written / 2 {
@@ -255,7 +255,7 @@ fn a_pool_that_is_low_on_room_has_checkpoints_taken_early() {
         let seconds = peristyle_rt::now().since(began).as_secs();
         assert!(counter(&shard, "early_checkpoints") <= seconds + 1, "once a second at most");
         expect_filled(&shard, 0).await;
-        shard.check_counts().unwrap();
+        shard.check_counts().await.unwrap();
     });
 }
 
@@ -332,7 +332,7 @@ fn map_blocks_move_out_of_extents_that_hold_nothing_else() {
         let shard = home.recover().await.unwrap();
         assert!(read(&shard, 4000, 2).await.unwrap() == vec![0; 2 * BLOCK as usize]);
         expect_filled(&shard, 3).await;
-        shard.check_counts().unwrap();
+        shard.check_counts().await.unwrap();
     });
 }
 
@@ -362,7 +362,7 @@ fn blocks_of_zeros_need_no_space_unless_that_is_switched_off() {
             let shard = home.recover().await.unwrap();
             assert!(read(&shard, 0, 8).await.unwrap() == mixed);
             assert!(read(&shard, 100, 128).await.unwrap().iter().all(|&b| b == 0));
-            shard.check_counts().unwrap();
+            shard.check_counts().await.unwrap();
         });
     }
 }

@@ -219,7 +219,7 @@ impl Machine {
         let shard = ShardConfig {
             ready_extents: 2,
             checkpoint_log_bytes: self.plan.checkpoint_log_bytes,
-            map_leaves_max: 4096,
+            map_cache_bytes: 16 << 20,
             ..ShardConfig::new(self.plan.scheme)
         };
         let home = |shard| ReactorId((shard % self.plan.reactors) as u16);

@@ -202,7 +202,7 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
 
 fn memory_line(node: &Rc<ThisNode>, plan: &Plan) -> String {
     let buffers = buffers(plan.buffers, false).total_bytes() as u64 * plan.reactors as u64;
-    let map = node.config().shard.map_leaves_max as u64 * 4096 * node.config().shards.len() as u64;
+    let map = node.config().shard.map_cache_bytes * node.config().shards.len() as u64;
     format!("buffers {}, map at most {}", format_bytes(buffers), format_bytes(map))
 }
 

@@ -3,7 +3,7 @@
 use super::busy::when_free;
 use super::{Plan, PlannedDevice};
 use crate::failure::Failure;
-use peristyle_base::{BLOCK_BYTES, NodeId, Uuid};
+use peristyle_base::{NodeId, Uuid};
 use peristyle_cluster::DomainId;
 use peristyle_column::{FormatError, FormatOptions, LabelError, OpenError, inspect};
 use peristyle_control::desired::State;
@@ -207,7 +207,7 @@ fn node_config(plan: &Plan, state: &State) -> NodeConfig {
     let mut shard = ShardConfig::new(pool.map_or(plan.scheme, |p| p.scheme));
     shard.too_few = pool.map_or(plan.too_few, |p| p.too_few_domains);
     shard.detect_zeroes = plan.detect_zeroes;
-    shard.map_leaves_max = (plan.map_cache as usize / BLOCK_BYTES / shards.len().max(1)).max(1);
+    shard.map_cache_bytes = plan.map_cache / shards.len().max(1) as u64;
     NodeConfig {
         node: NodeId(0),
         cluster: state.cluster.uuid,

@@ -1,132 +1,260 @@
-//! What a checkpoint takes of the map, and what recovery puts back.
+//! What a checkpoint takes of the map: what changed, pointer by pointer, and leaves of which much changed as a whole.
+//! Commits go on meanwhile: a leaf that is being written is copied before it changes.
 
-use super::{Block256, FANOUT, Leaf, Lookup, Map, Node, mark_page};
+use super::{Bits, Block256, FANOUT, LEAF, Lookup, Map, NONE, Ptr, Slot};
 use peristyle_base::LayerId;
+use std::collections::BTreeMap;
 
-/// One thing that a checkpoint has to write.
+/// A leaf of which more pointers have changed is written as a whole: a block costs less than to list them, again and
+/// again until it is written.
+const LISTED_MAX: usize = FANOUT / 2;
+
+/// One thing that a checkpoint lists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Captured {
-    pub layer: LayerId,
-    /// Page number within the layer.
-    pub page: u32,
-    /// Child of the page; `None`: the whole page became zero or absent.
-    pub child: Option<u8>,
-    pub state: CapturedState,
+pub enum Logged {
+    /// What was listed before of `count` leaves from `leaf` on is void. `u32::MAX`: of all behind it.
+    Void { layer: LayerId, leaf: u64, count: u32 },
+    /// A pointer. `counted`: what the leaf's block has in its place is not live any more.
+    Set { layer: LayerId, block: u64, ptr: Ptr, counted: bool },
 }
 
+/// Where a page lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CapturedState {
-    Absent,
+pub enum PageAt {
     Zero,
-    /// Handle for [`Map::leaf`] and [`Map::release`].
-    Leaf(u32),
+    Home(Ptr),
+    /// The checkpoint writes it: index in [`Capture::pages`].
+    Written(usize),
+}
+
+/// A layer, its blocks, and where its pages are that are not absent, by number.
+pub type LayerPages = (LayerId, u64, Vec<(u32, PageAt)>);
+
+/// A page to write, once the places of its leaves that are written as well are known.
+pub struct CapturedPage {
+    at: u32,
+    pub layer: LayerId,
+    pub number: u32,
+    pub children: Box<Block256>,
+}
+
+/// A leaf to write.
+#[derive(Clone, Copy)]
+pub struct CapturedLeaf {
+    /// For [`Map::leaf`].
+    pub leaf: u32,
+    /// Index in [`Capture::pages`].
+    pub page: usize,
+    pub child: u8,
+    changed: Bits,
+}
+
+/// What one checkpoint writes of the map, as it was at its number.
+pub struct Capture {
+    /// The remains are the last.
+    pub layers: Vec<LayerPages>,
+    pub pages: Vec<CapturedPage>,
+    pub leaves: Vec<CapturedLeaf>,
+    pub changes: Vec<Logged>,
+    /// `changes` are all that there are: what earlier checkpoints listed is not needed.
+    pub whole: bool,
+    /// Map blocks that the checkpoint before refers to, and this one does not.
+    pub replaced: Vec<Ptr>,
+    retired: Vec<Ptr>,
 }
 
 impl Map {
-    /// Everything that changed since the last capture, as it is now, in order of layer and block. Leaves stay
-    /// readable through [`leaf`](Self::leaf) until [`release`](Self::release).
-    pub fn capture(&mut self, out: &mut Vec<Captured>) {
-        for (&id, layer) in &mut self.layers {
-            layer.dirty_pages.sort_unstable();
-            for page in layer.dirty_pages.drain(..) {
-                layer.is_dirty[page as usize] = false;
-                let entry = |child, state| Captured { layer: id, page, child, state };
-                let at = match layer.pages[page as usize] {
-                    Node::Absent => {
-                        out.push(entry(None, CapturedState::Absent));
-                        continue;
-                    }
-                    Node::Zero => {
-                        out.push(entry(None, CapturedState::Zero));
-                        continue;
-                    }
-                    Node::At(at) => &mut self.pages[at as usize],
-                };
-                for child in 0..FANOUT {
-                    if at.dirty[child / 64] >> (child % 64) & 1 == 0 {
-                        continue;
-                    }
-                    let state = match at.children[child] {
-                        Node::Absent => CapturedState::Absent,
-                        Node::Zero => CapturedState::Zero,
-                        Node::At(leaf) => {
-                            let l = &mut self.leaves[leaf as usize];
-                            assert!(!l.frozen, "one checkpoint at a time");
-                            (l.dirty, l.frozen) = (false, true);
-                            CapturedState::Leaf(leaf)
-                        }
-                    };
-                    out.push(entry(Some(child as u8), state));
-                }
-                at.dirty = [0; FANOUT / 64];
+    /// Takes everything that changed since the last capture, as it is now. Every capture ends with
+    /// [`installed`](Self::installed) or [`failed`](Self::failed) before the next one begins.
+    pub fn capture(&mut self, whole: bool) -> Capture {
+        let whole = std::mem::take(&mut self.whole_next) || whole;
+        let leaves = self.choose_leaves();
+        let pages = self.capture_pages(&leaves);
+        let index: BTreeMap<u32, usize> = pages.iter().enumerate().map(|(i, p)| (p.at, i)).collect();
+        let mut capture = Capture {
+            layers: self.capture_layers(&index),
+            leaves: Vec::with_capacity(leaves.len()),
+            changes: Vec::new(),
+            whole,
+            replaced: Vec::new(),
+            retired: std::mem::take(&mut self.retired),
+            pages,
+        };
+        match whole {
+            true => self.voided.clear(),
+            false => capture.changes.extend(self.voided.drain(..).map(|(layer, leaf, count)| Logged::Void {
+                layer,
+                leaf,
+                count,
+            })),
+        }
+        self.freeze(leaves, &index, &mut capture);
+        self.list_changes(&mut capture);
+        let leaves = capture.leaves.iter().map(|leaf| capture.pages[leaf.page].children[leaf.child as usize]);
+        let pages = capture.pages.iter().map(|page| self.pages[page.at as usize].home);
+        let replaced = leaves.chain(pages).filter(|ptr| matches!(ptr.lookup(), Lookup::Data(_)));
+        capture.replaced = replaced.chain(capture.retired.iter().copied()).collect();
+        capture
+    }
+
+    /// Leaves to write as a whole: those with many changes, those that have to lie elsewhere, and while there are too
+    /// many changes those with most of them.
+    fn choose_leaves(&self) -> Vec<u32> {
+        let mut chosen: Vec<(bool, usize, u32)> = Vec::new();
+        for (i, leaf) in self.leaves.iter().enumerate() {
+            let there = leaf.page != NONE
+                && self.pages[leaf.page as usize].at[leaf.child as usize] == i as u32
+                && (leaf.rewrite || !leaf.changed.is_empty());
+            if there {
+                chosen.push((leaf.rewrite, leaf.changed.count(), i as u32));
             }
         }
+        chosen.sort_unstable_by_key(|&(rewrite, count, leaf)| (!rewrite, std::cmp::Reverse(count), leaf));
+        let mut left = self.changes();
+        let needed = |&(rewrite, count, _): &(bool, usize, u32)| {
+            let needed = rewrite || count > LISTED_MAX || left > self.limits.changes / 2;
+            left -= count;
+            needed
+        };
+        let most = self.limits.captured_max();
+        chosen.into_iter().take(most).take_while(needed).map(|(_, _, leaf)| leaf).collect()
     }
 
-    /// The next checkpoint writes the leaf, and so its page, again.
-    pub fn touch(&mut self, layer: LayerId, page: u32, child: u8) {
-        let Some(layer) = self.layers.get_mut(&layer) else { return };
-        if let Some(&Node::At(at)) = layer.pages.get(page as usize) {
-            mark_page(layer, page as usize);
-            self.pages[at as usize].dirty[child as usize / 64] |= 1 << (child % 64);
-        }
-    }
-
-    /// A captured leaf as it was at the capture.
-    pub fn leaf(&self, handle: u32) -> &Block256 {
-        &self.leaves[handle as usize].ptrs
-    }
-
-    /// The checkpoint needs the captured leaf no more.
-    pub fn release(&mut self, handle: u32) {
-        let leaf = &mut self.leaves[handle as usize];
-        assert!(leaf.frozen, "released twice");
-        leaf.frozen = false;
-        if leaf.orphan {
-            leaf.orphan = false;
-            self.free_leaves.push(handle);
-        }
-    }
-
-    /// A checkpoint failed: what it had captured is dirty again.
-    pub fn recapture(&mut self, captured: &[Captured]) {
-        for c in captured {
-            let Some(layer) = self.layers.get_mut(&c.layer) else { continue };
-            if c.page as usize >= layer.pages.len() {
+    fn capture_pages(&mut self, leaves: &[u32]) -> Vec<CapturedPage> {
+        let mut with_leaves = vec![false; self.pages.len()];
+        leaves.iter().for_each(|leaf| with_leaves[self.leaves[*leaf as usize].page as usize] = true);
+        let mut captured = Vec::new();
+        for (at, page) in self.pages.iter_mut().enumerate() {
+            if page.number == NONE || !(page.dirty || with_leaves[at]) {
                 continue;
             }
-            mark_page(layer, c.page as usize);
-            if let (Some(child), Node::At(at)) = (c.child, layer.pages[c.page as usize]) {
-                self.pages[at as usize].dirty[child as usize / 64] |= 1 << (child % 64);
-            }
+            assert!(!page.captured && page.writing.is_empty(), "one checkpoint at a time");
+            (page.dirty, page.captured) = (false, true);
+            let children = page.children.clone();
+            captured.push(CapturedPage { at: at as u32, layer: page.layer, number: page.number, children });
         }
+        captured.sort_unstable_by_key(|page| (page.layer, page.number));
+        captured
     }
 
-    /// Recovery: a page that a checkpoint recorded as zero.
-    pub fn load_zero_page(&mut self, layer: LayerId, page: u32) {
-        if let Some(node) = self.layers.get_mut(&layer).and_then(|l| l.pages.get_mut(page as usize)) {
-            *node = Node::Zero;
-        }
-    }
-
-    /// Recovery: a child that a checkpoint recorded. Not dirty.
-    pub fn load_child(&mut self, layer: LayerId, page: u32, child: u8, content: Option<Box<Block256>>) {
-        if self.layers.get(&layer).is_none_or(|l| page as usize >= l.pages.len()) {
-            return;
-        }
-        let node = match content {
-            None => Node::Zero,
-            Some(ptrs) => {
-                self.mapped += ptrs.iter().filter(|p| matches!(p.lookup(), Lookup::Data(_))).count() as u64;
-                self.leaves.push(Leaf { ptrs, dirty: false, frozen: false, orphan: false });
-                Node::At(self.leaves.len() as u32 - 1)
-            }
+    fn capture_layers(&self, index: &BTreeMap<u32, usize>) -> Vec<LayerPages> {
+        let place = |slot: &Slot| match *slot {
+            Slot::Absent => None,
+            Slot::Zero => Some(PageAt::Zero),
+            Slot::Home(home) => Some(PageAt::Home(home)),
+            Slot::At(at) => match (index.get(&at), self.pages[at as usize].home.lookup()) {
+                (Some(&i), _) => Some(PageAt::Written(i)),
+                (None, Lookup::Data(home)) => Some(PageAt::Home(home)),
+                (None, Lookup::Zero) => Some(PageAt::Zero),
+                (None, _) => None,
+            },
         };
-        let at = self.page_for_change(layer, page as usize) as usize;
-        self.pages[at].children[child as usize] = node;
-        let l = self.layers.get_mut(&layer).expect("just seen");
-        l.is_dirty[page as usize] = false;
-        l.dirty_pages.retain(|&p| p != page);
-        self.pages[at].dirty = [0; FANOUT / 64];
+        let pages = |slots: &[Slot]| {
+            let there = slots.iter().enumerate().filter_map(|(n, slot)| Some((n as u32, place(slot)?)));
+            there.collect()
+        };
+        self.layers.iter().map(|(&id, layer)| (id, layer.blocks, pages(&layer.pages))).collect()
+    }
+
+    fn freeze(&mut self, leaves: Vec<u32>, index: &BTreeMap<u32, usize>, capture: &mut Capture) {
+        for leaf in leaves {
+            let l = &mut self.leaves[leaf as usize];
+            self.resident_changes -= l.changed.count();
+            let changed = std::mem::take(&mut l.changed);
+            (l.fresh, l.rewrite, l.frozen) = (Bits::default(), false, true);
+            let (page, child) = (l.page, l.child);
+            self.pages[page as usize].writing.set(child as usize);
+            capture.leaves.push(CapturedLeaf { leaf, page: index[&page], child, changed });
+            let (layer, leaf) = self.key_of(page, child as usize);
+            if !capture.whole {
+                capture.changes.push(Logged::Void { layer, leaf, count: 1 });
+            }
+        }
+        capture.leaves.sort_unstable_by_key(|leaf| (leaf.page, leaf.child));
+    }
+
+    fn list_changes(&mut self, capture: &mut Capture) {
+        let Map { leaves, pages, changes, .. } = self;
+        let whole = capture.whole;
+        for (i, leaf) in leaves.iter_mut().enumerate() {
+            let Some(page) = pages.get(leaf.page as usize) else { continue };
+            if page.at[leaf.child as usize] != i as u32 {
+                continue;
+            }
+            let first = (page.number as u64 * LEAF + leaf.child as u64) * LEAF;
+            let fresh = std::mem::take(&mut leaf.fresh);
+            for slot in if whole { leaf.changed } else { fresh }.iter() {
+                let (layer, block) = (page.layer, first + slot as u64);
+                capture.changes.push(Logged::Set { layer, block, ptr: leaf.ptrs[slot], counted: true });
+            }
+        }
+        changes.for_each(|(layer, leaf), change| {
+            if std::mem::take(&mut change.fresh) || whole {
+                let block = leaf * LEAF + change.slot as u64;
+                capture.changes.push(Logged::Set { layer, block, ptr: change.ptr, counted: change.counted });
+            }
+        });
+    }
+
+    /// A leaf in memory; a captured one as it was at the capture.
+    pub fn leaf(&self, leaf: u32) -> &Block256 {
+        &self.leaves[leaf as usize].ptrs
+    }
+
+    /// The checkpoint is durable; its leaves and pages lie there. Returns map blocks that nothing refers to any more.
+    pub fn installed(&mut self, capture: Capture, leaves: &[Ptr], pages: &[Ptr]) -> Vec<Ptr> {
+        assert!(leaves.len() == capture.leaves.len() && pages.len() == capture.pages.len());
+        let mut gone = capture.retired;
+        let mut replaced = |old: Ptr| gone.extend(matches!(old.lookup(), Lookup::Data(_)).then_some(old));
+        for (captured, &home) in capture.leaves.iter().zip(leaves) {
+            let page = &mut self.pages[capture.pages[captured.page].at as usize];
+            let child = captured.child as usize;
+            match page.writing.get(child) {
+                true => replaced(std::mem::replace(&mut page.children[child], home)),
+                // It was given up meanwhile: the checkpoint refers to it, the next one does not.
+                false => self.retired.push(home),
+            }
+            page.writing.clear(child);
+            self.thaw(captured.leaf);
+        }
+        for (captured, &home) in capture.pages.iter().zip(pages) {
+            let page = &mut self.pages[captured.at as usize];
+            replaced(std::mem::replace(&mut page.home, home));
+            page.captured = false;
+        }
+        gone
+    }
+
+    /// The checkpoint came to nothing: what it had taken is changed as before.
+    pub fn failed(&mut self, capture: Capture) {
+        for captured in &capture.leaves {
+            let page = &mut self.pages[capture.pages[captured.page].at as usize];
+            let child = captured.child as usize;
+            if page.writing.get(child) {
+                page.writing.clear(child);
+                let leaf = &mut self.leaves[page.at[child] as usize];
+                self.resident_changes -= leaf.changed.count();
+                leaf.changed.add(captured.changed);
+                self.resident_changes += leaf.changed.count();
+            }
+            self.thaw(captured.leaf);
+        }
+        for captured in &capture.pages {
+            let page = &mut self.pages[captured.at as usize];
+            (page.dirty, page.captured) = (true, false);
+        }
+        self.retired.extend(capture.retired);
+        // Which changes it has listed, and what it has declared void, need not be known.
+        self.whole_next = true;
+    }
+
+    fn thaw(&mut self, leaf: u32) {
+        let l = &mut self.leaves[leaf as usize];
+        assert!(l.frozen, "let go of twice");
+        l.frozen = false;
+        if l.orphan {
+            l.orphan = false;
+            self.free_leaves.push(leaf);
+        }
     }
 }

@@ -20,6 +20,8 @@ pub enum Lookup {
     /// Zeros: stop here.
     Zero,
     Data(Ptr),
+    /// Its leaf is not in memory, and it was not changed since. No pointer says this of itself.
+    Away,
 }
 
 impl Ptr {
@@ -67,7 +69,7 @@ impl core::fmt::Debug for Ptr {
         match self.lookup() {
             Lookup::Absent => f.write_str("absent"),
             Lookup::Zero => f.write_str("zero"),
-            Lookup::Data(_) => write!(f, "{}.{}.{}", self.extent(), self.column(), self.row()),
+            _ => write!(f, "{}.{}.{}", self.extent(), self.column(), self.row()),
         }
     }
 }
@@ -84,8 +86,12 @@ pub fn encode_block(ptrs: &Block256, out: &mut [u8]) {
 /// Decodes a map block.
 pub fn decode_block(bytes: &[u8]) -> Box<Block256> {
     let mut ptrs = Box::new([Ptr::ABSENT; FANOUT]);
+    decode_into(bytes, &mut ptrs);
+    ptrs
+}
+
+pub(super) fn decode_into(bytes: &[u8], ptrs: &mut Block256) {
     for (ptr, bytes) in ptrs.iter_mut().zip(bytes.chunks_exact(PTR_BYTES)) {
         *ptr = Ptr::decode(bytes);
     }
-    ptrs
 }

@@ -179,7 +179,7 @@ impl Owner {
     async fn try_to_recover(rig: &Rig, columns: Rc<WatchedColumns>) -> Result<Owner, RecoverError> {
         let config = ShardConfig {
             ready_extents: rig.plan.ready_extents,
-            map_leaves_max: 4096,
+            map_cache_bytes: 16 << 20,
             ..ShardConfig::new(rig.plan.scheme)
         };
         let store = Rc::new(WatchedStore { store: rig.store.clone(), watch: rig.watch.clone() });
@@ -346,7 +346,7 @@ impl Owner {
     /// All that was promised is there, and what the shard counts is what its map says.
     pub async fn compare_all(&self) {
         let model = &self.rig.model;
-        self.shard.check_counts().unwrap_or_else(|wrong| panic!("at rest: {wrong}"));
+        self.shard.check_counts().await.unwrap_or_else(|wrong| panic!("at rest: {wrong}"));
         for first in (0..model.sectors()).step_by((LARGE * BLOCK) as usize) {
             let count = (LARGE * BLOCK).min(model.sectors() - first);
             let id = model.begin_read(first, count);

@@ -1,0 +1,200 @@
+//! What a restart reads of a checkpoint: neither leaves nor pages, which are read when they are needed. So it takes as
+//! long as the changes and the root stream are large, however much the volumes hold.
+
+use super::Roots;
+use super::root::{Root, decode_changes, decode_directory};
+use crate::columns::Columns;
+use crate::error::ShardError;
+use crate::map::{Away, Block256, FANOUT, Lookup, Ptr, Walk, decode_block};
+use crate::shard::{Shard, State};
+use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId, crc32c};
+use peristyle_cluster::{BlockPlace, CheckpointPtr, ShardStore};
+use peristyle_rt::{Buf, Duration, join_all};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Blocks that are read at the same time.
+const READS_MAX: usize = 32;
+/// How long a check rests while layers' remains are being counted.
+const COUNTING: Duration = Duration::from_millis(1);
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    /// Loads the checkpoint that the record names: layers, changes, and what each extent holds.
+    pub(crate) async fn load_checkpoint(
+        self: &Rc<Self>,
+        checkpoint: &CheckpointPtr,
+    ) -> Result<(), ShardError> {
+        let ptr = |place: &BlockPlace| Ptr::new(place.extent, place.column(), place.row(), place.crc);
+        let (mut roots, root) = self.read_root(checkpoint.root.iter().map(ptr).collect()).await?;
+        if root.seq != checkpoint.seq {
+            return Err(ShardError::Unreadable);
+        }
+        for (id, blocks, pages) in &root.layers {
+            let map = &mut self.state.borrow_mut().map;
+            map.restore_layer(*id, *blocks, pages).map_err(|_| ShardError::MapFull)?;
+        }
+        for blocks in root.changes.chunks(READS_MAX) {
+            for block in self.read_map_blocks(blocks).await? {
+                let changes = decode_changes(&block).map_err(|_| ShardError::Unreadable)?;
+                let map = &mut self.state.borrow_mut().map;
+                changes.iter().for_each(|change| map.restore_change(change));
+            }
+        }
+        (roots.changes, roots.listed) = (root.changes, root.listed);
+        let counted = root.extents.is_some();
+        {
+            let State { map, extents, .. } = &mut *self.state.borrow_mut();
+            let mut live = 0;
+            for (id, counts) in root.extents.into_iter().flatten() {
+                live += u64::from(counts.live);
+                extents.restore_counts(id, counts.live, counts.map);
+            }
+            map.restore_mapped(live);
+            let own = roots.stream.iter().chain(&roots.directory);
+            own.for_each(|ptr| extents.add_meta(*ptr));
+        }
+        self.state.borrow_mut().roots = roots;
+        if !counted {
+            self.count_blocks().await?;
+        }
+        Ok(())
+    }
+
+    /// The root stream: its blocks themselves in version 1, or those of its directory.
+    async fn read_root(self: &Rc<Self>, named: Vec<Ptr>) -> Result<(Roots, Root), ShardError> {
+        let bad = |_| ShardError::Unreadable;
+        let mut roots = Roots { stream: named, ..Roots::default() };
+        let mut blocks = self.read_map_blocks(&roots.stream).await?;
+        if !blocks.first().is_some_and(|block| Root::begins_in(block)) {
+            roots.directory = std::mem::take(&mut roots.stream);
+            for (number, block) in blocks.iter().enumerate() {
+                roots.stream.extend(decode_directory(number as u32, block).map_err(bad)?);
+            }
+            blocks = self.read_map_blocks(&roots.stream).await?;
+        }
+        let root = Root::decode(&blocks.concat()).map_err(bad)?;
+        Ok((roots, root))
+    }
+
+    async fn read_map_blocks(self: &Rc<Self>, ptrs: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError> {
+        let mut blocks = Vec::with_capacity(ptrs.len());
+        for ptrs in ptrs.chunks(READS_MAX) {
+            for block in join_all(ptrs.iter().map(|ptr| self.read_map_block(*ptr))).await {
+                blocks.push(block?.to_vec());
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// One block, as a recovery reads it: devices that do not answer are passed over.
+    pub(crate) async fn read_map_block(self: &Rc<Self>, ptr: Ptr) -> Result<Buf, ShardError> {
+        let column = ptr.column().0 as usize;
+        let (place, name) = {
+            let state = self.state.borrow();
+            let extent = state.extents.get(ptr.extent()).ok_or(ShardError::Unreadable)?;
+            if column >= extent.scheme.k() {
+                return Err(ShardError::Unreadable);
+            }
+            (extent.place(column), extent.name(self.id, column))
+        };
+        let answer = self.read_or_give_up(place, name, ptr.row(), BLOCK_BYTES).await;
+        if let Some((Ok(()), buf)) = answer
+            && crc32c(&buf) == ptr.crc()
+        {
+            return Ok(buf);
+        }
+        self.reconstruct(ptr.extent(), ptr.column(), ptr.row(), ptr.crc()).await
+    }
+
+    /// Counts each extent's blocks by a look at the whole map, for a checkpoint of version 1.
+    async fn count_blocks(self: &Rc<Self>) -> Result<(), ShardError> {
+        let count = |state: &mut State, ptr: Ptr, is_live: bool| match is_live {
+            true => {
+                state.map.restore_live();
+                state.extents.add_live(ptr.extent(), 1);
+            }
+            false => state.extents.add_meta(ptr),
+        };
+        self.walk(count).await
+    }
+
+    /// Hands out every pointer that counts, of the tree as it is: live ones, and those of map blocks. For when nobody
+    /// commits.
+    async fn walk(self: &Rc<Self>, mut each: impl FnMut(&mut State, Ptr, bool)) -> Result<(), ShardError> {
+        let layers = self.state.borrow().map.all_layers();
+        for (layer, pages) in layers {
+            for page in 0..pages {
+                let walk = self.state.borrow().map.walk_page(layer, page);
+                let (home, children) = match walk {
+                    Walk::Nothing => continue,
+                    Walk::Home(home) => (home, decode_block(&self.read_map_block(home).await?)),
+                    Walk::Here(home, children) => (home, children),
+                };
+                let map_blocks = std::iter::once(home).chain(children.iter().copied());
+                for ptr in map_blocks.filter(|ptr| matches!(ptr.lookup(), Lookup::Data(_))) {
+                    each(&mut self.state.borrow_mut(), ptr, false);
+                }
+                self.walk_leaves((layer, page), &children, &mut each).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn walk_leaves(
+        self: &Rc<Self>,
+        (layer, page): (LayerId, u32),
+        children: &Block256,
+        each: &mut impl FnMut(&mut State, Ptr, bool),
+    ) -> Result<(), ShardError> {
+        for (child, home) in children.iter().enumerate() {
+            let away = Away { layer, leaf: page as u64 * FANOUT as u64 + child as u64 };
+            let base = match self.state.borrow().map.walk_needs(away, *home) {
+                true => Some(*home),
+                false => None,
+            };
+            let base = match base {
+                Some(home) => Some(decode_block(&self.read_map_block(home).await?)),
+                None => None,
+            };
+            let state = &mut *self.state.borrow_mut();
+            let mut live = Vec::new();
+            state.map.live_pointers(away, base.as_deref(), |_, ptr| live.push(ptr));
+            live.into_iter().for_each(|ptr| each(state, ptr, true));
+        }
+        Ok(())
+    }
+
+    /// For tests and the simulator, while nobody commits: whether the counts are those of the map and of the checkpoint.
+    pub async fn check_counts(self: &Rc<Self>) -> Result<(), String> {
+        // What layers have lost is counted beside this.
+        while !self.state.borrow().map.all_counted() {
+            peristyle_rt::sleep(COUNTING).await;
+        }
+        let mut counted: BTreeMap<ExtentId, (u32, u32)> = BTreeMap::new();
+        let mut live = 0;
+        let count = |_: &mut State, ptr: Ptr, is_live: bool| {
+            let there = counted.entry(ptr.extent()).or_default();
+            (there.0, there.1) = (there.0 + is_live as u32, there.1 + !is_live as u32);
+            live += is_live as u64;
+        };
+        self.walk(count).await.map_err(|error| format!("the map cannot be read: {error}"))?;
+        let State { map, roots, extents, .. } = &*self.state.borrow();
+        let mut meta = |ptr: Ptr| counted.entry(ptr.extent()).or_default().1 += 1;
+        roots.for_each(&mut meta);
+        map.retired().iter().copied().for_each(meta);
+        if live != map.mapped_blocks() {
+            return Err(format!("{live} pointers are live and {} are counted", map.mapped_blocks()));
+        }
+        for e in extents.iter() {
+            let there = counted.remove(&e.id).unwrap_or_default();
+            if there != (e.live, e.meta) {
+                let counts = (e.live, e.meta);
+                return Err(format!("extent {} has {there:?} blocks and counts {counts:?}", e.id));
+            }
+        }
+        match counted.is_empty() {
+            true => Ok(()),
+            false => Err(format!("the map points at extents that are not there: {counted:?}")),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What a restart puts back of a checkpoint.
+
+use super::{Layer, Logged, Map, MapFull, PAGE_BLOCKS, PageAt, REMAINS, Slot, pages_of};
+use crate::map::changes::Change;
+use peristyle_base::LayerId;
+
+impl Map {
+    /// A layer, with its pages where the checkpoint has them.
+    pub fn restore_layer(
+        &mut self,
+        id: LayerId,
+        blocks: u64,
+        pages: &[(u32, PageAt)],
+    ) -> Result<(), MapFull> {
+        if id != REMAINS {
+            self.fits(id, blocks)?;
+        }
+        let mut slots = vec![Slot::Absent; pages_of(blocks)];
+        for &(number, at) in pages {
+            if let Some(slot) = slots.get_mut(number as usize) {
+                *slot = match at {
+                    PageAt::Zero => Slot::Zero,
+                    PageAt::Home(home) => Slot::Home(home),
+                    PageAt::Written(_) => unreachable!("a checkpoint that was read has written its pages"),
+                };
+            }
+        }
+        let blocks = if id == REMAINS { slots.len() as u64 * PAGE_BLOCKS } else { blocks };
+        self.layers.insert(id, Layer { blocks, pages: slots });
+        Ok(())
+    }
+
+    /// Something that checkpoints have listed, in their order. What lies in no page of its layer is not
+    /// looked at. What lies behind its end is: the leaf in which it ends has a block.
+    pub fn restore_change(&mut self, logged: &Logged) {
+        match *logged {
+            Logged::Void { layer, leaf, count } => {
+                let count = if count == u32::MAX { u64::MAX } else { count.into() };
+                for leaf in self.changes.leaves(layer, leaf, count) {
+                    self.changes.take((layer, leaf), |_| {});
+                }
+            }
+            Logged::Set { layer, block, ptr, counted } => {
+                if self.layers.get(&layer).is_none_or(|l| block / PAGE_BLOCKS >= l.pages.len() as u64) {
+                    return;
+                }
+                let (key, slot) = ((layer, block / super::LEAF), (block % super::LEAF) as u8);
+                // Of several the last one counts, as a whole.
+                let change = Change { ptr, slot, counted, fresh: false };
+                self.changes.replace(key, change);
+            }
+        }
+    }
+
+    /// How many pointers count as live, by the counts that the checkpoint has of its extents.
+    pub fn restore_mapped(&mut self, blocks: u64) {
+        self.mapped = blocks;
+    }
+
+    /// One more pointer counts as live: for checkpoints that have no counts.
+    pub fn restore_live(&mut self) {
+        self.mapped += 1;
+    }
+
+    /// For tests: no leaf and no page that can be read back is in memory.
+    pub fn forget_what_can_be_read(&mut self) {
+        self.leaves.iter().for_each(|leaf| leaf.used.set(false));
+        for leaf in 0..self.leaves.len() {
+            if self.can_go(leaf) {
+                self.evict_leaf(leaf as u32);
+            }
+        }
+        for at in 0..self.pages.len() {
+            if self.page_can_go(at) {
+                self.evict_page(at as u32);
+            }
+        }
+    }
+}
