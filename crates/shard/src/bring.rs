@@ -171,6 +171,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
+    /// For tests and the simulator: nothing of the map is in memory that can be read back.
+    pub fn forget_map(&self) {
+        self.state.borrow_mut().map.forget_what_can_be_read();
+    }
+
     /// Looks through what layers have lost, one leaf after the other.
     pub(crate) async fn run_remains(self: Rc<Self>) {
         loop {

@@ -183,7 +183,10 @@ fn counts_follow_the_map_whatever_happens() {
                     0..6 => write(&shard, block, count as usize, step).await.unwrap(),
                     6 => shard.zero(L, block * BLOCK, count * BLOCK).await.unwrap(),
                     7 => shard.zero(L, 0, 3000 * BLOCK).await.unwrap(),
-                    8 => shard.checkpoint().await.unwrap(),
+                    8 => {
+                        shard.checkpoint().await.unwrap();
+                        shard.forget_map();
+                    }
                     9 => {
                         let other = LayerId(2);
                         shard.ensure_layer(other, 1000).await.unwrap();

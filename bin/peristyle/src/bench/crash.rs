@@ -1,27 +1,19 @@
 //! `bench crash`: a daemon of its own, killed at random moments, and what it has kept.
 
 use super::CrashOptions;
+use super::daemon::{DEVICES, Daemon, Spawn};
 use super::run::find;
 use crate::failure::Failure;
 use crate::render::json;
 use peristyle_bench::crash::{Crash, CrashPlan, Round};
 use peristyle_bench::random::Random;
-use peristyle_bench::session::{Digests, Session, Target};
 use peristyle_rt::{BufConfig, RuntimeConfig};
 use serde_json::{Value, json};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-const DEVICES: u64 = 6;
 /// The daemon dies after a time in this range, milliseconds.
 const DELAY_MS: std::ops::Range<u64> = 5..1500;
-/// A daemon that has not become ready by then has failed to recover.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Share of the devices' raw space that may be written before a new store is made: space is not collected yet.
 const STORE_SHARE: u64 = 4;
 
@@ -58,6 +50,16 @@ fn buffers(options: &CrashOptions) -> BufConfig {
     let in_flight = usize::from(options.connections) * options.qd as usize;
     let counts = BufConfig::small().counts;
     BufConfig { counts: counts.map(|n| n + in_flight), huge_pages: false }
+}
+
+impl From<&CrashOptions> for Spawn {
+    fn from(options: &CrashOptions) -> Spawn {
+        Spawn {
+            device_bytes: options.device_size,
+            scheme: options.scheme,
+            volume: ("crash", options.volume_size),
+        }
+    }
 }
 
 /// A store and what it must hold.
@@ -115,7 +117,7 @@ async fn one_round(
     store: &mut Store,
     delay: Duration,
 ) -> Result<Done, Failure> {
-    let (mut daemon, _) = Daemon::start(options, &store.dir).await?;
+    let (mut daemon, _) = Daemon::start(&options.into(), &store.dir).await?;
     let session = daemon.session().await?;
     if store.crash.is_none() {
         let namespace = find(&session, None).await.map_err(Failure::failed)?;
@@ -131,7 +133,7 @@ async fn one_round(
     drop(session);
     store.bytes += round.bytes_acknowledged;
     store.full = round.full;
-    let (mut daemon, recovery) = Daemon::start(options, &store.dir).await?;
+    let (mut daemon, recovery) = Daemon::start(&options.into(), &store.dir).await?;
     let session = daemon.session().await?;
     crash.verify(&session, &mut round).await.map_err(Failure::failed)?;
     daemon.kill();
@@ -170,109 +172,4 @@ fn report(options: &CrashOptions, number: u32, done: &Done) {
         }
     );
     round.told.iter().for_each(|violation| println!("  {violation}"));
-}
-
-/// `peristyle dev` of this same program.
-struct Daemon {
-    child: Child,
-    target: Target,
-}
-
-impl Daemon {
-    /// Starts it off the reactor and waits until it serves; how long that took.
-    async fn start(options: &CrashOptions, dir: &Path) -> Result<(Daemon, Duration), Failure> {
-        let (options, dir) = (options.clone(), dir.to_owned());
-        peristyle_rt::blocking(move || {
-            let start = Instant::now();
-            let daemon = Daemon::spawn(&options, &dir)?;
-            Ok((daemon, start.elapsed()))
-        })
-        .await
-    }
-
-    fn spawn(options: &CrashOptions, dir: &Path) -> Result<Daemon, Failure> {
-        let program = std::env::current_exe().map_err(Failure::failed)?;
-        let log = dir.with_extension("log");
-        let errors = File::options().create(true).append(true).open(&log).map_err(Failure::failed)?;
-        let mut command = Command::new(program);
-        command.args(["dev", "--json", "--listen", "127.0.0.1:0", "--dir"]).arg(dir);
-        command.args(["--devices", &DEVICES.to_string()]);
-        command.args(["--device-size", &options.device_size.to_string()]);
-        command.args(["--scheme", &options.scheme.to_string()]);
-        command.args(["--volume", &format!("crash={}", options.volume_size)]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-        let mut child = command.spawn().map_err(Failure::failed)?;
-        match ready(&mut child) {
-            Some(target) => Ok(Daemon { child, target }),
-            None => {
-                let _ = child.kill();
-                let _ = child.wait();
-                let said = std::fs::read_to_string(&log).unwrap_or_default();
-                Err(Failure::failed(format!("the daemon did not become ready; it said:\n{said}")))
-            }
-        }
-    }
-
-    async fn session(&self) -> Result<Session, Failure> {
-        Session::connect(&self.target, Digests { header: true, data: true }).await.map_err(Failure::failed)
-    }
-
-    /// kill -9. A daemon that has ended by itself is found by [`Daemon::ended`].
-    fn kill(&mut self) {
-        let _ = self.child.kill();
-    }
-
-    fn ended(&mut self) -> Result<(), Failure> {
-        use std::os::unix::process::ExitStatusExt;
-        let status = self.child.wait().map_err(Failure::failed)?;
-        match status.signal() {
-            Some(9) => Ok(()),
-            _ => Err(Failure::failed(format!("the daemon ended by itself: {status}"))),
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Reads the child's output up to the ready line; a thread reads the rest, so that it never waits for us.
-fn ready(child: &mut Child) -> Option<Target> {
-    let output = child.stdout.take()?;
-    let (tell, hear) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            if let Some(target) = parse(&line) {
-                // The only reader may have given up already.
-                let _ = tell.send(target);
-            }
-        }
-    });
-    hear.recv_timeout(READY_TIMEOUT).ok()
-}
-
-fn parse(line: &str) -> Option<Target> {
-    let value: Value = serde_json::from_str(line).ok()?;
-    if value["ready"] != true {
-        return None;
-    }
-    let addr: SocketAddr = value["listen"].as_str()?.parse().ok()?;
-    Some(Target { addr, nqn: Some(value["nqn"].as_str()?.to_owned()) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_ready_line_names_the_target() {
-        let target = parse(r#"{"ready":true,"listen":"127.0.0.1:7","nqn":"nqn.a"}"#).unwrap();
-        assert_eq!((target.addr.port(), target.nqn.as_deref()), (7, Some("nqn.a")));
-        for other in ["", "starting", "{}", r#"{"ready":false}"#] {
-            assert!(parse(other).is_none(), "{other}");
-        }
-    }
 }

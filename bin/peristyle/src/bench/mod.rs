@@ -1,9 +1,11 @@
 //! `peristyle bench`: load and crashes, against any NVMe/TCP target or a daemon of its own.
 
 mod crash;
+mod daemon;
 mod echo;
 mod floor;
 mod idle;
+mod restart;
 mod run;
 
 use crate::failure::Failure;
@@ -22,6 +24,7 @@ pub enum BenchCommand {
     Floor(FloorOptions),
     Idle(IdleOptions),
     Crash(CrashOptions),
+    Restart(RestartOptions),
 }
 
 /// Closed-loop load on a volume of any NVMe/TCP target
@@ -172,6 +175,32 @@ pub struct CrashOptions {
     pub json: bool,
 }
 
+/// How long a daemon takes from its start until it serves, after kill -9, beside how much data there is
+///
+/// Each size gets a store of its own, which is filled from end to end, and then overwritten in part at random.
+#[derive(Args, Debug, Clone)]
+pub struct RestartOptions {
+    /// Bytes of data
+    #[arg(long, default_value = "1GiB,10GiB,40GiB", value_name = "SIZE,...", value_delimiter = ',', value_parser = size64)]
+    pub sizes: Vec<u64>,
+    /// Starts of each
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub starts: u32,
+    /// MiB that are written at random behind the fill: what a start has to replay
+    #[arg(long, default_value_t = 512, value_name = "MIB")]
+    pub churn: u32,
+    #[arg(long, default_value = "4+2", value_name = "K+M")]
+    pub scheme: peristyle_base::Scheme,
+    /// Folder for the stores [default: a new one under the system's temporary folder]
+    #[arg(long, value_name = "PATH")]
+    pub dir: Option<PathBuf>,
+    /// Fail when a start takes longer
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub bar: Option<Duration>,
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Rw {
     Randread,
@@ -260,6 +289,7 @@ pub fn bench(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Floor(options) => floor::command(&options),
         BenchCommand::Idle(options) => idle::command(&options),
         BenchCommand::Crash(options) => crash::command(&options),
+        BenchCommand::Restart(options) => restart::command(&options),
     }
 }
 

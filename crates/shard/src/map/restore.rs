@@ -62,7 +62,7 @@ impl Map {
         self.mapped += 1;
     }
 
-    /// For tests: no leaf and no page that can be read back is in memory.
+    /// For tests and the simulator: no leaf and no page that can be read back is in memory.
     pub fn forget_what_can_be_read(&mut self) {
         self.leaves.iter().for_each(|leaf| leaf.used.set(false));
         for leaf in 0..self.leaves.len() {

@@ -212,6 +212,8 @@ impl Owner {
     pub async fn checkpoint(&self) {
         let _step = self.rig.watch.under_way.begin(Operation::Checkpoint);
         self.shard.checkpoint().await.expect("there is room");
+        // What comes next has to read the map.
+        self.shard.forget_map();
     }
 
     /// All is written anew. What held it before, and replay would look at, is freed behind a checkpoint while hosts go on.
