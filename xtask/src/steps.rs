@@ -53,6 +53,7 @@ const STEPS: &[Step] = &[
     Step { name: "sim", needs: NOTHING, run: sim },
     Step { name: "bench-ec", needs: NOTHING, run: tools::bench_ec },
     Step { name: "crash", needs: NOTHING, run: crash },
+    Step { name: "bench-restart", needs: NOTHING, run: restart },
     Step { name: "e2e-nbd-raw", needs: NBD_RAW, run: || e2e::run(&e2e::Test::NbdRaw(SHORT)) },
     Step { name: "e2e-nbd-fs", needs: NBD_FS, run: || e2e::run(&e2e::Test::NbdFs(SHORT)) },
     Step { name: "e2e-kernel-host", needs: KERNEL_HOST, run: || e2e::run(&e2e::Test::KernelHost(SHORT)) },
@@ -85,6 +86,11 @@ fn sim() -> Result<()> {
 /// A share of the fifty rounds of `cargo xtask crash`.
 fn crash() -> Result<()> {
     tools::crash(&["--rounds".into(), "12".into()])
+}
+
+/// Starts after kill -9 with two amounts of data: that they work is asked, not how long they take.
+fn restart() -> Result<()> {
+    tools::restart(&["--sizes", "64MiB,256MiB", "--starts", "1", "--churn", "32"])
 }
 
 /// Ten million executions, as in every run before a change lands.

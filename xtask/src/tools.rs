@@ -36,6 +36,12 @@ pub fn crash(options: &[String]) -> Result<()> {
     cmd::run(Command::new(daemon()).args(["bench", "crash"]).args(options), HOURS)
 }
 
+/// Starts after kill -9, with so much data, by the daemon's own program.
+pub fn restart(options: &[&str]) -> Result<()> {
+    build_daemon()?;
+    cmd::run(Command::new(daemon()).args(["bench", "restart"]).args(options), HOURS)
+}
+
 /// The program that is tested; `PERISTYLE_BIN` names another one.
 pub fn daemon() -> PathBuf {
     match std::env::var_os("PERISTYLE_BIN") {

@@ -152,6 +152,12 @@ pub struct SlotTable {
     usage: Usage,
 }
 
+/// Memory of a table of so many slots, without the open columns'.
+pub fn memory_bytes(slots: u64) -> u64 {
+    // An entry; its open column; two cells or four of the index; its place in a list of free ones.
+    slots * (size_of::<Entry>() as u64 + 4 + 16 + 8)
+}
+
 impl SlotTable {
     /// `entries`: one per slot, `None` where neither copy was valid. `open_max`: open columns at most; more when more
     /// are open already.

@@ -236,13 +236,16 @@ pub struct PoolConfig {
     pub too_few_domains: TooFewPolicy,
     /// Blocks of zeros that hosts write need no space. Default true.
     pub detect_zeroes: bool,
+    /// Bytes of log after which a shard takes a checkpoint: a start replays about so much. Default 1GiB, 16MiB..=64GiB.
+    pub checkpoint_log: Bytes,
 }
 
 impl Default for PoolConfig {
     fn default() -> PoolConfig {
         let scheme = Scheme::new(4, 2).expect("a valid scheme");
         let too_few_domains = TooFewPolicy::Refuse;
-        PoolConfig { name: "main".into(), scheme, too_few_domains, detect_zeroes: true }
+        let checkpoint_log = Bytes(GIB);
+        PoolConfig { name: "main".into(), scheme, too_few_domains, detect_zeroes: true, checkpoint_log }
     }
 }
 
@@ -356,6 +359,7 @@ impl Config {
         }
         within_bytes("memory.buffers", self.memory.buffers, 32 * MIB..=64 * GIB)?;
         within_bytes("memory.map_cache", self.memory.map_cache, 16 * MIB..=1024 * GIB)?;
+        within_bytes("pool.checkpoint_log", self.pool.checkpoint_log, 16 * MIB..=64 * GIB)?;
         within("limits.connections", self.limits.connections.into(), 4..=4096)?;
         within("limits.queue_depth", self.limits.queue_depth.into(), 8..=1024)?;
         within("limits.io_queues", self.limits.io_queues.into(), 1..=128)?;

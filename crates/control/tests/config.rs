@@ -39,7 +39,7 @@ fn the_sample_is_the_defaults_and_names_every_key() {
 #[test]
 fn the_sample_documents_every_key_of_the_structs() {
     let keys = "data_dir admin_socket shards listen advertise nqn hosts count cores poll buffers hugepages map_cache \
-                name scheme too_few_domains detect_zeroes path write_cache domain lba_bytes connections queue_depth io_queues";
+                name scheme too_few_domains detect_zeroes checkpoint_log path write_cache domain lba_bytes connections queue_depth io_queues";
     for key in keys.split_whitespace() {
         assert!(SAMPLE.contains(&format!("{key} = ")), "{key}");
     }
@@ -89,6 +89,7 @@ fn what_is_out_of_range_or_contradicts_itself_is_named_with_its_key() {
         ("[reactors]\ncores = [1, 1]", "reactors.cores"),
         ("[memory]\nbuffers = \"31MiB\"", "memory.buffers"),
         ("[memory]\nmap_cache = \"2TiB\"", "memory.map_cache"),
+        ("[pool]\ncheckpoint_log = \"1MiB\"", "pool.checkpoint_log"),
         ("[limits]\nconnections = 1", "limits.connections"),
         ("[limits]\nqueue_depth = 4096", "limits.queue_depth"),
         ("[limits]\nio_queues = 0", "limits.io_queues"),

@@ -68,6 +68,10 @@ impl SharedDevice {
         let total = self.slots_total.load(Relaxed);
         (total.saturating_sub(self.slots_reserved.load(Relaxed)), self.slots_used.load(Relaxed))
     }
+    /// All its slots.
+    pub fn slots(&self) -> u32 {
+        self.slots_total.load(Relaxed)
+    }
     pub fn set_open(&self) {
         self.open.store(true, Relaxed);
     }

@@ -201,6 +201,11 @@ pub struct Extents {
     pub died: bool,
 }
 
+/// Memory for so many extents at most: a hash table may be half empty, and a little more.
+pub fn memory_bytes(extents: u64) -> u64 {
+    extents * size_of::<(ExtentId, Extent)>() as u64 * 16 / 7
+}
+
 /// Numbers are given out one after the other, and looked up for each block that is overwritten.
 #[derive(Default)]
 pub struct NumberHasher(u64);

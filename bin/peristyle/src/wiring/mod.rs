@@ -107,6 +107,8 @@ pub struct Plan {
     pub map_cache: u64,
     /// Blocks of zeros that hosts write need no space.
     pub detect_zeroes: bool,
+    /// Bytes of log after which a shard takes a checkpoint.
+    pub checkpoint_log: u64,
     /// Faults may be injected.
     pub development: bool,
 }
@@ -184,6 +186,7 @@ pub fn dev(plan: &DevPlan, observer: &mut dyn Observer) -> Result<(), Failure> {
             hugepages: HugePages::Auto,
             map_cache: GIB,
             detect_zeroes: true,
+            checkpoint_log: GIB,
             development: true,
         },
         observer,
@@ -240,6 +243,7 @@ pub fn node(config: &Config, observer: &mut dyn Observer) -> Result<(), Failure>
             hugepages: config.memory.hugepages,
             map_cache: config.memory.map_cache.0,
             detect_zeroes: config.pool.detect_zeroes,
+            checkpoint_log: config.pool.checkpoint_log.0,
             development: false,
         },
         observer,

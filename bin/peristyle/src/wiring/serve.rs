@@ -203,7 +203,12 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
 fn memory_line(node: &Rc<ThisNode>, plan: &Plan) -> String {
     let buffers = buffers(plan.buffers, false).total_bytes() as u64 * plan.reactors as u64;
     let map = node.config().shard.map_cache_bytes * node.config().shards.len() as u64;
-    format!("buffers {}, map at most {}", format_bytes(buffers), format_bytes(map))
+    let slots: u64 = node.devices().all().iter().map(|d| u64::from(d.slots())).sum();
+    let config = &node.config().shard;
+    let extents = peristyle_shard::extent::memory_bytes(slots / (config.scheme.m() as u64 + 1));
+    let tables = peristyle_column::slot::memory_bytes(slots) + extents;
+    let [buffers, map, tables] = [buffers, map, tables].map(format_bytes);
+    format!("buffers {buffers}, map at most {map}, tables of columns and extents at most {tables}")
 }
 
 /// Waits for every shard; says why when that takes long. False when the node is to stop.

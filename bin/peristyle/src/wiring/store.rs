@@ -207,6 +207,7 @@ fn node_config(plan: &Plan, state: &State) -> NodeConfig {
     let mut shard = ShardConfig::new(pool.map_or(plan.scheme, |p| p.scheme));
     shard.too_few = pool.map_or(plan.too_few, |p| p.too_few_domains);
     shard.detect_zeroes = plan.detect_zeroes;
+    shard.checkpoint_log_bytes = plan.checkpoint_log;
     shard.map_cache_bytes = plan.map_cache / shards.len().max(1) as u64;
     NodeConfig {
         node: NodeId(0),
