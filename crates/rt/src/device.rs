@@ -51,6 +51,8 @@ pub struct DeviceInfo {
     pub volatile_cache: bool,
     /// [`Device::write_zeroes`] is cheap and leaves zeros that survive power loss once flushed.
     pub cheap_zeroes: bool,
+    /// It says that [`Device::discard`] does something.
+    pub discards: bool,
 }
 
 /// Why an operation on a device failed. The caller treats all but `Full` and `OutOfRange` as the device's fault.
@@ -128,6 +130,7 @@ impl Device {
                     bytes: *bytes,
                     volatile_cache: false,
                     cheap_zeroes: true,
+                    discards: true,
                 };
                 (Kind::Memory(Memory::new(*bytes).await), info)
             }
@@ -276,6 +279,23 @@ impl Device {
         match &self.inner.kind {
             Kind::Uring(file) => file.write_zeroes(offset, bytes).await,
             Kind::Sim(disk) => disk.write_zeroes(offset, bytes).await,
+            Kind::Memory(memory) => {
+                memory.zero(offset, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the device that nothing in the range is wanted any more. From then on it may read as anything, also as
+    /// something else each time, until it is written: nobody may conclude zeros from it.
+    pub async fn discard(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
+        self.check(offset, bytes)?;
+        if self.inner.fault.get() != Fault::None {
+            self.pass_fault().await?;
+        }
+        match &self.inner.kind {
+            Kind::Uring(file) => file.discard(offset, bytes).await,
+            Kind::Sim(disk) => disk.discard(offset, bytes).await,
             Kind::Memory(memory) => {
                 memory.zero(offset, bytes);
                 Ok(())

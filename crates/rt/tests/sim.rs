@@ -597,3 +597,35 @@ fn connections_leave_nothing_behind() {
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.connection_count(), 0);
 }
+
+#[test]
+fn discarded_sectors_read_as_anything_and_others_as_before() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..10 {
+        let (inside, beside, stats) = sim::run(seed, |env| async move {
+            let disk = env.disk("d", MIB);
+            let device = Device::open(&disk.spec()).await.expect("there");
+            for page in 0..32 {
+                device.write(page * 4096, filled(4096, 1 + page as u8).await, true).await.expect("sound");
+            }
+            device.discard(8 * 4096, 8 * 4096).await.expect("sound");
+            assert_eq!(device.discard(100, 4096).await, Err(IoError::OutOfRange));
+            device.flush().await.expect("sound");
+            let mut bytes = vec![0; 32 * 4096];
+            disk.read_raw(0, &mut bytes);
+            let pages: Vec<u8> = bytes.chunks(4096).map(|page| page[0]).collect();
+            (pages[8..16].to_vec(), [&pages[..8], &pages[16..]].concat(), disk.stats())
+        });
+        assert_eq!(beside, (1..=8).chain(17..=32).collect::<Vec<u8>>());
+        assert_eq!((stats.discards, stats.bytes_discarded), (1, 8 * 4096));
+        for (page, byte) in (9..).zip(inside) {
+            seen.insert(match byte {
+                0 => "zeros",
+                b if b == page => "as before",
+                1..=32 => "of another place",
+                _ => "nonsense",
+            });
+        }
+    }
+    assert_eq!(seen.len(), 4, "{seen:?}");
+}

@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 fn io_error(errno: i32) -> IoError {
     match errno {
@@ -46,6 +47,8 @@ struct Inner {
     /// would say nothing of it: so nothing succeeds any more, until the device is opened and recovered anew.
     broken: Cell<bool>,
     flush: Flush,
+    /// Of block devices that discard.
+    discard: Option<Discard>,
 }
 
 /// Flushes are numbered. A caller is served by the first one that starts after its call.
@@ -66,7 +69,12 @@ impl File {
         cache: WriteCache,
     ) -> Result<(File, DeviceInfo), IoError> {
         let path: PathBuf = path.into();
-        let (fd, info) = super::blocking::run(move || open(&path, create_bytes, cache)).await?;
+        let (fd, info, discard) = super::blocking::run(move || {
+            let (fd, info) = open(&path, create_bytes, cache)?;
+            let discard = (info.kind == DeviceKind::Block).then(|| Discard::of(&fd)).transpose()?;
+            Ok((fd, info, discard))
+        })
+        .await?;
         let inner = Inner {
             driver,
             fd: Rc::new(fd),
@@ -75,6 +83,7 @@ impl File {
             durable: Cell::new(0),
             broken: Cell::new(false),
             flush: Flush::default(),
+            discard,
         };
         Ok((File { inner: Rc::new(inner) }, info))
     }
@@ -137,6 +146,49 @@ impl File {
             }
             other => other,
         }
+    }
+
+    /// Holes are punched into a file; a block device has its own command, which may take a while.
+    pub(crate) async fn discard(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        match &self.inner.discard {
+            Some(discard) => discard.run(offset, bytes).await,
+            None => {
+                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                self.inner.run(Task::Fallocate { mode, offset, bytes }).await.0
+            }
+        }
+    }
+}
+
+/// BLKDISCARD is a call that blocks; the ring has it from Linux 6.12 on only, and punching a hole into a block device is
+/// a request for zeros.
+struct Discard {
+    lane: super::blocking::Lane,
+    /// Kept by each call while it runs: a device that hangs stays locked until it has answered.
+    fd: Arc<OwnedFd>,
+}
+
+impl Discard {
+    fn of(fd: &OwnedFd) -> Result<Discard, IoError> {
+        let lane = super::blocking::Lane::start("discard").map_err(of_io)?;
+        Ok(Discard { lane, fd: Arc::new(fd.try_clone().map_err(of_io)?) })
+    }
+
+    async fn run(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
+        const BLKDISCARD: libc::Ioctl = 0x1277;
+        let fd = self.fd.clone();
+        let call = move || {
+            let range = [offset, bytes];
+            // SAFETY: the call reads two u64 from a live local.
+            match unsafe { libc::ioctl(fd.as_raw_fd(), BLKDISCARD, range.as_ptr()) } {
+                0 => Ok(()),
+                _ => Err(of_io(io::Error::last_os_error())),
+            }
+        };
+        self.lane.run(call).await
     }
 }
 
@@ -230,6 +282,7 @@ fn file_info(path: &Path, file: &fs::File, create_bytes: Option<u64>) -> Result<
         bytes: bytes / 4096 * 4096,
         volatile_cache: true,
         cheap_zeroes: true,
+        discards: true,
     })
 }
 
@@ -256,13 +309,15 @@ fn block_info(path: &Path, file: &fs::File) -> Result<DeviceInfo, IoError> {
             .or_else(|_| fs::read_to_string(format!("{at}/../queue/{name}")))
             .unwrap_or_default()
     };
+    let is_positive = |name| queue(name).trim().parse::<u64>().is_ok_and(|n| n > 0);
     Ok(DeviceInfo {
         kind: DeviceKind::Block,
         name: path.display().to_string(),
         bytes: bytes / 4096 * 4096,
         // Unless the device says that its cache does not matter, it does.
         volatile_cache: queue("write_cache").trim() != "write through",
-        cheap_zeroes: queue("write_zeroes_max_bytes").trim().parse::<u64>().is_ok_and(|n| n > 0),
+        cheap_zeroes: is_positive("write_zeroes_max_bytes"),
+        discards: is_positive("discard_max_bytes"),
     })
 }
 
@@ -285,6 +340,7 @@ mod tests {
                 durable: Cell::new(0),
                 broken: Cell::new(false),
                 flush: Flush::default(),
+                discard: None,
             }),
         }
     }
