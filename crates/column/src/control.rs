@@ -3,7 +3,7 @@
 
 use crate::error::ColumnError;
 use crate::format::{RowRange, RowSet, RowTable, SlotState, column_crc};
-use crate::server::{Inner, Server};
+use crate::server::{Clearing, Inner, Server};
 use crate::slot::{OpenId, SlotTable};
 use crate::stats::WritePurpose;
 use peristyle_base::{BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, ColumnName, Epoch, RowIndex, SlotIndex};
@@ -150,11 +150,12 @@ impl Server {
         inner.idle(slot).await;
         inner.slots.borrow_mut().free(slot);
         inner.pages.touch(slot);
-        let zeroing = inner.zero_slot(slot);
+        let how = inner.clearing.get();
+        let clearing = inner.clear_slot(slot, how);
         inner.commit(slot).await?;
-        // The column is gone, durably. A slot that could not be zeroed is free all the same.
-        if inner.ops.wait(zeroing).await.is_ok() {
-            inner.stats.borrow_mut().discarded(COLUMN_BYTES);
+        // The column is gone, durably. A slot that could not be zeroed or discarded is free all the same.
+        if inner.ops.wait(clearing).await.is_ok() && how != Clearing::Leave {
+            inner.stats.borrow_mut().returned(COLUMN_BYTES);
         }
         Ok(())
     }

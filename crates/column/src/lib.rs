@@ -19,7 +19,7 @@ pub use control::{Fenced, Seal, ZERO_ROW_CRC};
 pub use data::RowCrcs;
 pub use error::{ColumnError, FormatError, LabelError, OpenError};
 pub use format::{AllocClass, Geometry, Label, RowRange, RowSet, RowTable, SlotState};
-pub use server::{Server, ServerConfig};
+pub use server::{Discard, Server, ServerConfig};
 pub use slot::{Allocate, Reserve, SlotInfo, Usage};
 pub use stats::{Counter, DeviceStats, WriteClass, WritePurpose};
 pub use tools::{CheckReport, FormatOptions, Inspection, check, format, inspect};

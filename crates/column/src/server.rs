@@ -11,7 +11,7 @@ use peristyle_base::stage::Stage;
 use peristyle_base::{BLOCK_BYTES, COLUMN_BYTES, DeviceId, ExtentId, Instant, ShardId, SlotIndex};
 use peristyle_rt::alloc_count::background;
 use peristyle_rt::sync::{Notify, Permit, Semaphore};
-use peristyle_rt::{Buf, Device, IoError, IoVec, KeptBufs, now, spawn};
+use peristyle_rt::{Buf, Device, DeviceInfo, IoError, IoVec, KeptBufs, now, spawn};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
@@ -31,6 +31,8 @@ pub struct ServerConfig {
     pub reads: usize,
     /// Allocations, fences, seals and frees at work.
     pub controls: usize,
+    /// What becomes of a freed slot's space below the device.
+    pub discard: Discard,
     /// Check the data of each append against its CRCs before it is written.
     pub verify_appends: bool,
 }
@@ -44,7 +46,41 @@ impl Default for ServerConfig {
             appends_per_slot: 32,
             reads: 256,
             controls: 64,
+            discard: Discard::Auto,
             verify_appends: false,
+        }
+    }
+}
+
+/// Whether a freed slot's space goes back to the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Discard {
+    /// Slots are zeroed where that is cheap (holes are punched, the device has Write Zeroes), and discarded where the
+    /// device says that it discards.
+    #[default]
+    Auto,
+    /// As `Auto`, and discarded also where the device says nothing.
+    On,
+    /// Freed slots are left as they are, and zeros are written where zeros are needed.
+    Off,
+}
+
+/// What is done to a slot that is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clearing {
+    /// It reads as zeros from then on, guaranteed.
+    Zero,
+    Discard,
+    Leave,
+}
+
+impl Clearing {
+    fn of(wish: Discard, device: &DeviceInfo) -> Clearing {
+        match wish {
+            Discard::Off => Clearing::Leave,
+            _ if device.cheap_zeroes => Clearing::Zero,
+            Discard::Auto if !device.discards => Clearing::Leave,
+            _ => Clearing::Discard,
         }
     }
 }
@@ -69,8 +105,8 @@ pub(crate) struct Inner {
     pub changed: Notify,
     /// A slot has been zeroed, or could not be.
     pub zeroed: Notify,
-    /// The device zeroes ranges cheaply, and has not failed to.
-    pub can_zero: Cell<bool>,
+    /// What is done to freed slots; less once the device has failed to.
+    pub clearing: Cell<Clearing>,
     /// Slots on which a fence, seal or free is at work; at most `config.controls`.
     pub exclusive: RefCell<Vec<SlotIndex>>,
     pub stats: RefCell<Stats>,
@@ -84,7 +120,7 @@ impl Server {
         config: ServerConfig,
         kept: KeptBufs,
     ) -> Server {
-        let cheap_zeroes = device.info().cheap_zeroes;
+        let clearing = Clearing::of(config.discard, device.info());
         Server(Rc::new(Inner {
             device,
             label,
@@ -98,7 +134,7 @@ impl Server {
             controls: Semaphore::new(config.controls.max(1)),
             changed: Notify::default(),
             zeroed: Notify::default(),
-            can_zero: Cell::new(cheap_zeroes),
+            clearing: Cell::new(clearing),
             exclusive: RefCell::new(Vec::with_capacity(config.controls)),
             stats: RefCell::new(Stats::default()),
         }))
@@ -153,18 +189,18 @@ impl Server {
                 inner.commit(slot).await?;
                 return Ok(slot);
             }
-            let candidate = inner.slots.borrow_mut().candidate(a.class, inner.can_zero.get());
+            let candidate = inner.slots.borrow_mut().candidate(a.class, inner.can_zero());
             match candidate {
                 Candidate::Take(slot) => {
                     inner.slots.borrow_mut().open(slot, a)?;
                     inner.pages.touch(slot);
                 }
                 Candidate::Zero(slot) => {
-                    let zeroing = inner.zero_slot(slot);
+                    let zeroing = inner.clear_slot(slot, Clearing::Zero);
                     // Whether it could be zeroed or not, the slot is free again: look once more. But where not even
                     // its entry could be written, the device fails, and would in the next attempt.
                     if let Err(error) = inner.ops.wait(zeroing).await
-                        && inner.can_zero.get()
+                        && inner.can_zero()
                     {
                         return Err(ColumnError::Device(error));
                     }
@@ -233,31 +269,48 @@ impl Inner {
         op
     }
 
-    /// Zeroes a free slot, once its entry says durably that it is free, and gives it back to the table.
-    pub fn zero_slot(self: &Rc<Inner>, slot: SlotIndex) -> u32 {
+    pub fn can_zero(&self) -> bool {
+        self.clearing.get() == Clearing::Zero
+    }
+
+    /// Zeroes or discards a free slot, once its entry says durably that it is free, and gives it back to the table. Until
+    /// then nobody else gets it: what its next owner writes would go with the rest.
+    pub fn clear_slot(self: &Rc<Inner>, slot: SlotIndex, how: Clearing) -> u32 {
         let me = self.clone();
         // Work beside the I/O path: it may allocate.
         let work = background(async move {
             me.commit_page(slot).await?;
-            if !me.can_zero.get() {
-                return Err(IoError::Unsupported);
+            let cleared = me.clear(slot, how).await;
+            if cleared.is_err() && me.clearing.get() == how {
+                // A slot that could not be zeroed is not discarded either: the device has shown that it is no use.
+                me.clearing.set(Clearing::Leave);
             }
-            let zeroed = me.zero(me.geometry().row_offset(slot, 0), COLUMN_BYTES).await;
-            if zeroed.is_err() {
-                me.can_zero.set(false);
-            }
-            zeroed
+            cleared
         });
         self.start(work, move |me, answer| {
-            me.slots.borrow_mut().zeroed(slot, answer.is_ok());
+            // A discard promises nothing about what is read afterwards (DESIGN §11, "Columns and slots").
+            me.slots.borrow_mut().zeroed(slot, how == Clearing::Zero && answer.is_ok());
             me.zeroed.notify_all();
         })
+    }
+
+    async fn clear(&self, slot: SlotIndex, how: Clearing) -> Result<(), IoError> {
+        let offset = self.geometry().row_offset(slot, 0);
+        match how {
+            Clearing::Zero => self.zero(offset, COLUMN_BYTES).await,
+            Clearing::Discard => {
+                self.device.discard(offset, COLUMN_BYTES).await?;
+                self.stats.borrow_mut().discarded(COLUMN_BYTES);
+                Ok(())
+            }
+            Clearing::Leave => Ok(()),
+        }
     }
 
     /// Makes a range read as zeros, durably, by an operation that guarantees them.
     pub async fn zero(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
         self.stats.borrow_mut().wrote(WritePurpose::Zero, bytes);
-        if self.can_zero.get() {
+        if self.can_zero() {
             self.device.write_zeroes(offset, bytes).await?;
             self.stats.borrow_mut().flushed();
             return self.device.flush().await;
@@ -314,5 +367,31 @@ impl Drop for Timer {
         // The clock is out of reach when the reactor itself is being dropped; then nobody reads the figures.
         let now = if self.ok { now() } else { self.at };
         if self.ok { stage.leave(self.at, now) } else { stage.leave_failed(self.at, now) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Clearing, Discard as Wish};
+    use peristyle_rt::{DeviceInfo, DeviceKind};
+
+    #[test]
+    fn a_slot_is_cleared_by_the_best_that_the_device_can_and_the_operator_wants() {
+        use Clearing::*;
+        for (wish, cheap_zeroes, discards, expected) in [
+            (Wish::Auto, true, true, Zero),
+            (Wish::Auto, true, false, Zero),
+            (Wish::Auto, false, true, Discard),
+            (Wish::Auto, false, false, Leave),
+            (Wish::On, true, true, Zero),
+            (Wish::On, false, true, Discard),
+            (Wish::On, false, false, Discard),
+            (Wish::Off, true, true, Leave),
+            (Wish::Off, false, true, Leave),
+        ] {
+            let (kind, name) = (DeviceKind::Block, String::new());
+            let device = DeviceInfo { kind, name, bytes: 0, volatile_cache: true, cheap_zeroes, discards };
+            assert_eq!(Clearing::of(wish, &device), expected, "{wish:?} {cheap_zeroes} {discards}");
+        }
     }
 }

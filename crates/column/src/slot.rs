@@ -496,7 +496,7 @@ impl SlotTable {
         self.set(slot, Entry { state: SlotState::Sealed, rows, column_crc, ..old });
     }
 
-    /// The slot is free, but not to be given out before [`zeroed`](Self::zeroed) says so.
+    /// The slot is free, but not to be given out before [`zeroed`](Self::zeroed) says whether it reads as zeros.
     pub fn free(&mut self, slot: SlotIndex) {
         let name = self.entry(slot).name;
         let entries = &self.entries;

@@ -94,6 +94,7 @@ pub(crate) struct Stats {
     refused: u64,
     device_errors: u64,
     repaired_pages: u64,
+    discards: Counter,
     discarded_bytes: u64,
     pub append_queue: Stage,
     pub append_service: Stage,
@@ -122,6 +123,10 @@ impl Stats {
         self.device_errors += 1;
     }
     pub fn discarded(&mut self, bytes: u64) {
+        self.discards.add(bytes);
+    }
+    /// A freed slot was zeroed or discarded.
+    pub fn returned(&mut self, bytes: u64) {
         self.discarded_bytes += bytes;
     }
     pub fn repaired(&mut self, pages: u64) {
@@ -139,6 +144,7 @@ impl Stats {
             refused: self.refused,
             device_errors: self.device_errors,
             repaired_pages: self.repaired_pages,
+            discards: self.discards,
             discarded_bytes: self.discarded_bytes,
             append_queue: self.append_queue.snapshot(now),
             append_service: self.append_service.snapshot(now),
@@ -165,7 +171,10 @@ pub struct DeviceStats {
     pub device_errors: u64,
     /// Pages of the slot table and labels whose copies differed when the device was opened.
     pub repaired_pages: u64,
-    /// Of freed slots, given back to the medium: holes were punched, or the device zeroed them by itself.
+    /// Of freed slots, those that the device could not zero by itself and was told to forget.
+    pub discards: Counter,
+    /// Of freed slots, given back to the medium: holes were punched, the device zeroed them by itself, or it was told to
+    /// forget them.
     pub discarded_bytes: u64,
     /// Appends and reads: waiting for a place among those in flight, and at the device.
     pub append_queue: StageSnapshot,

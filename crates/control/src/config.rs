@@ -259,6 +259,18 @@ pub enum WriteCache {
     Protected,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Discard {
+    /// Freed slots are zeroed where the device does that by itself, and discarded where it says that it discards.
+    #[default]
+    Auto,
+    /// Also discarded where it says nothing.
+    On,
+    /// Freed slots are left as they are.
+    Off,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceConfig {
@@ -267,6 +279,9 @@ pub struct DeviceConfig {
     /// Default "auto".
     #[serde(default)]
     pub write_cache: WriteCache,
+    /// Whether freed space goes back to the medium. Default "auto".
+    #[serde(default)]
+    pub discard: Discard,
     /// What it fails together with: devices of equal number share a failure domain. Default: each its own.
     #[serde(default)]
     pub domain: Option<u32>,

@@ -30,6 +30,7 @@ fn main() {
         },
         domain: DomainId(i as u32),
         home: ReactorId(0),
+        discard: peristyle_column::Discard::Auto,
     });
     let config = NodeConfig {
         node: NodeId(0),

@@ -10,7 +10,7 @@ use crate::stats::{FrontStats, ReactorStats, VolumeStats};
 use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
 use peristyle_base::{DeviceId, Instant, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, ShardStore};
-use peristyle_column::{FormatError, FormatOptions, OpenError, Reserve, Server, ServerConfig};
+use peristyle_column::{Discard, FormatError, FormatOptions, OpenError, Reserve, Server, ServerConfig};
 use peristyle_rt::alloc_count::background;
 use peristyle_rt::mesh::PortSeed;
 use peristyle_rt::{Device, DeviceSpec, Duration, Fault, IoError, ReactorId, View, timeout};
@@ -37,6 +37,7 @@ pub struct DeviceConfig {
     pub spec: DeviceSpec,
     pub domain: DomainId,
     pub home: ReactorId,
+    pub discard: Discard,
 }
 
 impl DeviceConfig {
@@ -269,7 +270,8 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             let options = FormatOptions { cluster: self.config.cluster, device: config.id, force: false };
             peristyle_column::format(&device, options).await.map_err(DeviceOpenError::Format)?;
         }
-        let server = ServerConfig { expect: Some(config.id), ..ServerConfig::default() };
+        let (expect, discard) = (Some(config.id), config.discard);
+        let server = ServerConfig { expect, discard, ..ServerConfig::default() };
         let server =
             Server::open(device, self.config.cluster, server).await.map_err(DeviceOpenError::Label)?;
         // Kept back so that a full pool still restarts, unmaps and checkpoints (invariant 11).

@@ -14,7 +14,7 @@ use peristyle_column::{
     ServerConfig, SlotState, WriteClass, format,
 };
 use peristyle_rt::sim::{
-    Crash, CrashState, DiskHandle, Image, Rng, Stop, Sweep, Swept, WorldConfig, run_with,
+    Crash, CrashState, DiskConfig, DiskHandle, Image, Rng, Stop, Sweep, Swept, WorldConfig, run_with,
 };
 use peristyle_rt::{Buf, BufConfig, Device, IoVec};
 use std::cell::{Cell, RefCell};
@@ -118,7 +118,14 @@ struct Sweeper {
 impl Sweeper {
     fn sweep(&self, disks: CrashState, salt: u64, states_per_crash: usize) -> Sweep {
         let world = world_config(self.seed ^ salt);
-        Sweep { world, states_per_crash, how: Stop::Power, ..Sweep::new(0, disks) }
+        let mut sweep = Sweep { world, states_per_crash, how: Stop::Power, ..Sweep::new(0, disks) };
+        sweep.disks.iter_mut().for_each(|(_, config)| *config = self.disk_config());
+        sweep
+    }
+
+    /// The disk of every fourth seed does not zero ranges by itself: freed slots are discarded.
+    fn disk_config(&self) -> DiskConfig {
+        DiskConfig { cheap_zeroes: !self.seed.is_multiple_of(4), ..DiskConfig::default() }
     }
 
     fn count(&mut self, swept: Swept) {
@@ -178,8 +185,9 @@ impl Sweeper {
     {
         let seen = Rc::new(RefCell::new(Outcome::default()));
         let report = seen.clone();
+        let config = self.disk_config();
         let value = run_with(world_config(self.seed ^ salt ^ self.checked << 8), move |env| {
-            let add = |(i, image)| env.node.add_disk_image(&format!("d{i}"), image, Default::default());
+            let add = |(i, image)| env.node.add_disk_image(&format!("d{i}"), image, config.clone());
             let disks: Vec<DiskHandle> = state.into_iter().enumerate().map(add).collect();
             let future = f(disks);
             async move {

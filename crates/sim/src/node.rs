@@ -49,6 +49,8 @@ pub struct Plan {
     pub lying: bool,
     /// See [`DiskConfig::at_once_ppm`].
     pub at_once_ppm: u32,
+    /// Disks do not zero ranges by themselves: freed slots are discarded.
+    pub discards: bool,
     pub habits: Habits,
 }
 
@@ -84,12 +86,13 @@ impl Plan {
             lying: rng.coin(),
             habits: Habits::draw(rng, volume_bytes / SECTOR),
             at_once_ppm: *rng.pick(&AT_ONCE_PPM),
+            discards: rng.below(4) == 0,
         }
     }
 
     pub(crate) fn disk_config(&self) -> DiskConfig {
-        let Plan { volatile_cache, at_once_ppm, .. } = *self;
-        DiskConfig { volatile_cache, at_once_ppm, ..DiskConfig::default() }
+        let Plan { volatile_cache, at_once_ppm, discards, .. } = *self;
+        DiskConfig { volatile_cache, at_once_ppm, cheap_zeroes: !discards, ..DiskConfig::default() }
     }
 }
 
@@ -214,6 +217,7 @@ impl Machine {
                 spec: disk.spec(),
                 domain: DomainId(i as u32),
                 home: ReactorId((i % self.plan.reactors) as u16),
+                discard: peristyle_column::Discard::Auto,
             })
             .collect();
         let shard = ShardConfig {

@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::render::Ready;
 use peristyle_base::{GIB, MIB, Scheme};
 use peristyle_cluster::TooFewPolicy;
+use peristyle_column::Discard;
 use peristyle_control::config::{self, Config, HugePages, ListenAddr, Poll};
 use peristyle_rt::device::WriteCache;
 use serde::Serialize;
@@ -122,6 +123,7 @@ pub struct PlannedDevice {
     /// A missing file is created with this size.
     pub create_bytes: Option<u64>,
     pub write_cache: WriteCache,
+    pub discard: Discard,
     pub domain: Option<u32>,
 }
 
@@ -140,6 +142,7 @@ pub fn dev(plan: &DevPlan, observer: &mut dyn Observer) -> Result<(), Failure> {
         create_bytes,
         // Development data need not outlive a power cut of this machine; kill -9 it does.
         write_cache: WriteCache::Protected,
+        discard: Discard::Auto,
         domain: None,
     };
     let devices = match &plan.devices {
@@ -205,6 +208,11 @@ pub fn node(config: &Config, observer: &mut dyn Observer) -> Result<(), Failure>
             write_cache: match d.write_cache {
                 config::WriteCache::Auto => WriteCache::Auto,
                 config::WriteCache::Protected => WriteCache::Protected,
+            },
+            discard: match d.discard {
+                config::Discard::Auto => Discard::Auto,
+                config::Discard::On => Discard::On,
+                config::Discard::Off => Discard::Off,
             },
             domain: d.domain,
         })

@@ -3,7 +3,7 @@
 use super::{DeviceReport, PlannedDevice, store};
 use crate::failure::Failure;
 use peristyle_base::Uuid;
-use peristyle_column::{FormatOptions, Inspection, LabelError, OpenError};
+use peristyle_column::{Discard, FormatOptions, Inspection, LabelError, OpenError};
 use peristyle_rt::device::WriteCache;
 use peristyle_rt::{Device, RuntimeConfig};
 use std::io::IsTerminal;
@@ -15,6 +15,7 @@ async fn open(path: &Path) -> Result<Device, Failure> {
         path: path.to_owned(),
         create_bytes: None,
         write_cache: WriteCache::Auto,
+        discard: Discard::Auto,
         domain: None,
     };
     let spec = store::spec_of(&planned);

@@ -101,6 +101,8 @@ fn device_nodes(all: &[ReactorStats], table: &DeviceTable) -> StatsNode {
             .counter("reads", d.reads.ops)
             .counter("read_bytes", d.reads.bytes)
             .counter("flushes", d.flushes)
+            .counter("discards", d.discards.ops)
+            .counter("discarded_bytes", d.discarded_bytes)
             .counter("refused", d.refused)
             .counter("errors", d.device_errors)
             .counter("used_bytes", (d.usage.total - d.usage.free) as u64 * COLUMN_BYTES);

@@ -5,7 +5,7 @@ use super::{Plan, PlannedDevice};
 use crate::failure::Failure;
 use peristyle_base::{NodeId, Uuid};
 use peristyle_cluster::DomainId;
-use peristyle_column::{FormatError, FormatOptions, LabelError, OpenError, inspect};
+use peristyle_column::{Discard, FormatError, FormatOptions, LabelError, OpenError, inspect};
 use peristyle_control::desired::State;
 use peristyle_control::setup::{FoundDevice, Setup, VolumeWish, open_or_create};
 use peristyle_control::{Control, EmbeddedStore};
@@ -196,6 +196,7 @@ fn node_config(plan: &Plan, state: &State) -> NodeConfig {
             DeviceConfig {
                 id: d.id,
                 spec,
+                discard: planned.map_or(Discard::Auto, |p| p.discard),
                 domain: DomainId(d.domain),
                 home: ReactorId((i % reactors) as u16),
             }

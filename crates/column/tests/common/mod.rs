@@ -8,7 +8,7 @@ use peristyle_base::{
 use peristyle_column::{
     AllocClass, Allocate, ColumnError, FormatOptions, Geometry, Server, ServerConfig, WriteClass,
 };
-use peristyle_rt::sim::{self, DiskHandle, Env};
+use peristyle_rt::sim::{self, DiskConfig, DiskHandle, Env};
 use peristyle_rt::{Buf, Device, IoVec};
 use std::future::Future;
 
@@ -64,8 +64,11 @@ impl Bed {
         Bed::with(env, slots, ServerConfig::default()).await
     }
     pub async fn with(env: Env, slots: u32, config: ServerConfig) -> Bed {
+        Bed::on(env, slots, config, DiskConfig::default()).await
+    }
+    pub async fn on(env: Env, slots: u32, config: ServerConfig, disk: DiskConfig) -> Bed {
         // A node keeps its disks: another number of slots gets another disk.
-        let disk = env.disk(&format!("d{slots}"), Geometry::bytes_for(slots));
+        let disk = env.node.add_disk(&format!("d{slots}"), Geometry::bytes_for(slots), disk);
         peristyle_column::format(&Device::open(&disk.spec()).await.unwrap(), OPTIONS).await.unwrap();
         let mut bed = Bed { env, disk, server: None, config };
         bed.restart().await;

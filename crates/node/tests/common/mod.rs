@@ -58,6 +58,7 @@ pub fn node_config(
         spec,
         domain: DomainId(i as u32),
         home: ReactorId((i % reactors) as u16),
+        discard: peristyle_column::Discard::Auto,
     };
     NodeConfig {
         node: NodeId(0),

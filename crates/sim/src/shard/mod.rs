@@ -43,12 +43,14 @@ pub struct Plan {
     pub slow_store: bool,
     /// See [`DiskConfig::at_once_ppm`].
     pub at_once_ppm: u32,
+    /// Disks do not zero ranges by themselves: freed slots are discarded.
+    pub discards: bool,
 }
 
 impl Plan {
     fn disk_config(&self) -> DiskConfig {
-        let Plan { volatile_cache, at_once_ppm, .. } = *self;
-        DiskConfig { volatile_cache, at_once_ppm, ..DiskConfig::default() }
+        let Plan { volatile_cache, at_once_ppm, discards, .. } = *self;
+        DiskConfig { volatile_cache, at_once_ppm, cheap_zeroes: !discards, ..DiskConfig::default() }
     }
 }
 
@@ -71,6 +73,7 @@ pub fn plan(seed: u64) -> Plan {
             .filter(|_| devices - 1 > usize::from(m)),
         slow_store: rng.coin(),
         at_once_ppm: *rng.pick(&crate::node::AT_ONCE_PPM),
+        discards: rng.below(4) == 0,
     }
 }
 
