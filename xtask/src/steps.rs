@@ -57,6 +57,7 @@ const STEPS: &[Step] = &[
     Step { name: "e2e-nbd-raw", needs: NBD_RAW, run: || e2e::run(&e2e::Test::NbdRaw(SHORT)) },
     Step { name: "e2e-nbd-fs", needs: NBD_FS, run: || e2e::run(&e2e::Test::NbdFs(SHORT)) },
     Step { name: "e2e-kernel-host", needs: KERNEL_HOST, run: || e2e::run(&e2e::Test::KernelHost(SHORT)) },
+    Step { name: "e2e-kernel-space", needs: KERNEL_HOST, run: || e2e::run(&e2e::Test::KernelSpace(SHORT)) },
     Step { name: "fuzz", needs: NOTHING, run: fuzz },
 ];
 

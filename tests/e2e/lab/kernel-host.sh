@@ -1,8 +1,9 @@
 # Runs in the guest: Debian's own kernel as an NVMe/TCP host of a Peristyle node on the machine outside.
-# Arguments: PHASE PORT NQN FIO-SIZE KILLS. PHASE is `first` (before the node was killed) or `second` (after).
+# Arguments: PHASE PORT NQN FIO-SIZE KILLS. PHASE is `first` (before the node was killed), `second` (after), or `space`.
 # `first` leaves /out/identifiers and /out/manifest; `second` finds them in /lab/job/before, and asks KILLS times for
 # the node to be killed under fio by printing KILL on a line of its own. RESIZE and what follows on its line are given to
-# `peristyle volume resize` for the volume of NSID 1.
+# `peristyle volume resize` for the volume of NSID 1. `space` prints SPACE, a moment and a size: the pool's space is looked
+# at, and then the volume gets that size.
 . /lab/lib.sh
 phase=$1 port=$2 NQN=$3 fio_size=$4 kills=$5
 before=/lab/job/before
@@ -124,6 +125,52 @@ resized() {
   echo "resized: $before to $grown bytes with ext4 mounted, $((grown + 64 * mib)) and back, on one connection"
 }
 
+# Somebody outside looks at the pool, and says that he has by resizing the volume.
+space() {
+  more=$(($(bytes) + mib))
+  echo "SPACE $1 $more"
+  wait_for 120 has_bytes $more || fail "nobody has looked at the space: $1"
+}
+
+# Writes files until somebody outside says that this is enough.
+fill() {
+  more=$(($(bytes) + mib)) files=0
+  echo "SPACE fill $more"
+  until has_bytes $more; do
+    files=$((files + 1))
+    [ $files -le 28 ] || fail "$files files are not enough"
+    dd if=/dev/urandom of=/mnt/data$files bs=1M count=8 oflag=direct 2> /tmp/dd || { cat /tmp/dd; fail dd; }
+  done
+  sync
+  echo "wrote $files files of 8 MiB"
+}
+
+# What nothing refers to any more, the file system gives back: told by fstrim, and by mkfs.
+space_comes_back() {
+  # Extents come back when nothing in them is alive. So the file system's own blocks are kept together: without a journal,
+  # and written at each sync only.
+  echo 0 > /proc/sys/vm/dirty_writeback_centisecs
+  mkfs.ext4 -q -F -O ^has_journal -E discard $dev || fail mkfs
+  modprobe -q ext4; mount -t ext4 $dev /mnt || fail mount
+  sync
+  space made
+  for how in fstrim mkfs; do
+    fill
+    case $how in
+    fstrim)
+      rm /mnt/data* && sync
+      fstrim -v /mnt || fail fstrim
+      ;;
+    mkfs)
+      umount /mnt || fail umount
+      mkfs.ext4 -q -F -O ^has_journal -E discard $dev || fail "mkfs again"
+      ;;
+    esac
+    space given-back
+    echo "$how gave back"
+  done
+}
+
 dmesg -c > /dev/null                          # what booting said is not our affair
 modprobe nvme-tcp || fail nvme-tcp
 case $phase in
@@ -183,6 +230,13 @@ second)
   no_errors_in_dmesg
   say "the node killed under fio"
   killed_under_fio
+  ;;
+space)
+  say "space comes back"
+  connect
+  space_comes_back
+  disconnect
+  no_errors_in_dmesg
   ;;
 *) fail "phase $phase" ;;
 esac

@@ -30,6 +30,8 @@ pub struct Volume {
 pub struct Setup {
     pub dir: PathBuf,
     pub device_size: &'static str,
+    /// Devices are memory: nothing outlives the daemon, and none of them is ever slow.
+    pub in_memory: bool,
     /// `NAME=SIZE`
     pub volumes: &'static [&'static str],
     /// Logical block size of volumes that this start creates.
@@ -55,7 +57,15 @@ impl Daemon {
     pub fn start(setup: &Setup) -> Result<Self> {
         let mut command = Command::new(tools::daemon());
         command.arg("dev").arg("--dir").arg(&setup.dir).arg("--json");
-        command.args(["--devices", "6", "--device-size", setup.device_size, "--scheme", "4+2"]);
+        match setup.in_memory {
+            true => (0..6).for_each(|_| {
+                command.args(["--device", &format!("memory:{}", setup.device_size)]);
+            }),
+            false => {
+                command.args(["--devices", "6", "--device-size", setup.device_size]);
+            }
+        }
+        command.args(["--scheme", "4+2"]);
         command.args(["--listen", &format!("127.0.0.1:{}", setup.port)]);
         command.args(["--nbd", &format!("127.0.0.1:{}", setup.nbd_port)]);
         command.args(["--lba", setup.lba]);

@@ -4,10 +4,11 @@
 use super::Size;
 use super::daemon::{Daemon, Setup, free_port, store};
 use super::scratch::Scratch;
+use super::space::SPACE;
 use crate::{cmd, tools};
 use anyhow::{Result, bail, ensure};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -16,15 +17,21 @@ const KILL: &str = "KILL";
 /// What it prints before the arguments of `peristyle volume resize demo`.
 const RESIZE: &str = "RESIZE ";
 
-pub fn run(size: Size) -> Result<()> {
+/// The lab's folder, the guest in it built.
+pub fn lab() -> Result<PathBuf> {
     let lab = cmd::root().join("tests/e2e/lab");
     cmd::run(&mut Command::new(lab.join("build-guest")), Duration::from_secs(300))?;
+    Ok(lab)
+}
 
+pub fn run(size: Size) -> Result<()> {
+    let lab = lab()?;
     let scratch = Scratch::new("kernel-host")?;
     let port = free_port()?;
     let mut setup = Setup {
         dir: store(scratch.path()),
         device_size: "1G",
+        in_memory: false,
         volumes: &["demo=1G"],
         lba: "4096",
         port,
@@ -70,23 +77,28 @@ pub fn run(size: Size) -> Result<()> {
     Ok(())
 }
 
-fn resize(store: &Path, arguments: &str) -> Result<()> {
+pub fn resize(store: &Path, arguments: &str) -> Result<()> {
     let mut command = Command::new(tools::daemon());
     command.arg("--admin").arg(store.join("admin.sock")).args(["volume", "resize", "demo"]);
     cmd::run(command.args(arguments.split(' ')), Duration::from_secs(30))
 }
 
-struct Guest<'a> {
-    lab: &'a Path,
-    scratch: &'a Path,
-    port: u16,
-    nqn: String,
-    size: Size,
+pub struct Guest<'a> {
+    pub lab: &'a Path,
+    pub scratch: &'a Path,
+    pub port: u16,
+    pub nqn: String,
+    pub size: Size,
 }
 
 impl Guest<'_> {
     /// Boots the guest for one phase of its script. `serve` is called with what the script asks for.
-    fn boot(&self, phase: &str, options: &[String], mut serve: impl FnMut(&str) -> Result<()>) -> Result<()> {
+    pub fn boot(
+        &self,
+        phase: &str,
+        options: &[String],
+        mut serve: impl FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
         let limit = if self.size.short { 300 } else { 900 };
         let (fio_size, kills) = if self.size.short { ("12m", "1") } else { ("96m", "5") };
         let mut command = Command::new(self.lab.join("boot-guest"));
@@ -102,7 +114,8 @@ impl Guest<'_> {
         let mut result = Ok(());
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             println!("{line}");
-            if (line == KILL || line.starts_with(RESIZE)) && result.is_ok() {
+            let asks = line == KILL || line.starts_with(RESIZE) || line.starts_with(SPACE);
+            if asks && result.is_ok() {
                 result = serve(&line);
             }
         }

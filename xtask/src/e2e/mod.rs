@@ -6,6 +6,7 @@ mod kernel_host;
 mod nbd_fs;
 mod nbd_raw;
 mod scratch;
+mod space;
 
 use crate::tools;
 use anyhow::Result;
@@ -15,6 +16,8 @@ use clap::Subcommand;
 pub enum Test {
     /// Debian's kernel under QEMU as NVMe/TCP host: ext4, fio, identifiers, a daemon killed between.
     KernelHost(Size),
+    /// The same host gives space back: `fstrim`, `mkfs.ext4 -E discard`, and `peristyle pool show` tells.
+    KernelSpace(Size),
     /// ext4 and xfs of this machine's kernel over NBD, the daemon killed in the middle. Needs root.
     NbdFs(Size),
     /// nbdcopy, qemu-img and fio's own NBD engine.
@@ -32,6 +35,7 @@ pub fn run(test: &Test) -> Result<()> {
     tools::build_daemon()?;
     match test {
         Test::KernelHost(size) => kernel_host::run(*size),
+        Test::KernelSpace(size) => space::run(*size),
         Test::NbdFs(size) => nbd_fs::run(*size),
         Test::NbdRaw(size) => nbd_raw::run(*size),
     }

@@ -24,6 +24,7 @@ pub fn run(size: Size) -> Result<()> {
     let setup = Setup {
         dir: store(scratch.path()),
         device_size: "1G",
+        in_memory: false,
         volumes: &["ext4=1G", "xfs=1G"],
         lba: "4096",
         port: free_port()?,

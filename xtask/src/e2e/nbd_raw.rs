@@ -21,6 +21,7 @@ pub fn run(size: Size) -> Result<()> {
     let setup = Setup {
         dir: store(scratch.path()),
         device_size: "1G",
+        in_memory: false,
         volumes: &["raw=256M"],
         lba: "4096",
         port: free_port()?,
