@@ -16,7 +16,7 @@ Start here:
   nvme connect -t tcp -a 127.0.0.1 -s 4420 -n …   as `dev` prints it; then use /dev/nvmeXn1
 
 Exit codes: 0 done, 1 failed, 2 wrong command line or value, 3 no node answers, 4 not found,
-5 exists already, 6 unknown whether it happened.";
+5 exists already, 6 unknown whether it happened, 7 damage was found.";
 
 /// Erasure-coded block storage that hosts attach with the NVMe/TCP initiator they already have.
 #[derive(Parser, Debug)]
@@ -178,7 +178,10 @@ pub enum DeviceCommand {
         #[command(flatten)]
         json: JsonOption,
     },
-    /// Check a device's labels, slot table and sealed columns; exit code 1 if anything is wrong
+    /// Check all that is on devices: labels, slot tables, checksums, holes; the node must not be running
+    ///
+    /// Writes nothing. Exit code 7 if anything is damaged. What a crash leaves behind is a note, not damage.
+    #[command(after_help = "Example: peristyle device check /dev/disk/by-id/nvme-example-1 --json")]
     Check {
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,

@@ -21,6 +21,8 @@ pub enum Kind {
     Exists = 5,
     /// Whether it happened is not known.
     Unknown = 6,
+    /// A check has found what must not be.
+    Damage = 7,
 }
 
 impl Failure {

@@ -1,7 +1,7 @@
 //! Commands that run here: the node itself, and tools for devices that no node has open.
 
 use crate::cli::{DevOptions, DeviceArg, DeviceCommand, NodeOptions};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::online::{self, print};
 use crate::render::{self, Ready, StatusLine};
 use crate::wiring::{self, DevDevices, DevPlan, DeviceReport, Observer};
@@ -119,7 +119,10 @@ pub fn or_online_device(command: DeviceCommand, admin: Option<PathBuf>) -> Resul
 fn verdict(reports: &[DeviceReport]) -> Result<(), Failure> {
     match reports.iter().filter(|r| !r.problems.is_empty()).count() {
         0 => Ok(()),
-        n => Err(Failure::failed(format!("{n} of {} devices have problems", reports.len()))),
+        n => {
+            let told = format!("{n} of {} devices have problems", reports.len());
+            Err(Failure::new(Kind::Damage, told))
+        }
     }
 }
 
@@ -212,6 +215,6 @@ mod tests {
         let damaged = DeviceReport { problems: vec!["slot 1".into()], ..DeviceReport::default() };
         assert_eq!(verdict(std::slice::from_ref(&sound)), Ok(()));
         let failure = verdict(&[sound, damaged]).unwrap_err();
-        assert_eq!((failure.exit_code(), failure.to_string().as_str()), (1, "1 of 2 devices have problems"));
+        assert_eq!((failure.exit_code(), failure.to_string().as_str()), (7, "1 of 2 devices have problems"));
     }
 }

@@ -364,6 +364,12 @@ impl Entry {
     }
 }
 
+/// The slot that an entry with a good checksum is for.
+pub(crate) fn slot_of_entry(device: DeviceId, bytes: &[u8]) -> Option<SlotIndex> {
+    let raw = RawEntry::ref_from_bytes(bytes).ok()?;
+    (raw.crc.get() == block_crc(bytes, Some(device))).then_some(SlotIndex(raw.slot.get()))
+}
+
 /// A contiguous run of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowRange {
@@ -405,6 +411,17 @@ impl RowSet {
     pub fn count(&self) -> usize {
         self.0.iter().map(|b| b.count_ones() as usize).sum()
     }
+}
+
+/// Why row checksums are not those of a slot's column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowTableFault {
+    /// Damaged, or never written.
+    Garbled,
+    OtherColumn,
+    OtherRows,
+    /// Whole, of this column, and not what its entry was sealed with.
+    OtherCrc,
 }
 
 /// The CRCs of a sealed column's rows, as they are kept beside the slot.
@@ -475,6 +492,26 @@ impl RowTable {
 
     /// `None` when the block is damaged or speaks of another column.
     pub fn decode(device: DeviceId, slot: SlotIndex, entry: &Entry, bytes: &[u8]) -> Option<RowTable> {
+        Self::examine(device, slot, entry, bytes).ok()
+    }
+
+    /// As [`decode`](Self::decode), with what is wrong.
+    pub fn examine(
+        device: DeviceId,
+        slot: SlotIndex,
+        entry: &Entry,
+        bytes: &[u8],
+    ) -> Result<RowTable, RowTableFault> {
+        let table = Self::parse(device, slot, bytes).ok_or(RowTableFault::Garbled)?;
+        match table {
+            _ if table.name != entry.name => Err(RowTableFault::OtherColumn),
+            _ if table.rows != entry.rows => Err(RowTableFault::OtherRows),
+            _ if table.column_crc() != entry.column_crc => Err(RowTableFault::OtherCrc),
+            table => Ok(table),
+        }
+    }
+
+    fn parse(device: DeviceId, slot: SlotIndex, bytes: &[u8]) -> Option<RowTable> {
         let raw = RawRowTable::ref_from_bytes(bytes).ok()?;
         if raw.crc.get() != block_crc(bytes, Some(device))
             || raw.magic != CRC_MAGIC
@@ -499,9 +536,7 @@ impl RowTable {
         };
         let rows = table.rows.0 as usize;
         let rest_is_zero = (rows..ROWS).all(|r| table.crcs[r] == 0 && !table.holes.contains(r));
-        let same = table.name == entry.name && table.rows == entry.rows;
-        let crc = table.column_crc();
-        (rest_is_zero && same && crc == entry.column_crc && crc == raw.column_crc.get()).then_some(table)
+        (rest_is_zero && table.column_crc() == raw.column_crc.get()).then_some(table)
     }
 }
 

@@ -1,18 +1,20 @@
-//! What happens to a device before and beside its service: format, open, inspect, check.
+//! What happens to a device before and beside its service: format, open, inspect. `check.rs` looks at all of it.
 
 use crate::error::{FormatError, LabelError, OpenError};
+use crate::finding::Findings;
 use crate::format::{
-    BLANK_BYTES, ENTRY_BYTES, Entry, Geometry, Label, PAGE_ENTRIES, RowTable, SlotState, encode_format_marker,
+    BLANK_BYTES, ENTRY_BYTES, Entry, Geometry, Label, PAGE_ENTRIES, SlotState, encode_format_marker,
 };
 use crate::pages::{encode_page, write_both};
 use crate::server::{Server, ServerConfig};
 use crate::slot::{SlotInfo, SlotTable, Usage};
-use peristyle_base::{BLOCK_BYTES, COLUMN_BYTES, DeviceId, RowIndex, SlotIndex, Uuid, crc32c};
+use crate::table::read_table;
+use peristyle_base::{BLOCK_BYTES, DeviceId, SlotIndex, Uuid};
 use peristyle_rt::{Buf, Device, IoError, IoVec, KeptBufs};
 
 /// Bytes read or written at once by the tools.
-const CHUNK_BYTES: u64 = 64 << 10;
-const BLOCK: u64 = BLOCK_BYTES as u64;
+pub(crate) const CHUNK_BYTES: u64 = 64 << 10;
+pub(crate) const BLOCK: u64 = BLOCK_BYTES as u64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FormatOptions {
@@ -96,7 +98,7 @@ async fn refuse_unless_blank(device: &Device) -> Result<(), FormatError> {
     Ok(())
 }
 
-async fn read(device: &Device, offset: u64, bytes: u64) -> Result<Buf, IoError> {
+pub(crate) async fn read(device: &Device, offset: u64, bytes: u64) -> Result<Buf, IoError> {
     let buf = Buf::alloc(bytes as usize).await;
     let (answer, buf) = device.read(offset, buf).await;
     answer.map(|()| buf)
@@ -138,85 +140,6 @@ fn choose_label(device: &Device, labels: &[Result<Label, LabelError>; 2]) -> Res
         return Err(OpenError::Shrunk { was: label.geometry.device_bytes, is: device.bytes() });
     }
     Ok(*label)
-}
-
-/// The slot table as both copies tell it together.
-struct Table {
-    entries: Vec<Option<Entry>>,
-    /// Pages whose copies differ or are damaged, and the copy that is worse (to be written first).
-    differing: Vec<(u32, u8)>,
-    unreadable_pages: [u32; 2],
-}
-
-async fn read_table(device: &Device, label: &Label) -> Table {
-    let g = &label.geometry;
-    let mut table = Table {
-        entries: Vec::with_capacity(g.slots as usize),
-        differing: Vec::new(),
-        unreadable_pages: [0; 2],
-    };
-    let mut first = 0;
-    while first < g.table_pages {
-        let pages = ((CHUNK_BYTES / BLOCK) as u32).min(g.table_pages - first);
-        let copies =
-            [read_pages(device, g, 0, first, pages).await, read_pages(device, g, 1, first, pages).await];
-        for i in 0..pages {
-            let of_copy = |copy: usize| {
-                let (bytes, unreadable) = &copies[copy];
-                let at = i as usize * BLOCK_BYTES;
-                (unreadable >> i & 1 == 0).then(|| &bytes[at..at + BLOCK_BYTES])
-            };
-            table.add_page(label, first + i, [of_copy(0), of_copy(1)]);
-        }
-        first += pages;
-    }
-    table
-}
-
-/// Some pages of one copy, and a bit for each that cannot be read.
-async fn read_pages(device: &Device, g: &Geometry, copy: usize, first: u32, pages: u32) -> (Buf, u32) {
-    let bytes = pages as usize * BLOCK_BYTES;
-    if let Ok(chunk) = read(device, g.page_offset(copy, first), bytes as u64).await {
-        return (chunk, 0);
-    }
-    // One bad sector fails the whole chunk: look at each page alone.
-    let (mut chunk, mut unreadable) = (Buf::zeroed(bytes).await, 0);
-    for i in 0..pages {
-        match read(device, g.page_offset(copy, first + i), BLOCK).await {
-            Ok(page) => chunk[i as usize * BLOCK_BYTES..][..BLOCK_BYTES].copy_from_slice(&page),
-            Err(_) => unreadable |= 1 << i,
-        }
-    }
-    (chunk, unreadable)
-}
-
-impl Table {
-    /// Takes each entry from the copy in which it is valid and newer.
-    fn add_page(&mut self, label: &Label, page: u32, copies: [Option<&[u8]>; 2]) {
-        let mut bad = copies.map(|copy| copy.is_none() as u32);
-        (0..2).for_each(|copy| self.unreadable_pages[copy] += bad[copy]);
-        for i in 0..label.geometry.entries_in_page(page) {
-            let slot = SlotIndex(page * PAGE_ENTRIES as u32 + i);
-            let at = i as usize * ENTRY_BYTES;
-            let [a, b] = copies.map(|copy| Entry::decode(label.device, slot, &copy?[at..at + ENTRY_BYTES]));
-            let entry = match (a, b) {
-                (Some(a), Some(b)) => {
-                    bad[0] += (a.version < b.version) as u32;
-                    bad[1] += (b.version < a.version) as u32;
-                    Some(if a.version >= b.version { a } else { b })
-                }
-                _ => {
-                    bad[0] += (a.is_none() && b.is_some()) as u32;
-                    bad[1] += (b.is_none() && a.is_some()) as u32;
-                    a.or(b)
-                }
-            };
-            self.entries.push(entry);
-        }
-        if bad != [0, 0] {
-            self.differing.push((page, (bad[1] > bad[0]) as u8));
-        }
-    }
 }
 
 impl Server {
@@ -264,6 +187,10 @@ pub struct Inspection {
     /// Table pages whose copies differ: repaired when the device is opened.
     pub differing_pages: Vec<u32>,
     pub unreadable_pages: [u32; 2],
+    /// What the two copies of the slot table have against each other.
+    pub findings: Findings,
+    /// Free slots whose entry says that they read as zeros.
+    pub zeroed_slots: Vec<SlotIndex>,
 }
 
 /// Reads labels and slot table. Writes nothing; the device need not be ours.
@@ -278,6 +205,8 @@ pub async fn inspect(device: &Device) -> Inspection {
         damaged_slots: Vec::new(),
         differing_pages: Vec::new(),
         unreadable_pages: [0; 2],
+        findings: Findings::default(),
+        zeroed_slots: Vec::new(),
     };
     if let Ok(label) = &report.label {
         let table = read_table(device, label).await;
@@ -287,103 +216,12 @@ pub async fn inspect(device: &Device) -> Inspection {
         report.damaged_slots = slots.damaged().to_vec();
         report.differing_pages = table.differing.iter().map(|(page, _)| *page).collect();
         report.unreadable_pages = table.unreadable_pages;
+        report.findings = table.findings;
+        let is_zeroed = |slot: &SlotIndex| {
+            let entry = slots.entry(*slot);
+            entry.state == SlotState::Free && entry.zeroed
+        };
+        report.zeroed_slots = (0..slots.slots()).map(SlotIndex).filter(is_zeroed).collect();
     }
     report
 }
-
-/// Damaged rows that a report names one by one; further ones are counted only.
-pub const REPORTED_ROWS_MAX: usize = 1024;
-
-/// The result of reading a whole device.
-#[derive(Clone, Debug)]
-pub struct CheckReport {
-    pub inspection: Inspection,
-    pub columns_checked: u64,
-    pub rows_checked: u64,
-    pub rows_bad: u64,
-    /// The first [`REPORTED_ROWS_MAX`] of them: unreadable, or not what their checksum says.
-    pub bad_rows: Vec<(SlotIndex, RowIndex)>,
-    /// Sealed columns whose kept checksums are unreadable or damaged.
-    pub bad_checksum_blocks: Vec<SlotIndex>,
-}
-
-impl CheckReport {
-    /// Nothing is wrong. Copies that merely differ (a crash) are not damage.
-    pub fn is_clean(&self) -> bool {
-        self.inspection.label.is_ok()
-            && self.inspection.labels.iter().all(|l| l.is_ok())
-            && self.inspection.damaged_slots.is_empty()
-            && self.inspection.unreadable_pages == [0, 0]
-            && self.rows_bad == 0
-            && self.bad_checksum_blocks.is_empty()
-    }
-}
-
-/// Reads every row of every sealed column and compares it with its checksum. Writes nothing. `progress` gets columns
-/// done and columns to do.
-pub async fn check(device: &Device, mut progress: impl FnMut(u64, u64)) -> CheckReport {
-    let inspection = inspect(device).await;
-    let mut report = CheckReport {
-        inspection,
-        columns_checked: 0,
-        rows_checked: 0,
-        rows_bad: 0,
-        bad_rows: Vec::new(),
-        bad_checksum_blocks: Vec::new(),
-    };
-    let Ok(label) = report.inspection.label else { return report };
-    let sealed = report.inspection.columns.iter().filter(|c| c.state == SlotState::Sealed);
-    let sealed: Vec<SlotInfo> = sealed.copied().collect();
-    for (done, column) in sealed.iter().enumerate() {
-        progress(done as u64, sealed.len() as u64);
-        check_column(device, &label, column, &mut report).await;
-    }
-    progress(sealed.len() as u64, sealed.len() as u64);
-    report
-}
-
-async fn check_column(device: &Device, label: &Label, column: &SlotInfo, report: &mut CheckReport) {
-    let (g, slot) = (&label.geometry, column.slot);
-    let entry = Entry {
-        state: column.state,
-        name: column.name,
-        rows: column.rows,
-        column_crc: column.column_crc,
-        ..Entry::default()
-    };
-    report.columns_checked += 1;
-    let block = read(device, g.checksum_block_offset(slot), BLOCK).await;
-    let table = block.ok().and_then(|b| RowTable::decode(label.device, slot, &entry, &b));
-    let Some(table) = table else {
-        report.bad_checksum_blocks.push(slot);
-        return;
-    };
-    let mut row = 0;
-    while row < column.rows.0 {
-        let rows = (column.rows.0 - row).min((CHUNK_BYTES / BLOCK) as u16);
-        let chunk = read(device, g.row_offset(slot, row), rows as u64 * BLOCK).await;
-        for r in row..row + rows {
-            let good = match &chunk {
-                Ok(chunk) => {
-                    let at = (r - row) as usize * BLOCK_BYTES;
-                    crc32c(&chunk[at..at + BLOCK_BYTES]) == table.crcs[r as usize]
-                }
-                // One bad sector fails the whole chunk: look at each row alone.
-                Err(_) => {
-                    let block = read(device, g.row_offset(slot, r), BLOCK).await;
-                    block.is_ok_and(|b| crc32c(&b) == table.crcs[r as usize])
-                }
-            };
-            report.rows_checked += 1;
-            if !good {
-                report.rows_bad += 1;
-                if report.bad_rows.len() < REPORTED_ROWS_MAX {
-                    report.bad_rows.push((slot, RowIndex(r)));
-                }
-            }
-        }
-        row += rows;
-    }
-}
-
-const _: () = assert!(COLUMN_BYTES.is_multiple_of(CHUNK_BYTES));

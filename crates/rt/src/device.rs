@@ -10,7 +10,7 @@ use crate::sync::Notify;
 use crate::{Instant, sim, uring};
 use peristyle_base::Duration;
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// What to open.
@@ -73,6 +73,8 @@ pub enum IoError {
     Busy,
     /// The kind of device cannot do that.
     Unsupported,
+    /// It was opened to be read.
+    ReadOnly,
 }
 
 impl std::fmt::Display for IoError {
@@ -86,6 +88,7 @@ impl std::fmt::Display for IoError {
             IoError::NotFound => f.write_str("no such device or file"),
             IoError::Busy => f.write_str("in use by another process"),
             IoError::Unsupported => f.write_str("not supported by this kind of device"),
+            IoError::ReadOnly => f.write_str("opened for reading only"),
         }
     }
 }
@@ -116,6 +119,7 @@ pub struct Device {
 struct Inner {
     kind: Kind,
     info: DeviceInfo,
+    read_only: bool,
     fault: Cell<Fault>,
     fault_changed: Notify,
 }
@@ -136,7 +140,8 @@ impl Device {
             }
             DeviceSpec::Path { path, create_bytes, write_cache } => match crate::reactor::backend_kind() {
                 crate::reactor::BackendKind::Uring(driver) => {
-                    let (file, info) = uring::File::open(driver, path, *create_bytes, *write_cache).await?;
+                    let access = uring::Access::Write { create_bytes: *create_bytes };
+                    let (file, info) = uring::File::open(driver, path, access, *write_cache).await?;
                     (Kind::Uring(file), info)
                 }
                 crate::reactor::BackendKind::Sim(host) => {
@@ -145,14 +150,29 @@ impl Device {
                 }
             },
         };
-        Ok(Device {
-            inner: Rc::new(Inner {
-                kind,
-                info,
-                fault: Cell::new(Fault::None),
-                fault_changed: Notify::default(),
-            }),
-        })
+        Ok(Device::new(kind, info, false))
+    }
+
+    /// Opens a file or a block device that is there, to look at it: nothing that is asked of it can change it, and several
+    /// may look at the same time. Refused while somebody has it open to write.
+    pub async fn open_to_read(path: &Path) -> Result<Device, IoError> {
+        let cache = WriteCache::Auto;
+        let (kind, info) = match crate::reactor::backend_kind() {
+            crate::reactor::BackendKind::Uring(driver) => {
+                let (file, info) = uring::File::open(driver, path, uring::Access::Read, cache).await?;
+                (Kind::Uring(file), info)
+            }
+            crate::reactor::BackendKind::Sim(host) => {
+                let (disk, info) = sim::Disk::open(host, path, None, cache).await?;
+                (Kind::Sim(disk), info)
+            }
+        };
+        Ok(Device::new(kind, info, true))
+    }
+
+    fn new(kind: Kind, info: DeviceInfo, read_only: bool) -> Device {
+        let (fault, fault_changed) = (Cell::new(Fault::None), Notify::default());
+        Device { inner: Rc::new(Inner { kind, info, read_only, fault, fault_changed }) }
     }
 
     pub fn info(&self) -> &DeviceInfo {
@@ -188,6 +208,10 @@ impl Device {
             return Err(IoError::OutOfRange);
         }
         Ok(())
+    }
+
+    fn check_write(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
+        if self.inner.read_only { Err(IoError::ReadOnly) } else { self.check(offset, bytes) }
     }
 
     /// Fills `buf` from `offset`. Offset and length are multiples of 4096.
@@ -228,7 +252,7 @@ impl Device {
     /// Writes all pieces at `offset`, durably when `durable` (see the module). Offset and sum of lengths are
     /// multiples of 4096; every piece's address and length are multiples of 512 at least.
     pub async fn write(&self, offset: u64, iov: IoVec, durable: bool) -> Result<(), IoError> {
-        self.check(offset, iov.bytes() as u64)?;
+        self.check_write(offset, iov.bytes() as u64)?;
         if self.inner.fault.get() != Fault::None {
             self.pass_fault().await?;
         }
@@ -245,7 +269,7 @@ impl Device {
     /// As [`write`](Self::write), durably, of a device that answers at once. `None`, and nothing was written: it has to be
     /// waited for, or fails.
     pub fn try_write(&self, offset: u64, iov: &IoVec) -> Option<()> {
-        self.check(offset, iov.bytes() as u64).ok()?;
+        self.check_write(offset, iov.bytes() as u64).ok()?;
         if self.inner.fault.get() != Fault::None {
             return None;
         }
@@ -272,7 +296,7 @@ impl Device {
     /// Afterwards the range reads as zeros (punch hole, or the block device's own Write Zeroes); durable after a
     /// [`flush`](Self::flush).
     pub async fn write_zeroes(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
-        self.check(offset, bytes)?;
+        self.check_write(offset, bytes)?;
         if self.inner.fault.get() != Fault::None {
             self.pass_fault().await?;
         }
@@ -289,7 +313,7 @@ impl Device {
     /// Tells the device that nothing in the range is wanted any more. From then on it may read as anything, also as
     /// something else each time, until it is written: nobody may conclude zeros from it.
     pub async fn discard(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
-        self.check(offset, bytes)?;
+        self.check_write(offset, bytes)?;
         if self.inner.fault.get() != Fault::None {
             self.pass_fault().await?;
         }

@@ -257,3 +257,26 @@ fn without_registered_buffers_everything_works_as_well() {
     })
     .expect("both ended");
 }
+
+#[test]
+fn who_opens_to_read_changes_nothing_and_is_kept_out_by_who_writes() {
+    let temp = Temp::new("read-only");
+    let (spec, path) = (temp.spec(1), temp.0.clone());
+    block_on(RuntimeConfig::small(), async move {
+        assert_eq!(Device::open_to_read(&path).await.err(), Some(IoError::NotFound));
+        let writer = Device::open(&spec).await.expect("created");
+        writer.write(0, filled(1, 4096), true).await.expect("written");
+        assert_eq!(Device::open_to_read(&path).await.err(), Some(IoError::Busy));
+        drop(writer);
+        let readers = [Device::open_to_read(&path).await, Device::open_to_read(&path).await];
+        let [Ok(one), Ok(two)] = readers else { panic!("several may look") };
+        assert_eq!(Device::open(&spec).await.err(), Some(IoError::Busy));
+        for device in [&one, &two] {
+            assert!(read(device, 0, 4096).await.iter().all(|&b| b == 1));
+            assert_eq!(device.write(0, filled(2, 4096), true).await, Err(IoError::ReadOnly));
+            assert_eq!(device.write_zeroes(0, 4096).await, Err(IoError::ReadOnly));
+            assert_eq!(device.discard(0, 4096).await, Err(IoError::ReadOnly));
+        }
+        assert!(read(&one, 0, 4096).await.iter().all(|&b| b == 1));
+    });
+}

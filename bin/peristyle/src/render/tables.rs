@@ -134,6 +134,7 @@ pub fn device_reports(reports: &[DeviceReport]) -> String {
             ("problems", if r.problems.is_empty() { "none".into() } else { r.problems.len().to_string() }),
         ]);
         r.problems.iter().for_each(|problem| out += &format!("  {problem}\n"));
+        r.notes.iter().for_each(|note| out += &format!("  note: {note}; the next start puts that right\n"));
     }
     out
 }

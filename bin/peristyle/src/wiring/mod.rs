@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::render::Ready;
 use peristyle_base::{GIB, MIB, Scheme};
 use peristyle_cluster::TooFewPolicy;
-use peristyle_column::Discard;
+use peristyle_column::{Discard, Finding, Severity};
 use peristyle_control::config::{self, Config, HugePages, ListenAddr, Poll};
 use peristyle_rt::device::WriteCache;
 use serde::Serialize;
@@ -66,8 +66,33 @@ pub struct DeviceReport {
     pub slots_open: u32,
     pub slots_sealed: u32,
     pub slots_filling: u32,
+    pub columns_checked: u64,
+    pub rows_checked: u64,
     /// In words, each with where it is.
     pub problems: Vec<String>,
+    /// What a crash leaves behind and the next start puts right.
+    pub notes: Vec<String>,
+    /// The same for machines, of `device check`.
+    pub findings: Vec<FindingReport>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct FindingReport {
+    pub kind: &'static str,
+    pub damage: bool,
+    pub slot: Option<u32>,
+    pub text: String,
+}
+
+impl FindingReport {
+    fn of(finding: &Finding) -> FindingReport {
+        FindingReport {
+            kind: finding.kind(),
+            damage: finding.severity() == Severity::Damage,
+            slot: finding.slot().map(|slot| slot.0),
+            text: finding.to_string(),
+        }
+    }
 }
 
 /// What a running node tells the program, on the program's thread.

@@ -1,9 +1,9 @@
 //! Tools for devices that no node has open.
 
-use super::{DeviceReport, PlannedDevice, store};
+use super::{DeviceReport, FindingReport, PlannedDevice, store};
 use crate::failure::Failure;
 use peristyle_base::Uuid;
-use peristyle_column::{Discard, FormatOptions, Inspection, LabelError, OpenError};
+use peristyle_column::{Discard, FormatOptions, Inspection, LabelError, OpenError, Severity};
 use peristyle_rt::device::WriteCache;
 use peristyle_rt::{Device, RuntimeConfig};
 use std::io::IsTerminal;
@@ -90,21 +90,29 @@ pub fn device_format(paths: &[PathBuf], force: bool) -> Result<Vec<DeviceReport>
     })
 }
 
+/// To look at it only: nothing is written, whatever happens.
+pub async fn open_to_read(path: &Path) -> Result<Device, String> {
+    Device::open_to_read(path).await.map_err(|e| format!("{}: {e}", path.display()))
+}
+
 pub fn device_inspect(paths: &[PathBuf]) -> Result<Vec<DeviceReport>, Failure> {
     run(paths, |path| async move {
-        let device = open(&path).await?;
+        let device = open_to_read(&path).await.map_err(Failure::failed)?;
         Ok(report(&path, device.bytes(), &peristyle_column::inspect(&device).await))
     })
 }
 
-/// Reads every sealed column and compares its rows with their checksums. Writes nothing.
+/// Reads everything on the devices that can be checked. Writes nothing.
 pub fn device_check(paths: &[PathBuf]) -> Result<Vec<DeviceReport>, Failure> {
     run(paths, |path| async move {
-        let device = open(&path).await?;
-        let bar = match std::io::stderr().is_terminal() {
-            true => indicatif::ProgressBar::new(0).with_message(path.display().to_string()),
-            false => indicatif::ProgressBar::hidden(),
+        // One that cannot be looked at is a finding: the others are checked all the same.
+        let device = match open_to_read(&path).await {
+            Ok(device) => device,
+            Err(problem) => {
+                return Ok(DeviceReport { path, problems: vec![problem], ..DeviceReport::default() });
+            }
         };
+        let bar = progress_bar(&path.display().to_string());
         let checked = peristyle_column::check(&device, |done, all| {
             bar.set_length(all);
             bar.set_position(done);
@@ -112,16 +120,27 @@ pub fn device_check(paths: &[PathBuf]) -> Result<Vec<DeviceReport>, Failure> {
         .await;
         bar.finish_and_clear();
         let mut report = report(&path, device.bytes(), &checked.inspection);
-        let bad = checked
-            .bad_rows
-            .iter()
-            .map(|(slot, row)| format!("slot {slot}, row {row}: its checksum is wrong"));
-        report.problems.extend(bad);
-        if checked.rows_bad as usize > checked.bad_rows.len() {
-            report.problems.push(format!("{} damaged rows in all", checked.rows_bad));
+        (report.columns_checked, report.rows_checked) = (checked.columns_checked, checked.rows_checked);
+        report.problems.clear();
+        for finding in checked.findings.list() {
+            match finding.severity() {
+                Severity::Damage => report.problems.push(finding.to_string()),
+                Severity::Note => report.notes.push(finding.to_string()),
+            }
         }
-        let tables = checked.bad_checksum_blocks.iter();
-        report.problems.extend(tables.map(|slot| format!("slot {slot}: its row checksums are damaged")));
+        let kept = checked.findings.list().len() as u64;
+        if checked.findings.total() > kept {
+            report.problems.push(format!("and {} more", checked.findings.total() - kept));
+        }
+        report.findings = checked.findings.list().iter().map(FindingReport::of).collect();
         Ok(report)
     })
+}
+
+/// On a terminal only: in a log it is noise.
+pub fn progress_bar(what: &str) -> indicatif::ProgressBar {
+    match std::io::stderr().is_terminal() {
+        true => indicatif::ProgressBar::new(0).with_message(what.to_owned()),
+        false => indicatif::ProgressBar::hidden(),
+    }
 }

@@ -263,6 +263,9 @@ impl DiskHandle {
     pub fn add_latent_error(&self, offset: u64, bytes: u64) {
         self.with(|d| d.latent.extend(offset / 4096..(offset + bytes).div_ceil(4096)));
     }
+    pub fn clear_latent_errors(&self) {
+        self.with(|d| d.latent.clear());
+    }
     pub fn set_faults(&self, faults: DiskFaults) {
         self.with(|d| d.faults = faults);
     }

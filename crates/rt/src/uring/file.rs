@@ -30,6 +30,16 @@ fn of_io(error: io::Error) -> IoError {
     io_error(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Access {
+    Read,
+    /// A missing file is created with this size.
+    Write {
+        create_bytes: Option<u64>,
+    },
+}
+
 /// One open file or block device.
 pub(crate) struct File {
     inner: Rc<Inner>,
@@ -65,12 +75,12 @@ impl File {
     pub(crate) async fn open(
         driver: Rc<Driver>,
         path: &Path,
-        create_bytes: Option<u64>,
+        access: Access,
         cache: WriteCache,
     ) -> Result<(File, DeviceInfo), IoError> {
         let path: PathBuf = path.into();
         let (fd, info, discard) = super::blocking::run(move || {
-            let (fd, info) = open(&path, create_bytes, cache)?;
+            let (fd, info) = open(&path, access, cache)?;
             let discard = (info.kind == DeviceKind::Block).then(|| Discard::of(&fd)).transpose()?;
             Ok((fd, info, discard))
         })
@@ -233,18 +243,22 @@ impl Drop for Count<'_> {
 
 // ---- opening: on a blocking thread --------------------------------------------------------------------------
 
-fn open(path: &Path, create_bytes: Option<u64>, cache: WriteCache) -> Result<(OwnedFd, DeviceInfo), IoError> {
+fn open(path: &Path, access: Access, cache: WriteCache) -> Result<(OwnedFd, DeviceInfo), IoError> {
+    let (writes, create_bytes, lock) = match access {
+        Access::Read => (false, None, libc::LOCK_SH),
+        Access::Write { create_bytes } => (true, create_bytes, libc::LOCK_EX),
+    };
     let before = fs::metadata(path);
     let block = before.as_ref().is_ok_and(|m| m.file_type().is_block_device());
     if before.as_ref().is_ok_and(|m| !m.is_file() && !block) {
         return Err(IoError::Unsupported);
     }
     let open = |direct: libc::c_int| {
-        // On a block device O_EXCL refuses one that is mounted or claimed.
-        let exclusive = if block { libc::O_EXCL } else { 0 };
+        // On a block device O_EXCL refuses one that is mounted or claimed. Who only looks claims nothing.
+        let exclusive = if block && writes { libc::O_EXCL } else { 0 };
         fs::OpenOptions::new()
             .read(true)
-            .write(true)
+            .write(writes)
             .create(create_bytes.is_some() && !block)
             .custom_flags(direct | exclusive)
             .open(path)
@@ -256,7 +270,7 @@ fn open(path: &Path, create_bytes: Option<u64>, cache: WriteCache) -> Result<(Ow
     };
     let file = file.map_err(of_io)?;
     // SAFETY: no pointers.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } < 0 {
+    if unsafe { libc::flock(file.as_raw_fd(), lock | libc::LOCK_NB) } < 0 {
         return Err(of_io(io::Error::last_os_error()));
     }
     let mut info = if block { block_info(path, &file)? } else { file_info(path, &file, create_bytes)? };

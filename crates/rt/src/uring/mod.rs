@@ -23,7 +23,7 @@ mod socket;
 
 pub(crate) use accept::Listener;
 pub(crate) use driver::{Driver, DriverMemory};
-pub(crate) use file::File;
+pub(crate) use file::{Access, File};
 pub(crate) use net::{Reader, Stream, Writer};
 pub use run::{PollMode, Receive, RuntimeConfig, RuntimeError, block_on, pin_thread, request_shutdown, run};
 pub use send::ZeroCopy;
