@@ -3,6 +3,7 @@
 
 mod allocation;
 mod append;
+pub mod at_rest;
 mod batching;
 mod bring;
 pub mod builder;

@@ -79,6 +79,15 @@ pub struct RecoveryReport {
     pub committed: Seq,
 }
 
+/// What a recovery knows before it changes anything but epochs.
+pub(crate) struct Rebuilt {
+    pub replay: Replay,
+    pub scans: Vec<Scan>,
+    /// Frames of the tail that are kept, and the extent of each.
+    pub kept: Vec<(Seq, ExtentId)>,
+    pub report: RecoveryReport,
+}
+
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Takes the shard over under the next epoch and serves it. On an error nothing was decided.
     pub async fn recover(
@@ -99,8 +108,26 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     async fn run_recovery(self: Rc<Self>) -> Result<RecoveryReport, RecoverError> {
         let record = self.raise_epoch().await?;
+        let Rebuilt { replay, scans, kept, report } = self.rebuild(&record).await?;
+        self.cut_extents(&replay, &scans, &kept).await?;
+        self.find_leftovers(&record, &scans);
+        self.free_pile().await?;
+        if !self.refill_now().await && self.state.borrow().extents.ready.iter().all(|r| r.is_empty()) {
+            return Err(RecoverError::NoSpace);
+        }
+        self.start_tasks();
+        self.append_kept(&replay, &kept).await?;
+        self.state.borrow_mut().recovering = false;
+        self.write_record(|_| {}).await.map_err(|_| RecoverError::Fenced)?;
+        peristyle_rt::spawn(background(self.clone().settle_old_extents()));
+        Ok(report)
+    }
+
+    /// Fences, and makes the map of the checkpoint and the log: what is committed, and which of the tail is kept. Writes
+    /// nothing.
+    pub(crate) async fn rebuild(self: &Rc<Self>, record: &ShardRecord) -> Result<Rebuilt, RecoverError> {
         let mut report = RecoveryReport::default();
-        self.find_extents(&record).await?;
+        self.find_extents(record).await?;
         let from = record.checkpoint.as_ref().map_or(Seq(0), |c| c.seq);
         let mark = record.checkpoint.as_ref().map_or(ExtentId(0), |c| c.mark);
         let mut replay = Replay::new(from, record.committed);
@@ -126,18 +153,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let kept = self.decide_tail(&replay).await?;
         report.tail_kept = kept.len();
         report.committed = replay.committed();
-        self.cut_extents(&replay, &scans, &kept).await?;
-        self.find_leftovers(&record, &scans);
-        self.free_pile().await?;
-        if !self.refill_now().await && self.state.borrow().extents.ready.iter().all(|r| r.is_empty()) {
-            return Err(RecoverError::NoSpace);
-        }
-        self.start_tasks();
-        self.append_kept(&replay, &kept).await?;
-        self.state.borrow_mut().recovering = false;
-        self.write_record(|_| {}).await.map_err(|_| RecoverError::Fenced)?;
-        peristyle_rt::spawn(background(self.clone().settle_old_extents()));
-        Ok(report)
+        Ok(Rebuilt { replay, scans, kept, report })
     }
 
     /// Step 1: epoch + 1, in a transaction. Whoever comes second gets a conflict.

@@ -108,7 +108,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Counts each extent's blocks by a look at the whole map, for a checkpoint of version 1.
     async fn count_blocks(self: &Rc<Self>) -> Result<(), ShardError> {
-        let count = |state: &mut State, ptr: Ptr, is_live: bool| match is_live {
+        let count = |state: &mut State, ptr: Ptr, of: Option<(LayerId, u64)>| match of.is_some() {
             true => {
                 state.map.restore_live();
                 state.extents.add_live(ptr.extent(), 1);
@@ -118,9 +118,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.walk(count).await
     }
 
-    /// Hands out every pointer that counts, of the tree as it is: live ones, and those of map blocks. For when nobody
-    /// commits.
-    async fn walk(self: &Rc<Self>, mut each: impl FnMut(&mut State, Ptr, bool)) -> Result<(), ShardError> {
+    /// Hands out every pointer that counts, of the tree as it is: live ones with their block, and those of map blocks. For
+    /// when nobody commits.
+    pub(crate) async fn walk(
+        self: &Rc<Self>,
+        mut each: impl FnMut(&mut State, Ptr, Option<(LayerId, u64)>),
+    ) -> Result<(), ShardError> {
         let layers = self.state.borrow().map.all_layers();
         for (layer, pages) in layers {
             for page in 0..pages {
@@ -132,7 +135,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 };
                 let map_blocks = std::iter::once(home).chain(children.iter().copied());
                 for ptr in map_blocks.filter(|ptr| matches!(ptr.lookup(), Lookup::Data(_))) {
-                    each(&mut self.state.borrow_mut(), ptr, false);
+                    each(&mut self.state.borrow_mut(), ptr, None);
                 }
                 self.walk_leaves((layer, page), &children, &mut each).await?;
             }
@@ -144,7 +147,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self: &Rc<Self>,
         (layer, page): (LayerId, u32),
         children: &Block256,
-        each: &mut impl FnMut(&mut State, Ptr, bool),
+        each: &mut impl FnMut(&mut State, Ptr, Option<(LayerId, u64)>),
     ) -> Result<(), ShardError> {
         for (child, home) in children.iter().enumerate() {
             let away = Away { layer, leaf: page as u64 * FANOUT as u64 + child as u64 };
@@ -158,8 +161,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             };
             let state = &mut *self.state.borrow_mut();
             let mut live = Vec::new();
-            state.map.live_pointers(away, base.as_deref(), |_, ptr| live.push(ptr));
-            live.into_iter().for_each(|ptr| each(state, ptr, true));
+            state.map.live_pointers(away, base.as_deref(), |block, ptr| live.push((block, ptr)));
+            live.into_iter().for_each(|(block, ptr)| each(state, ptr, Some((layer, block))));
         }
         Ok(())
     }
@@ -172,7 +175,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         let mut counted: BTreeMap<ExtentId, (u32, u32)> = BTreeMap::new();
         let mut live = 0;
-        let count = |_: &mut State, ptr: Ptr, is_live: bool| {
+        let count = |_: &mut State, ptr: Ptr, of: Option<(LayerId, u64)>| {
+            let is_live = of.is_some();
             let there = counted.entry(ptr.extent()).or_default();
             (there.0, there.1) = (there.0 + is_live as u32, there.1 + !is_live as u32);
             live += is_live as u64;

@@ -174,6 +174,46 @@ impl Pool {
             device.columns.retain(|_, c| !(c.name.extent == extent && c.name.column.0 as usize == column));
         }
     }
+    /// Another device has the column as well, or something like it.
+    pub fn copy_column(
+        &self,
+        extent: ExtentId,
+        column: usize,
+        to: usize,
+        change: impl Fn(&mut ColumnName, &mut Option<u16>),
+    ) {
+        let inner = &mut *self.inner.borrow_mut();
+        let is_it = |c: &&Column| c.name.extent == extent && c.name.column.0 as usize == column;
+        let there = inner.devices.iter().flat_map(|d| d.columns.values()).find(is_it).expect("it is there");
+        let (mut name, mut sealed) = (there.name, there.sealed);
+        change(&mut name, &mut sealed);
+        let (scheme, epoch, rows) = (there.scheme, there.epoch, there.rows.clone());
+        let device = &mut inner.devices[to];
+        device.columns.insert(device.next, Column { name, scheme, epoch, sealed, stated: Vec::new(), rows });
+        device.next += 1;
+    }
+    /// As [`copy_column`](Self::copy_column), and it is not where it was any more.
+    pub fn move_column(
+        &self,
+        extent: ExtentId,
+        column: usize,
+        to: usize,
+        change: impl Fn(&mut ColumnName, &mut Option<u16>),
+    ) {
+        let from = self.device_of(extent, column);
+        self.copy_column(extent, column, to, change);
+        let is_it = |c: &Column| c.name.extent == extent && c.name.column.0 as usize == column;
+        self.inner.borrow_mut().devices[from].columns.retain(|_, c| !is_it(c));
+    }
+    /// The device that has the column.
+    pub fn device_of(&self, extent: ExtentId, column: usize) -> usize {
+        let inner = self.inner.borrow();
+        let is_it = |c: &Column| c.name.extent == extent && c.name.column.0 as usize == column;
+        inner.devices.iter().position(|d| d.columns.values().any(is_it)).expect("it is there")
+    }
+    pub fn index_of(&self, id: DeviceId) -> Option<usize> {
+        self.inner.borrow().devices.iter().position(|d| d.id == id)
+    }
     /// Changes what a device has of a row.
     pub fn change_row(&self, extent: ExtentId, column: usize, row: u16, change: impl Fn(&mut [u8])) {
         for device in &mut self.inner.borrow_mut().devices {
