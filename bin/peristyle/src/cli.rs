@@ -156,6 +156,50 @@ pub enum PoolCommand {
     /// Capacity, live and dead blocks, extents by phase and kind, what waits to be freed
     #[command(after_help = "Example: peristyle pool show --json")]
     Show(JsonOption),
+    /// Check all that can be checked of a pool that no node serves
+    ///
+    /// Slots, headers, checkpoint and log against each other and against the control store, which is read from a copy;
+    /// with --full all data and parity, too. Writes nothing. Exit code 7 if anything is wrong.
+    #[command(after_help = "\
+Examples:
+  peristyle pool check --dir ./peristyle-dev --full
+  peristyle pool check --config /etc/peristyle.toml --json")]
+    Check {
+        #[command(flatten)]
+        store: StoreOptions,
+        /// Read all data and parity, not headers alone
+        #[arg(long)]
+        full: bool,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+    /// Show one extent of a pool that no node serves: slots, frames, entries, and which columns agree
+    #[command(after_help = "Example: peristyle pool dump-extent 17 --dir ./peristyle-dev")]
+    DumpExtent {
+        /// The extent's number
+        extent: u64,
+        /// Of this shard only; several may have an extent of this number
+        #[arg(long)]
+        shard: Option<u32>,
+        #[command(flatten)]
+        store: StoreOptions,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+}
+
+/// Which pool an offline tool looks at
+#[derive(Args, Debug)]
+pub struct StoreOptions {
+    /// Folder of a development store
+    #[arg(long, default_value = "./peristyle-dev", value_name = "PATH", conflicts_with = "config")]
+    pub dir: PathBuf,
+    /// Configuration of a node
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the pool's devices are, if not where the store last saw them; once for each
+    #[arg(long = "device", value_name = "PATH")]
+    pub devices: Vec<PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]

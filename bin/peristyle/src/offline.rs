@@ -1,10 +1,10 @@
 //! Commands that run here: the node itself, and tools for devices that no node has open.
 
-use crate::cli::{DevOptions, DeviceArg, DeviceCommand, NodeOptions};
+use crate::cli::{DevOptions, DeviceArg, DeviceCommand, NodeOptions, PoolCommand, StoreOptions};
 use crate::failure::{Failure, Kind};
 use crate::online::{self, print};
 use crate::render::{self, Ready, StatusLine};
-use crate::wiring::{self, DevDevices, DevPlan, DeviceReport, Observer};
+use crate::wiring::{self, DevDevices, DevPlan, DeviceReport, Observer, Source};
 use peristyle_base::GIB;
 use peristyle_control::config::Config;
 use std::io::IsTerminal;
@@ -114,6 +114,41 @@ pub fn or_online_device(command: DeviceCommand, admin: Option<PathBuf>) -> Resul
     };
     print(&if json.json { render::json(&reports) } else { render::device_reports(&reports) });
     verdict(&reports)
+}
+
+pub fn or_online_pool(command: PoolCommand, admin: Option<PathBuf>) -> Result<(), Failure> {
+    match command {
+        PoolCommand::Show(options) => online::pool(options, admin),
+        PoolCommand::Check { store, full, json } => {
+            let report = wiring::pool_check(&source(store)?, full)?;
+            print(&if json.json { render::json(&report) } else { render::pool_check(&report) });
+            match report.problems() {
+                0 => Ok(()),
+                n => Err(Failure::new(Kind::Damage, format!("{n} problems"))),
+            }
+        }
+        PoolCommand::DumpExtent { extent, shard, store, json } => {
+            let dumps = wiring::dump_extent(&source(store)?, extent, shard)?;
+            print(&if json.json { render::json(&dumps) } else { render::extents(&dumps) });
+            Ok(())
+        }
+    }
+}
+
+fn source(store: StoreOptions) -> Result<Source, Failure> {
+    let (state_file, mut devices) = match &store.config {
+        None => (wiring::state_file_in(&store.dir), Vec::new()),
+        Some(file) => {
+            let name = file.display();
+            let text = std::fs::read_to_string(file).map_err(|e| Failure::failed(format!("{name}: {e}")))?;
+            let config = Config::parse(&text).map_err(|e| Failure::usage(format!("{name}: {e}")))?;
+            (config.state_file(), config.devices.iter().map(|d| d.path.clone()).collect())
+        }
+    };
+    if !store.devices.is_empty() {
+        devices = store.devices;
+    }
+    Ok(Source { state_file, devices })
 }
 
 fn verdict(reports: &[DeviceReport]) -> Result<(), Failure> {

@@ -4,8 +4,10 @@
 //! tests) opens the store [`inline`](EmbeddedStore::inline) instead.
 
 use crate::meta::{Item, MetaError, MetaStore, Op, Revision, Txn};
+use redb::backends::InMemoryBackend;
 use redb::{
-    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend, StorageError,
+    TableDefinition,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -67,6 +69,23 @@ impl EmbeddedStore {
         let repaired = !clean && !database.check_integrity().map_err(fail)?;
         mark(&database, false).map_err(io)?;
         Ok(EmbeddedStore { database: Arc::new(database), inline: false, repaired })
+    }
+
+    /// A copy of a file's bytes, in memory: to look at a store without changing it. A file that was not closed is repaired
+    /// in the copy.
+    pub fn of_bytes(name: &str, bytes: &[u8]) -> Result<EmbeddedStore, OpenError> {
+        let io = |why: String| OpenError::Io { path: name.to_owned(), why };
+        let backend = InMemoryBackend::new();
+        let filled = backend.set_len(bytes.len() as u64).and_then(|()| backend.write(0, bytes));
+        filled.map_err(|e| io(e.to_string()))?;
+        let opened = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend);
+        let database =
+            opened.map_err(|e| OpenError::Damaged { path: name.to_owned(), why: e.to_string() })?;
+        let (format, _) = about(&database).map_err(|e| io(e.to_string()))?;
+        if format != FORMAT {
+            return Err(OpenError::Format { path: name.to_owned(), found: format });
+        }
+        Ok(EmbeddedStore { database: Arc::new(database), inline: false, repaired: false })
     }
 
     /// Runs its calls where they are made, without a reactor.

@@ -16,6 +16,21 @@ fn conforms<S: MetaStore>(fresh: impl Fn() -> S) {
     shard_records_follow_the_rules(&ShardRecords(fresh()));
 }
 
+#[test]
+fn a_copy_of_a_files_bytes_has_what_the_file_has_also_when_it_was_not_closed_and_the_file_stays_as_it_is() {
+    let dir = TempDir::new();
+    let path = dir.file();
+    let store = EmbeddedStore::open(&path).unwrap().inline();
+    ready(store.commit(put("a", "1"))).unwrap();
+    let bytes = std::fs::read(&path).unwrap(); // open, as a process that is killed leaves it
+    let copy = EmbeddedStore::of_bytes("copy", &bytes).unwrap().inline();
+    assert_eq!(ready(copy.get("a")).unwrap().unwrap().value, b"1");
+    ready(copy.commit(put("a", "2"))).unwrap();
+    assert_eq!(ready(store.get("a")).unwrap().unwrap().value, b"1");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    assert!(matches!(EmbeddedStore::of_bytes("noise", &[7; 9000]), Err(OpenError::Damaged { .. })));
+}
+
 fn put(key: &str, value: &str) -> Txn {
     Txn::default().put(key, value)
 }

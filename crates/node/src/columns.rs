@@ -158,7 +158,7 @@ fn fault(error: ColumnError) -> ColumnFault {
     }
 }
 
-fn listed(info: &peristyle_column::SlotInfo) -> Option<ListedSlot> {
+pub(crate) fn listed(info: &peristyle_column::SlotInfo) -> Option<ListedSlot> {
     Some(ListedSlot {
         place: ColumnPlace { device: info.device, slot: info.slot },
         name: info.name,

@@ -1,6 +1,7 @@
 //! One machine: devices, shards and front ends wired on reactors. No policy of its own.
 #![forbid(unsafe_code)]
 
+pub mod at_rest;
 mod bus;
 pub mod columns;
 pub mod devices;

@@ -1,9 +1,11 @@
 //! What is printed: tables, JSON, the lines that tell how to attach. Plain functions from values to text.
 
+mod at_rest;
 mod ready;
 mod stats;
 mod tables;
 
+pub use at_rest::{extents, pool_check};
 pub use ready::{Rates, Ready, ReadyVolume, StatusLine};
 pub use stats::stats;
 pub use tables::{device_reports, devices, pool, status, volume, volumes};

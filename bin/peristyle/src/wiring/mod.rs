@@ -1,6 +1,7 @@
 //! Where the program meets the data plane: everything here ends in `node` and `column`.
 
 mod admin;
+mod at_rest;
 mod busy;
 mod offline;
 mod serve;
@@ -102,6 +103,7 @@ pub trait Observer {
     fn status(&mut self, line: &crate::render::StatusLine);
 }
 
+pub use at_rest::{ExtentDump, PoolCheck, Source, dump_extent, pool_check, state_file_in};
 pub use offline::{device_check, device_format, device_inspect};
 
 /// What `dev` and `node` come down to.

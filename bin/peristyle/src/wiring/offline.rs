@@ -3,7 +3,7 @@
 use super::{DeviceReport, FindingReport, PlannedDevice, store};
 use crate::failure::Failure;
 use peristyle_base::Uuid;
-use peristyle_column::{Discard, FormatOptions, Inspection, LabelError, OpenError, Severity};
+use peristyle_column::{Discard, Findings, FormatOptions, Inspection, LabelError, OpenError, Severity};
 use peristyle_rt::device::WriteCache;
 use peristyle_rt::{Device, RuntimeConfig};
 use std::io::IsTerminal;
@@ -112,29 +112,46 @@ pub fn device_check(paths: &[PathBuf]) -> Result<Vec<DeviceReport>, Failure> {
                 return Ok(DeviceReport { path, problems: vec![problem], ..DeviceReport::default() });
             }
         };
-        let bar = progress_bar(&path.display().to_string());
-        let checked = peristyle_column::check(&device, |done, all| {
-            bar.set_length(all);
-            bar.set_position(done);
-        })
-        .await;
-        bar.finish_and_clear();
-        let mut report = report(&path, device.bytes(), &checked.inspection);
-        (report.columns_checked, report.rows_checked) = (checked.columns_checked, checked.rows_checked);
-        report.problems.clear();
-        for finding in checked.findings.list() {
-            match finding.severity() {
-                Severity::Damage => report.problems.push(finding.to_string()),
-                Severity::Note => report.notes.push(finding.to_string()),
-            }
-        }
-        let kept = checked.findings.list().len() as u64;
-        if checked.findings.total() > kept {
-            report.problems.push(format!("and {} more", checked.findings.total() - kept));
-        }
-        report.findings = checked.findings.list().iter().map(FindingReport::of).collect();
-        Ok(report)
+        Ok(check_device(&path, &device, true).await)
     })
+}
+
+/// `full`: rows are read, not the tables alone.
+pub async fn check_device(path: &Path, device: &Device, full: bool) -> DeviceReport {
+    if !full {
+        let inspection = peristyle_column::inspect(device).await;
+        let mut report = report(path, device.bytes(), &inspection);
+        add_findings(&mut report, &inspection.findings);
+        return report;
+    }
+    let bar = progress_bar(&path.display().to_string());
+    let checked = peristyle_column::check(device, |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    })
+    .await;
+    bar.finish_and_clear();
+    let mut report = report(path, device.bytes(), &checked.inspection);
+    (report.columns_checked, report.rows_checked) = (checked.columns_checked, checked.rows_checked);
+    report.problems.clear();
+    add_findings(&mut report, &checked.findings);
+    report
+}
+
+fn add_findings(report: &mut DeviceReport, findings: &Findings) {
+    for finding in findings.list() {
+        let told = finding.to_string();
+        match finding.severity() {
+            Severity::Damage if !report.problems.contains(&told) => report.problems.push(told),
+            Severity::Damage => {}
+            Severity::Note => report.notes.push(told),
+        }
+    }
+    let more = findings.total() - findings.list().len() as u64;
+    if more > 0 {
+        report.problems.push(format!("and {more} more"));
+    }
+    report.findings = findings.list().iter().map(FindingReport::of).collect();
 }
 
 /// On a terminal only: in a log it is noise.

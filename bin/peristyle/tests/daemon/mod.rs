@@ -38,6 +38,12 @@ impl Daemon {
         Daemon { child, args, dir, ready }
     }
 
+    /// Where its store is.
+    #[allow(dead_code)]
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
     /// kill -9.
     #[allow(dead_code)]
     pub fn kill(&mut self) {
