@@ -5,6 +5,7 @@
 //! The life: a first start, writes, checkpoints, extents that fill and are sealed, a device that fails for a while,
 //! and a takeover while the owner before, who does not know of it, goes on writing.
 
+mod at_rest;
 mod life;
 mod watch;
 
@@ -27,6 +28,8 @@ const DRAWN: usize = 1;
 const AGAIN_EVERY: u64 = 100;
 /// Of so many states one is taken up with devices away first.
 const AWAY_EVERY: u64 = 4;
+/// Of these, each so many is looked at by the offline tools first.
+const CHECK_EVERY: u64 = 3;
 
 /// What is drawn from a seed.
 #[derive(Clone, Debug)]
@@ -195,6 +198,7 @@ impl Sweeper {
 
     /// A process that finds this comes up, has all that was promised, and works.
     fn recover(&mut self, remains: Remains) {
+        self.check_at_rest(&remains);
         let rig = self.rig(remains.model, store_of(remains.record.as_ref()));
         let (model, count) = (rig.model.clone(), self.recovered);
         self.in_world(4, remains.disks, move |disks| async move {
@@ -206,6 +210,15 @@ impl Sweeper {
         });
         self.outcome.operations += model.acknowledged();
         self.outcome.verified += model.verified();
+    }
+
+    /// A device that failed lacks what was written meanwhile: without one, nothing may be wrong at rest.
+    fn check_at_rest(&mut self, remains: &Remains) {
+        let due = self.plan.failing.is_none() && self.recovered.is_multiple_of(CHECK_EVERY);
+        if let Some(record) = remains.record.clone().filter(|_| due) {
+            let plan = self.plan.clone();
+            self.in_world(6, remains.disks.clone(), move |disks| at_rest::check(plan, record, disks));
+        }
     }
 
     /// One more process, in a world of its own.
