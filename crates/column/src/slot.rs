@@ -68,8 +68,9 @@ pub struct Usage {
     pub filling: u32,
     /// Neither copy of the entry could be read: never used.
     pub damaged: u32,
-    /// Free slots that only the classes behind `User` may take.
+    /// Free slots that only the classes behind `User` may take, and those that only the ones behind `Collection` may.
     pub reserved: u32,
+    pub kept: u32,
     /// Slots in use, by the class that they were given to.
     pub by_class: [u32; AllocClass::ALL.len()],
 }
@@ -236,7 +237,8 @@ impl SlotTable {
         self.entries.len() as u32
     }
     pub fn usage(&self) -> Usage {
-        Usage { reserved: self.reserve.floor(AllocClass::User).min(self.usage.free), ..self.usage }
+        let floor = |class| self.reserve.floor(class).min(self.usage.free);
+        Usage { reserved: floor(AllocClass::User), kept: floor(AllocClass::Collection), ..self.usage }
     }
     /// In order.
     pub fn damaged(&self) -> &[SlotIndex] {

@@ -60,6 +60,7 @@ impl NodeColumns {
             ColumnRequest::Allocate { name, scheme, epoch, class } => {
                 let class = match class {
                     shard::AllocClass::User => AllocClass::User,
+                    shard::AllocClass::Collection => AllocClass::Collection,
                     shard::AllocClass::Meta => AllocClass::Meta,
                     shard::AllocClass::Reappend => AllocClass::Reappend,
                 };
@@ -102,7 +103,7 @@ impl NodeColumns {
     pub fn publish_usage(&self, server: &Server) {
         let usage = server.usage();
         if let Some(shared) = self.devices.get(server.id()) {
-            shared.set_usage(usage.total, usage.total - usage.free, usage.reserved);
+            shared.set_usage(usage.total, usage.total - usage.free, (usage.reserved, usage.kept));
         }
     }
 
@@ -145,6 +146,7 @@ fn class_of(class: WriteClass) -> peristyle_column::WriteClass {
         WriteClass::User => peristyle_column::WriteClass::User,
         WriteClass::Meta => peristyle_column::WriteClass::Meta,
         WriteClass::Reappend => peristyle_column::WriteClass::Repair,
+        WriteClass::Collection => peristyle_column::WriteClass::Collection,
     }
 }
 

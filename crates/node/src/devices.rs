@@ -19,6 +19,8 @@ pub struct SharedDevice {
     slots_used: AtomicU32,
     /// Free slots that are kept back from user data.
     slots_reserved: AtomicU32,
+    /// … and of these, from what collection moves.
+    slots_kept: AtomicU32,
     /// Its label and slot table were read.
     open: AtomicBool,
     /// [`FAILED`] and [`SLOW`], until it has passed its probes; [`AWAY`].
@@ -53,14 +55,17 @@ impl SharedDevice {
             slots_total: AtomicU32::new(0),
             slots_used: AtomicU32::new(0),
             slots_reserved: AtomicU32::new(0),
+            slots_kept: AtomicU32::new(0),
             open: AtomicBool::new(false),
             bad: AtomicU8::new(0),
             suspected: AtomicBool::new(false),
         }
     }
-    pub fn set_usage(&self, total: u32, used: u32, reserved: u32) {
+    /// `reserved`: slots that users' data may not take, and those of them that collection may not take either.
+    pub fn set_usage(&self, total: u32, used: u32, (reserved, kept): (u32, u32)) {
         self.slots_total.store(total, Relaxed);
         self.slots_reserved.store(reserved, Relaxed);
+        self.slots_kept.store(kept, Relaxed);
         self.slots_used.store(used, Relaxed);
     }
     /// Slots that user data may fill, and slots in use.
@@ -103,6 +108,9 @@ impl SharedDevice {
         let (for_users, slots_used) = self.usage();
         let slots_total = match class {
             AllocClass::User => for_users,
+            AllocClass::Collection => {
+                self.slots_total.load(Relaxed).saturating_sub(self.slots_kept.load(Relaxed))
+            }
             AllocClass::Meta | AllocClass::Reappend => self.slots_total.load(Relaxed),
         };
         let state = self.state();

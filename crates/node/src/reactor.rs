@@ -25,6 +25,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const MESH_CAPACITY: usize = 1024;
 /// Slots of a device that each shard keeps back for checkpoints, and again for re-appends, at most.
 const RESERVE_SLOTS: u32 = 4;
+/// … and for what collection moves: two extents.
+const COLLECTION_SLOTS: u32 = 2;
 /// A device that takes longer to be opened is away, as if it were not there.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// Pause between attempts to take a shard up.
@@ -277,7 +279,8 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         // Kept back so that a full pool still restarts, unmaps and checkpoints (invariant 11).
         let each = (server.usage().total / 32).min(RESERVE_SLOTS);
         for &(shard, _) in &self.config.shards {
-            server.set_reserve(shard, Reserve { collection: 0, meta: each, reappend: each });
+            let collection = each.min(COLLECTION_SLOTS);
+            server.set_reserve(shard, Reserve { collection, meta: each, reappend: each });
         }
         Ok(server)
     }

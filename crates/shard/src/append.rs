@@ -5,8 +5,9 @@ use crate::columns::{AllocClass, ColumnFault, Columns, WriteClass};
 use crate::encode::{FrameMemory, crc_offset, encode_parity, fill_crcs};
 use crate::error::ShardError;
 use crate::extent::{ExtentPhase, Width};
-use crate::frame::{FrameKind, Header, Layout, goes_narrow};
+use crate::frame::{FITTING_MIN, FRAME_BLOCKS_MAX, FrameKind, Header, Layout, goes_narrow};
 use crate::shard::{Shard, State};
+use crate::stream::Stream;
 use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ExtentId, Instant, RowIndex, Scheme, Seq};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::{Buf, Duration, IoVec, select};
@@ -50,6 +51,23 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 Step::Wait(Some(limit)) => {
                     peristyle_rt::timeout(limit, self.work.notified()).await;
                 }
+            }
+        }
+    }
+
+    /// Appends what does not stand in the user sequence.
+    pub(crate) async fn run_aside(self: Rc<Self>) {
+        loop {
+            let next = {
+                let state = &mut *self.state.borrow_mut();
+                if state.stopped.is_some() {
+                    return;
+                }
+                state.aside.pop_front()
+            };
+            match next {
+                Some(frame) => self.append(frame).await,
+                None => self.work.notified().await,
             }
         }
     }
@@ -98,6 +116,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             return None;
         }
         let index = free_frame(state)?;
+        let fitting = self.fitting(state);
         let in_flight: usize =
             state.order.iter().map(|&i| state.frames[i as usize].contents.data.len()).sum();
         let outstanding = in_flight + state.queue.blocks();
@@ -105,9 +124,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let seq = state.next_seq;
         state.next_seq = seq.next();
         let frame = &mut state.frames[index as usize];
-        state.queue.take(&mut state.scratch, &mut frame.contents);
+        state.queue.take(&mut state.scratch, &mut frame.contents, fitting);
         (frame.busy, frame.kind, frame.seq) = (true, FrameKind::User, seq);
-        (frame.durable, frame.reappended, frame.on_kept, frame.width) = (false, false, false, None);
+        (frame.durable, frame.reappended, frame.on_kept, frame.stream) = (false, false, false, None);
+        frame.extent = ExtentId(0);
         frame.started = peristyle_rt::now();
         let now = frame.started;
         for &(_, since) in &frame.contents.ops {
@@ -121,12 +141,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Some(index)
     }
 
+    /// Blocks that the next frame of users should have at most: what the extent in use has room for, unless that is little.
+    fn fitting(&self, state: &State) -> usize {
+        let current = state.extents.current(Stream::User(0)).and_then(|id| state.extents.get(id));
+        let fitting = current.map_or(FRAME_BLOCKS_MAX, |e| e.blocks_left());
+        if fitting < FITTING_MIN { FRAME_BLOCKS_MAX } else { fitting.min(FRAME_BLOCKS_MAX) }
+    }
+
     /// Takes a slot for a frame that is not built from the queue (recovery, checkpoints).
     pub(crate) fn frame_slot(state: &mut State, kind: FrameKind, seq: Seq) -> Option<u16> {
         let index = free_frame(state)?;
         let frame = &mut state.frames[index as usize];
         (frame.busy, frame.kind, frame.seq) = (true, kind, seq);
-        (frame.durable, frame.reappended, frame.on_kept, frame.width) = (false, false, false, None);
+        (frame.durable, frame.reappended, frame.on_kept, frame.stream) = (false, false, false, None);
+        frame.extent = ExtentId(0);
         frame.started = peristyle_rt::now();
         frame.contents.clear();
         Some(index)
@@ -186,14 +214,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Queues a frame for another try, in order.
     pub(crate) fn put_back(&self, index: u16) {
-        let state = &mut *self.state.borrow_mut();
-        let key = |state: &State, i: u16| {
-            let f = &state.frames[i as usize];
-            (f.kind != FrameKind::User, f.seq)
-        };
-        let mine = key(state, index);
-        let at = state.to_append.iter().position(|&i| key(state, i) > mine).unwrap_or(state.to_append.len());
-        state.to_append.insert(at, index);
+        let State { frames, to_append, aside, .. } = &mut *self.state.borrow_mut();
+        if frames[index as usize].kind != FrameKind::User {
+            aside.push_front(index);
+        } else {
+            let mine = frames[index as usize].seq;
+            let younger = to_append.iter().position(|&i| frames[i as usize].seq > mine);
+            to_append.insert(younger.unwrap_or(to_append.len()), index);
+        }
         self.work.notify_all();
     }
 
@@ -214,11 +242,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     Found::OlderFirst
                 } else if let Some(found) = self.pick_extent(state, index) {
                     Found::Extent(found)
-                } else if state.full && refusable(state, index) {
+                } else if refusable(state, index) {
                     self.refuse_full(state, index);
                     Found::Nothing
                 } else {
-                    if state.full {
+                    if state.short && must_go_on(&state.frames[index as usize]) {
                         let meta = state.frames[index as usize].kind != FrameKind::User;
                         state.reserve_wanted =
                             Some(if meta { AllocClass::Meta } else { AllocClass::Reappend });
@@ -243,47 +271,70 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     fn pick_extent(&self, state: &mut State, index: u16) -> Option<(ExtentId, Scheme, u32)> {
-        let wide = self.current_scheme(state);
-        let frame = &state.frames[index as usize];
-        let n = frame.contents.data.len();
-        let preferred =
-            if frame.kind == FrameKind::User && goes_narrow(n, wide) { Width::Narrow } else { Width::Wide };
-        let width = match frame.width {
-            Some(width) => width,
-            None if self.config.scheme.is_narrow() => Width::Wide,
-            None => preferred,
-        };
-        if let Some(found) = self.pick_of(state, index, width) {
+        let stream = self.stream_of(state, index);
+        if let Some(found) = self.pick_of(state, index, stream) {
             return Some(found);
         }
-        if !state.full {
+        if state.frames[index as usize].kind == FrameKind::Relocation {
+            return Stream::moved().find_map(|s| self.pick_of(state, index, s));
+        }
+        let must_go_on = must_go_on(&state.frames[index as usize]);
+        if !state.short || !(must_go_on || state.full) {
             return None;
         }
-        // What is left of the other kind is used up before anything is refused or the reserve is touched.
-        let other = if width == Width::Wide { Width::Narrow } else { Width::Wide };
-        let reserve = must_go_on(&state.frames[index as usize]).then_some(Width::Reserve);
-        [Some(other), reserve].into_iter().flatten().find_map(|w| self.pick_of(state, index, w))
+        // What is left of the other streams is used up before anything is refused or the reserve is touched.
+        let others = Stream::users().chain([Stream::Narrow]).chain(must_go_on.then_some(Stream::Reserve));
+        others.into_iter().find_map(|s| self.pick_of(state, index, s))
     }
 
-    fn pick_of(&self, state: &mut State, index: u16, width: Width) -> Option<(ExtentId, Scheme, u32)> {
-        let attempt = state.frames[index as usize].attempt;
-        if let Some(id) = state.extents.current[width as usize] {
+    /// Where a frame belongs.
+    fn stream_of(&self, state: &State, index: u16) -> Stream {
+        let frame = &state.frames[index as usize];
+        let class = frame.contents.class;
+        match (frame.stream, frame.kind) {
+            (Some(stream), _) => stream,
+            (None, FrameKind::Relocation) => Stream::Moved(class),
+            (None, FrameKind::Meta) if state.classes.checkpoints_apart => Stream::Checkpoint,
+            (None, FrameKind::Meta) => Stream::User(0),
+            (None, FrameKind::User) => {
+                let narrow = !self.config.scheme.is_narrow()
+                    && goes_narrow(frame.contents.data.len(), self.current_scheme(state));
+                if narrow { Stream::Narrow } else { Stream::User(class) }
+            }
+        }
+    }
+
+    fn pick_of(&self, state: &mut State, index: u16, stream: Stream) -> Option<(ExtentId, Scheme, u32)> {
+        let frame = &state.frames[index as usize];
+        // Of several copies under one epoch the one in the highest extent counts: it has to be the last one.
+        let least = if frame.kind == FrameKind::User { frame.extent.next() } else { ExtentId(0) };
+        let attempt = frame.attempt;
+        if let Some(id) = state.extents.current(stream)
+            && id >= least
+        {
             if is_usable(state, index, id) {
-                state.frames[index as usize].width = Some(width);
+                state.frames[index as usize].stream = Some(stream);
                 return Some((id, state.extents.at(id).scheme, attempt));
             }
             self.close(state, id);
         }
-        let id = state.extents.ready[width as usize].pop_front()?;
+        let width = stream.width();
+        let ready = &mut state.extents.ready[width as usize];
+        let at = ready.iter().position(|&id| id >= least)?;
+        let id = ready.remove(at).expect("just seen");
+        if let Some(before) = state.extents.current(stream) {
+            self.close(state, before);
+        }
         let extent = state.extents.at(id);
         assert!(
             extent.in_record,
             "invariant 1, One writer: only extents of the recorded open set take frames"
         );
         extent.phase = ExtentPhase::Open;
+        (extent.aside, extent.hot) = (stream.is_aside(), stream == Stream::User(0));
         let scheme = extent.scheme;
-        state.extents.current[width as usize] = Some(id);
-        state.frames[index as usize].width = Some(width);
+        state.extents.set_current(stream, id);
+        state.frames[index as usize].stream = Some(stream);
         if state.extents.ready[width as usize].len() <= self.config.ready_extents / 2 {
             self.supply_wanted.notify_all();
         }
@@ -291,22 +342,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Scheme of the wide extents in use now: the pool's, or what too few healthy devices leave of it.
-    fn current_scheme(&self, state: &mut State) -> Scheme {
-        let current = state.extents.current[Width::Wide as usize];
+    fn current_scheme(&self, state: &State) -> Scheme {
+        let current = Stream::users().find_map(|s| state.extents.current(s));
         let next = state.extents.ready[Width::Wide as usize].front().copied();
-        match current.or(next) {
-            Some(id) => state.extents.at(id).scheme,
-            None => self.config.scheme,
-        }
+        let extent = current.or(next).and_then(|id| state.extents.get(id));
+        extent.map_or(self.config.scheme, |e| e.scheme)
     }
 
     /// Takes no more frames for an extent; it is sealed when what is in flight has been decided.
     pub(crate) fn close(&self, state: &mut State, id: ExtentId) {
-        for current in &mut state.extents.current {
-            if *current == Some(id) {
-                *current = None;
-            }
-        }
+        state.extents.leave(id);
         let extent = state.extents.at(id);
         if matches!(extent.phase, ExtentPhase::Open | ExtentPhase::Ready) {
             extent.phase = ExtentPhase::Closed;
@@ -319,7 +364,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let frame = &mut state.frames[index as usize];
             frame.busy = false;
             frame.attempt += 1;
-            frame.contents.data.clear();
+            frame.contents.clear_data();
             let now = peristyle_rt::now();
             let refuse = |(op, _)| self.ops.complete(op, Err(ShardError::NoSpace), now);
             frame.contents.ops.drain(..).for_each(refuse);
@@ -401,6 +446,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         frame.started = done;
         let class = match (frame.kind, frame.reappended) {
             (FrameKind::Meta, _) => WriteClass::Meta,
+            (FrameKind::Relocation, _) => WriteClass::Collection,
             (_, true) => WriteClass::Reappend,
             (_, false) => WriteClass::User,
         };
@@ -408,7 +454,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             state.stats.narrow_frames += 1;
         }
         state.stats.encode.leave(now, done);
-        state.log_bytes_since_checkpoint += (layout.device_blocks() * BLOCK_BYTES) as u64;
+        let bytes = (layout.device_blocks() * BLOCK_BYTES) as u64;
+        match frame.kind {
+            // What replay would have to look at.
+            FrameKind::User => state.log_bytes_since_checkpoint += bytes,
+            FrameKind::Meta => {}
+            FrameKind::Relocation => {}
+        }
+        state.stats.frame_bytes[frame.kind as usize] += bytes;
         let attempt = frame.attempt;
         let mut sent = Sent { attempt, started: done, answered: [None; Scheme::WIDTH_MAX], under_way: false };
         let mut since = done;
@@ -502,15 +555,25 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 /// Frames that a full pool takes all the same: what was appended before, checkpoints, and those without data, which
 /// give space back.
 fn must_go_on(frame: &crate::shard::Frame) -> bool {
-    frame.reappended || frame.kind != FrameKind::User || frame.contents.data.is_empty()
+    match frame.kind {
+        FrameKind::User => frame.reappended || frame.contents.data.is_empty(),
+        FrameKind::Meta => true,
+        FrameKind::Relocation => false,
+    }
 }
 
-/// Whether a full pool may refuse the frame: user data, and once the reserve is spent everything that can still be
-/// given up.
+/// Whether a frame that has found no extent is given up: what collection moves (it is where it was, and collection tries
+/// again), in a full pool user data, and once the reserve is spent everything that can still be given up.
 fn refusable(state: &State, index: u16) -> bool {
     let frame = &state.frames[index as usize];
     let committing = frame.kind == FrameKind::User && frame.reappended;
-    !must_go_on(frame) || (state.reserve_spent && !committing)
+    match frame.kind {
+        FrameKind::Relocation => true,
+        _ => {
+            (state.full && !must_go_on(frame))
+                || (state.short && state.reserve_spent && !committing && must_go_on(frame))
+        }
+    }
 }
 
 fn free_frame(state: &State) -> Option<u16> {

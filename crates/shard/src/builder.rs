@@ -1,6 +1,7 @@
 //! What is pending, and how a frame is made of it. Pure but for the views that it carries.
 
 use crate::frame::{ENTRIES_MAX, Entry, FRAME_BLOCKS_MAX};
+use crate::map::Ptr;
 use crate::ops::OpId;
 use peristyle_base::{BLOCK_BYTES, Instant, LayerId, crc32c};
 use peristyle_rt::View;
@@ -74,6 +75,12 @@ pub struct Contents {
     pub ops: Vec<(OpId, Instant)>,
     /// Blocks that hosts wrote, and that are ranges because they are zeros.
     pub zeroes: usize,
+    /// Which of its kind's streams it belongs to.
+    pub class: u8,
+    /// Of blocks that collection moves: where the map has to point still, so that an entry takes effect.
+    pub moved_from: Vec<Ptr>,
+    /// … and when they were written.
+    pub birth: u64,
 }
 
 impl Contents {
@@ -83,13 +90,22 @@ impl Contents {
             data: Vec::with_capacity(FRAME_BLOCKS_MAX),
             ops: Vec::with_capacity(FRAME_BLOCKS_MAX),
             zeroes: 0,
+            class: 0,
+            moved_from: Vec::with_capacity(FRAME_BLOCKS_MAX),
+            birth: 0,
         }
     }
     pub fn clear(&mut self) {
         self.entries.clear();
         self.data.clear();
         self.ops.clear();
-        self.zeroes = 0;
+        self.moved_from.clear();
+        (self.zeroes, self.class, self.birth) = (0, 0, 0);
+    }
+    /// Lets go of the blocks.
+    pub fn clear_data(&mut self) {
+        self.data.clear();
+        self.moved_from.clear();
     }
 }
 
@@ -132,12 +148,13 @@ impl Queue {
         })
     }
 
-    /// Takes whole commands from the front while they fit, and makes a frame's contents of them.
+    /// Takes whole commands from the front while they fit into `limit` blocks (the first one in any case), and makes a
+    /// frame's contents of them.
     ///
     /// A frame has at most one effect per (layer, block), the last in arrival order; ranges come first, then
     /// data sorted by (layer, block), so that a contiguous run lies in one column (DESIGN §3, §11). An event
     /// stands alone: what follows it belongs to the next frame, so that order within a frame never matters.
-    pub fn take(&mut self, scratch: &mut Scratch, out: &mut Contents) {
+    pub fn take(&mut self, scratch: &mut Scratch, out: &mut Contents, limit: usize) {
         out.clear();
         scratch.candidates.clear();
         scratch.ranges.clear();
@@ -145,7 +162,7 @@ impl Queue {
         while let Some(next) = self.items.front() {
             let is_event = matches!(next.effect, Effect::Event(_));
             let fits = match next.effect {
-                Effect::Write { .. } => blocks + next.blocks() <= FRAME_BLOCKS_MAX,
+                Effect::Write { .. } => out.ops.is_empty() || blocks + next.blocks() <= limit,
                 Effect::Zero { .. } => others < OTHER_ENTRIES_MAX,
                 Effect::Event(_) => out.ops.is_empty(),
             };

@@ -43,6 +43,8 @@ pub enum WriteClass {
     Meta,
     /// Frames that were appended before: after a failed column, and the tail at takeover.
     Reappend,
+    /// Blocks that collection moves.
+    Collection,
 }
 
 /// What a slot is taken for. The classes behind `User` may take slots that are kept back from it (invariant 11,
@@ -51,6 +53,8 @@ pub enum WriteClass {
 pub enum AllocClass {
     /// New data.
     User,
+    /// What collection moves, so that it can always go on.
+    Collection,
     /// Checkpoints, when the pool is full.
     Meta,
     /// Re-appended frames, unmaps and events, when the pool is full.

@@ -5,6 +5,7 @@ use crate::error::ShardError;
 use crate::extent::{Extent, ExtentPhase};
 use crate::frame::{Entry, FrameKind, Layout};
 use crate::map::{Lookup, Map, MapFull, Ptr};
+use crate::relocate::apply_moved;
 use crate::shard::{Shard, State};
 use peristyle_base::{ExtentId, Instant};
 use peristyle_cluster::ShardStore;
@@ -28,8 +29,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.finish(state, index, now);
         }
         if any {
-            if self.state.borrow().extents.died {
+            let (died, short) = {
+                let state = self.state.borrow();
+                (state.extents.died, state.short)
+            };
+            if died {
                 self.space.notify_all();
+            }
+            if short {
+                self.collect.notify_all();
             }
             self.progress.notify_all();
             self.work.notify_all();
@@ -53,7 +61,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let live = apply(map, frame.extent, &frame.layout, &frame.contents.entries, dead)
                 .expect("a layer's size was checked before its event was accepted");
             extents.add_live(frame.extent, live);
+            extents.at(frame.extent).birth.add(live as u64, state.collect.clock);
+            if state.collect.user_wrote(frame.contents.data.len()) {
+                self.collect.notify_all();
+            }
             assert_eq!(state.order.pop_front(), Some(index));
+        }
+        if frame.kind == FrameKind::Relocation {
+            stats.moved_blocks += apply_moved(map, extents, frame) as u64;
         }
         if frame.kind == FrameKind::Meta
             && let Some(&(op, _)) = frame.contents.ops.first()
@@ -63,7 +78,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         stats.commit_wait.leave(frame.durable_at, now);
         frame.busy = false;
         frame.header = None;
-        frame.contents.data.clear();
+        frame.contents.clear_data();
         frame.contents.ops.drain(..).for_each(|(op, _)| self.ops.complete(op, Ok(()), now));
     }
 
@@ -117,10 +132,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         state.stats.abandoned += 1;
         state.stats.reappended += again.len() as u64;
-        state.to_append.extend(again);
+        let (users, aside): (Vec<u16>, Vec<u16>) =
+            again.into_iter().partition(|i| state.frames[*i as usize].kind == FrameKind::User);
+        state.aside.extend(aside);
+        state.to_append.extend(users);
         let frames = &state.frames;
-        let key = |i: &u16| (frames[*i as usize].kind != FrameKind::User, frames[*i as usize].seq);
-        state.to_append.make_contiguous().sort_by_key(key);
+        state.to_append.make_contiguous().sort_by_key(|i| frames[*i as usize].seq);
     }
 
     /// Gives up columns that take too long, and tells readers that theirs does.

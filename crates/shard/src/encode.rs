@@ -1,6 +1,7 @@
 //! What a frame is made of beside its data: header, checksums, parity, and the memory for them.
 
 use crate::frame::{FRAME_BLOCKS_MAX, Layout};
+use crate::victims::MOVED_BLOCKS;
 use peristyle_base::{BLOCK_BYTES, RowIndex, Scheme, crc32c};
 use peristyle_rt::{Buf, KeptBufs, View};
 
@@ -11,6 +12,8 @@ pub(crate) struct Kept {
     pub frames: KeptBufs,
     /// A row of an extent, to reconstruct a block of it; and those that m devices that hang hold.
     pub rows: KeptBufs,
+    /// The blocks that collection moves next.
+    pub collection: KeptBufs,
     /// The blocks of one command that has to read while it holds its payload.
     pub commands: KeptBufs,
     /// A block of the map, for a read that needs it to know where its data is.
@@ -28,6 +31,7 @@ impl Kept {
         Kept {
             frames: KeptBufs::share("frames", scheme.m() + 1, bytes).await,
             rows: KeptBufs::share("rows", scheme.m() + 1, Scheme::WIDTH_MAX * BLOCK_BYTES).await,
+            collection: KeptBufs::share("collection", 1, MOVED_BLOCKS * BLOCK_BYTES).await,
             commands: KeptBufs::share("commands", 1, (FRAME_BLOCKS_MAX + 2) * BLOCK_BYTES).await,
             map: KeptBufs::share("map", scheme.m() + 1, BLOCK_BYTES).await,
         }

@@ -2,6 +2,7 @@
 
 use crate::frame::Layout;
 use crate::map::Ptr;
+use crate::stream::Stream;
 use peristyle_base::{
     COLUMN_ROWS, ColumnIndex, ColumnName, ColumnPlace, Epoch, ExtentId, Nonce, RowIndex, Scheme, ShardId,
 };
@@ -63,6 +64,33 @@ pub struct Extent {
     pub live: u32,
     /// Map blocks of it that the durable checkpoint refers to, or the one that is being written.
     pub meta: u32,
+    /// It takes no user frames: replay does without it, and it does not hold a checkpoint's mark back.
+    pub aside: bool,
+    /// Collection has moved what it held, or is at it.
+    pub victim: bool,
+    /// It holds what users wrote, and what soon dies: how long it lives is the measure of ages.
+    pub hot: bool,
+    /// When its blocks were written.
+    pub birth: Birth,
+}
+
+/// When the blocks of an extent were written, on the clock of users' blocks (`collect.rs`): the mean over all of them says as
+/// much as one time for each would.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Birth {
+    sum: u64,
+    blocks: u64,
+}
+
+impl Birth {
+    /// So many blocks more, of this time.
+    pub fn add(&mut self, blocks: u64, at: u64) {
+        self.sum = self.sum.saturating_add(at.saturating_mul(blocks));
+        self.blocks += blocks;
+    }
+    pub fn mean(&self) -> u64 {
+        self.sum / self.blocks.max(1)
+    }
 }
 
 impl Extent {
@@ -95,6 +123,10 @@ impl Extent {
             leftover: false,
             live: 0,
             meta: 0,
+            aside: false,
+            victim: false,
+            hot: false,
+            birth: Birth::default(),
         }
     }
 
@@ -109,6 +141,10 @@ impl Extent {
     }
     pub fn place(&self, column: usize) -> ColumnPlace {
         self.places[column]
+    }
+    /// It is sealed, and the map does not point at it.
+    pub fn is_dead(&self) -> bool {
+        self.phase == ExtentPhase::Sealed && self.live == 0 && !self.leftover
     }
     /// It is sealed, but a column that a device still has missed its seal.
     pub fn seal_is_due(&self) -> bool {
@@ -137,6 +173,11 @@ impl Extent {
             row = self.layout_of(frame).end_row();
         }
         row > 0 && row == self.committed_rows
+    }
+    /// Blocks of the largest frame that still fits.
+    pub fn blocks_left(&self) -> usize {
+        let rows = (COLUMN_ROWS - self.next_row) as usize;
+        rows.saturating_sub(1) * self.scheme.k()
     }
     /// The frame of an unsealed extent that covers a row.
     pub fn frame_at(&self, row: u16) -> Option<Layout> {
@@ -187,6 +228,8 @@ pub enum Width {
     Narrow = 1,
     /// From the slots that are kept back, while the pool is full: for frames that must not be refused.
     Reserve = 2,
+    /// Wide ones for what collection moves, if need be from the slots that are kept back for it.
+    Moved = 3,
 }
 
 /// All extents of the shard, by number.
@@ -194,9 +237,14 @@ pub enum Width {
 pub struct Extents {
     /// Hashed the same way every time: the order of iteration must follow from the seed in simulation.
     items: HashMap<ExtentId, Extent, BuildHasherDefault<NumberHasher>>,
-    /// What frames are appended to now, by [`Width`].
-    pub current: [Option<ExtentId>; 3],
-    pub ready: [VecDeque<ExtentId>; 3],
+    /// What frames are appended to now, by [`Stream`].
+    current: [Option<ExtentId>; Stream::COUNT],
+    /// The stock, by [`Width`].
+    pub ready: [VecDeque<ExtentId>; 4],
+    /// Sealed extents without a block: they come back with a checkpoint. A hint.
+    pub dead: usize,
+    /// Blocks that have died, over all extents: whoever found nothing to collect looks again when it has grown.
+    pub deaths: u64,
     /// The last block of an extent that is sealed died, or an extent without one was sealed, since this was unset.
     pub died: bool,
 }
@@ -227,10 +275,18 @@ impl Extents {
         self.items.insert(extent.id, extent);
     }
     pub fn remove(&mut self, id: ExtentId) -> Option<Extent> {
-        self.items.remove(&id)
+        let extent = self.items.remove(&id);
+        self.dead = self.dead.saturating_sub(usize::from(extent.as_ref().is_some_and(Extent::is_dead)));
+        extent
     }
     pub fn get(&self, id: ExtentId) -> Option<&Extent> {
         self.items.get(&id)
+    }
+    pub fn get_mut(&mut self, id: ExtentId) -> Option<&mut Extent> {
+        self.items.get_mut(&id)
+    }
+    pub fn count_dead(&mut self) {
+        self.dead = self.items.values().filter(|e| e.is_dead()).count();
     }
     /// # Panics — when the extent is not there: the caller holds its number from a live structure.
     pub fn at(&mut self, id: ExtentId) -> &mut Extent {
@@ -241,6 +297,17 @@ impl Extents {
     }
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Extent> {
         self.items.values_mut()
+    }
+    /// What a stream appends to now.
+    pub fn current(&self, stream: Stream) -> Option<ExtentId> {
+        self.current[stream.index()]
+    }
+    pub fn set_current(&mut self, stream: Stream, id: ExtentId) {
+        self.current[stream.index()] = Some(id);
+    }
+    /// The extent is no stream's any more.
+    pub fn leave(&mut self, id: ExtentId) {
+        self.current.iter_mut().filter(|current| **current == Some(id)).for_each(|current| *current = None);
     }
     pub fn len(&self) -> usize {
         self.items.len()
@@ -279,7 +346,11 @@ impl Extents {
     pub fn drop_live(&mut self, ptr: Ptr) {
         if let Some(extent) = self.items.get_mut(&ptr.extent()) {
             extent.live = extent.live.checked_sub(1).expect("live counts follow the map");
-            self.died |= extent.live == 0 && extent.phase == ExtentPhase::Sealed;
+            self.deaths += 1;
+            if extent.live == 0 && extent.phase == ExtentPhase::Sealed {
+                self.died = true;
+                self.dead += 1;
+            }
         }
     }
 }

@@ -11,6 +11,8 @@ use peristyle_base::{
 
 /// Data blocks of one frame at most. DESIGN §2.
 pub const FRAME_BLOCKS_MAX: usize = 240;
+/// A frame is made smaller to fit the rest of an extent when that has room for so many blocks at least.
+pub const FITTING_MIN: usize = 16;
 /// Entries of one header at most: data blocks, ranges and events.
 pub const ENTRIES_MAX: usize = (BLOCK_BYTES - ENTRIES_AT) / ENTRY_BYTES;
 

@@ -1,6 +1,7 @@
 //! Takeover and restart: raise the epoch, fence, read the checkpoint, replay headers, decide the tail, append
 //! what is kept anew, and only then serve (DESIGN §6, §11).
 
+use crate::collect::guess_births;
 use crate::columns::Columns;
 use crate::commit::apply;
 use crate::encode::Kept;
@@ -111,6 +112,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let Rebuilt { replay, scans, kept, report } = self.rebuild(&record).await?;
         self.cut_extents(&replay, &scans, &kept).await?;
         self.find_leftovers(&record, &scans);
+        guess_births(&mut self.state.borrow_mut(), self.config.scheme);
         self.free_pile().await?;
         if !self.refill_now().await && self.state.borrow().extents.ready.iter().all(|r| r.is_empty()) {
             return Err(RecoverError::NoSpace);

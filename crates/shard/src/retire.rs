@@ -3,7 +3,7 @@
 use crate::columns::Columns;
 use crate::extent::{Extent, ExtentPhase, Width};
 use crate::shard::{Shard, State};
-use crate::space::is_refusing;
+use crate::stream::Stream;
 use peristyle_base::ExtentId;
 use peristyle_cluster::ShardStore;
 
@@ -27,17 +27,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let state = self.state.borrow();
         let (extents, below) = (&state.extents, state.retire_below);
         let ready = &extents.ready[width as usize];
-        let old = extents.current[width as usize].iter().chain(ready).any(|&id| id < below);
+        let current = Stream::of_log(width).filter_map(|s| extents.current(s));
+        let old = current.chain(ready.iter().copied()).any(|id| id < below);
         let has_young = |w: Width| extents.ready[w as usize].iter().any(|&id| id >= below);
         let on_reserve = state.room_wanted && has_young(Width::Reserve);
         // What a full pool has of one kind serves for the other.
         let on_other =
-            state.room_wanted && state.full && (has_young(Width::Wide) || has_young(Width::Narrow));
+            state.room_wanted && state.short && (has_young(Width::Wide) || has_young(Width::Narrow));
         let go_on = match width {
-            Width::Reserve => !state.full || on_reserve,
-            Width::Wide | Width::Narrow => {
-                has_young(width) || on_other || (is_refusing(&state) && on_reserve)
-            }
+            Width::Reserve => !state.short || on_reserve,
+            Width::Moved => false,
+            Width::Wide | Width::Narrow => has_young(width) || on_other || on_reserve,
         };
         old && go_on
     }
@@ -53,7 +53,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let ready = &mut state.extents.ready[width as usize];
         let mut old: Vec<ExtentId> = ready.iter().copied().filter(|&id| id < below).collect();
         ready.retain(|&id| id >= below);
-        old.extend(state.extents.current[width as usize].filter(|&id| id < below));
+        old.extend(Stream::of_log(width).filter_map(|s| state.extents.current(s)).filter(|&id| id < below));
         old.into_iter().for_each(|id| self.close(state, id));
     }
 
@@ -62,8 +62,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let state = self.state.borrow();
         let below = state.retire_below;
         let young = state.extents.ready[Width::Reserve as usize].iter().any(|&id| id >= below);
-        let old = state.extents.current.iter().flatten().any(|&id| id < below);
-        state.room_wanted && is_refusing(&state) && old && !young
+        let old = |width: Width| {
+            let current = Stream::of_log(width).filter_map(|s| state.extents.current(s));
+            current.chain(state.extents.ready[width as usize].iter().copied()).any(|id| id < below)
+        };
+        let old = [Width::Wide, Width::Narrow, Width::Reserve].into_iter().any(old);
+        state.room_wanted && state.short && old && !young
     }
 
     /// A shard that is started often and written little reaches no checkpoint by its log.

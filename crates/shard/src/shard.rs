@@ -5,16 +5,19 @@
 use crate::bring::Bringing;
 use crate::builder::{Contents, Effect, Pending, Queue, Scratch};
 use crate::checkpoint::Roots;
+use crate::collect::Collect;
 use crate::columns::{AllocClass, Columns};
 use crate::degraded::{INSISTING_MAX, RECONSTRUCTIONS_MAX};
 use crate::encode::Kept;
 use crate::error::{ShardError, StopReason};
-use crate::extent::{Extents, Width};
+use crate::extent::Extents;
 use crate::frame::{FRAME_BLOCKS_MAX, FrameKind, Layout};
 use crate::map::{Limits, Map};
 use crate::ops::{OpId, Ops};
 use crate::space::{Readers, is_refusing};
 use crate::stats::Stats;
+use crate::stream::{Classes, Stream};
+use crate::victims::Policy;
 use crate::volume::Locks;
 use crate::watch::Reads;
 use peristyle_base::{DeviceId, Epoch, ExtentId, Instant, NodeId, RowIndex, Scheme, Seq, ShardId};
@@ -56,6 +59,8 @@ pub struct ShardConfig {
     pub read_patience: Duration,
     /// Blocks of zeros that hosts write need no space.
     pub detect_zeroes: bool,
+    /// How collection chooses its victims.
+    pub collection: Policy,
 }
 
 impl ShardConfig {
@@ -75,6 +80,7 @@ impl ShardConfig {
             read_limit_p99s: 8,
             read_patience: Duration::from_secs(10),
             detect_zeroes: true,
+            collection: Policy::default(),
         }
     }
 }
@@ -96,9 +102,9 @@ pub(crate) struct Frame {
     pub reappended: bool,
     /// Its current attempt uses memory that is kept back for when the pool is empty.
     pub on_kept: bool,
-    /// Kind of extent it was sent to first. It stays with that kind: numbers grow only within each stock, and of
-    /// several copies under one epoch replay takes the one in the highest extent.
-    pub width: Option<Width>,
+    /// The stream it was sent to first. It stays there, and never goes to an extent with a lower number: of several
+    /// copies under one epoch replay takes the one in the highest extent.
+    pub stream: Option<Stream>,
     /// When its columns were sent.
     pub started: Instant,
     pub durable_at: Instant,
@@ -119,7 +125,7 @@ impl Frame {
             durable: false,
             reappended: false,
             on_kept: false,
-            width: None,
+            stream: None,
             started: Instant::ZERO,
             durable_at: Instant::ZERO,
         }
@@ -138,8 +144,11 @@ pub(crate) struct State {
     pub frames: Vec<Frame>,
     /// User frames in flight or waiting to be appended anew, by sequence number.
     pub order: VecDeque<u16>,
-    /// Frames to append: anew after a failure, the kept tail at takeover, and checkpoint frames.
+    /// User frames to append: anew after a failure, and the kept tail at takeover.
     pub to_append: VecDeque<u16>,
+    /// Frames of checkpoints and of collection to append. They have an appender of their own: a user frame may wait
+    /// for the space that they give back.
+    pub aside: VecDeque<u16>,
     pub next_seq: Seq,
     /// Number of the next extent; below the record's, which reserves some ahead.
     pub next_extent: ExtentId,
@@ -159,8 +168,13 @@ pub(crate) struct State {
     pub meta_done: Vec<(OpId, ExtentId, Layout)>,
     pub committed: Seq,
     pub stopped: Option<StopReason>,
-    /// The pool has no room for user extents: new writes are refused until something is freed.
+    /// The pool has no room for user extents: what must go on has the reserve, and collection does all it can.
+    pub short: bool,
+    /// And there is nothing to collect: new writes are refused until something is freed.
     pub full: bool,
+    /// How many streams there is room for.
+    pub classes: Classes,
+    pub collect: Collect,
     /// A frame that must not be refused waits for an extent of the reserve.
     pub reserve_wanted: Option<AllocClass>,
     /// The reserve has nothing to give any more.
@@ -205,6 +219,8 @@ pub struct Shard<C: Columns, S: ShardStore> {
     pub(crate) supply_wanted: Notify,
     /// An extent died, or can be freed; or what earlier epochs left is settled.
     pub(crate) space: Notify,
+    /// Moves are allowed, space was given out or given back, or what there is to collect has changed.
+    pub(crate) collect: Notify,
     pub(crate) urgent: Cell<bool>,
     /// The map has no room for more changes before a checkpoint has written some.
     pub(crate) crowded: Cell<bool>,
@@ -247,6 +263,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             frames,
             order: VecDeque::with_capacity(64),
             to_append: VecDeque::with_capacity(64),
+            aside: VecDeque::with_capacity(64),
             next_seq: Seq(1),
             next_extent: ExtentId(1),
             creating: None,
@@ -258,7 +275,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             meta_done: Vec::with_capacity(16),
             committed: Seq(0),
             stopped: None,
+            short: false,
             full: false,
+            classes: Classes::of_pool(0),
+            collect: Collect::default(),
             reserve_wanted: None,
             reserve_spent: false,
             log_bytes_since_checkpoint: 0,
@@ -288,6 +308,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             supplied: Notify::default(),
             supply_wanted: Notify::default(),
             space: Notify::default(),
+            collect: Notify::default(),
             urgent: Cell::new(false),
             crowded: Cell::new(false),
             readers: Readers::default(),
@@ -304,12 +325,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Starts the tasks that append, supply and watch. Called once, by recovery.
     pub(crate) fn start_tasks(self: &Rc<Self>) {
         peristyle_rt::spawn(self.clone().run_appender());
+        peristyle_rt::spawn(background(self.clone().run_aside()));
         peristyle_rt::spawn(self.clone().run_watchdog());
         // Work beside the I/O path: it may allocate.
         peristyle_rt::spawn(background(self.clone().run_supply()));
         peristyle_rt::spawn(background(self.clone().run_checkpoints()));
         peristyle_rt::spawn(background(self.clone().run_space()));
         peristyle_rt::spawn(background(self.clone().run_remains()));
+        peristyle_rt::spawn(background(self.clone().run_collection()));
     }
 
     pub fn id(&self) -> ShardId {
@@ -348,6 +371,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.supplied.notify_all();
         self.supply_wanted.notify_all();
         self.space.notify_all();
+        self.collect.notify_all();
     }
 
     /// Accepts an effect and waits for its commit.

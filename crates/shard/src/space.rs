@@ -2,14 +2,14 @@
 //! Free late), which is taken early when the pool needs the room. Bounded, and beside the I/O path.
 
 use crate::checkpoint::replay_mark;
-use crate::columns::{AllocClass, Columns};
+use crate::columns::Columns;
 use crate::degraded::SILENCE_LIMIT;
 use crate::extent::{Extent, ExtentPhase, Width};
 use crate::frame::{Entry, Header};
 use crate::map::{Away, Lookup, Ptr};
 use crate::shard::{Shard, State};
 use crate::stats::SpaceFigures;
-use peristyle_base::{BLOCK_BYTES, ColumnName, ColumnPlace, ExtentId, Instant, RowIndex};
+use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ColumnName, ColumnPlace, ExtentId, Instant, RowIndex};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::sync::Notify;
 use peristyle_rt::{Buf, Duration, join_all, timeout};
@@ -19,10 +19,12 @@ use std::rc::Rc;
 /// Extents that are freed at the same time.
 const FREES_MAX: usize = 4;
 /// The pool is low on room when this share of its slots, or less, is free.
-const LOW_SHARE: u64 = 8;
+const LOW_SHARE: usize = 8;
 /// Time between two looks at what could be freed, and until the next one while nothing asks for it.
 const LOOK_MIN: Duration = Duration::from_millis(100);
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
+/// Time between two looks while collection goes on.
+const LOOK_BUSY: Duration = Duration::from_millis(5);
 /// Time between two checkpoints that are taken for the room behind them.
 const EARLY_PERIOD: Duration = Duration::from_secs(1);
 /// Map blocks that one checkpoint moves out of extents that hold nothing else, and the share of an extent that may be
@@ -83,13 +85,9 @@ enum Contents {
 /// later is in it.
 pub(crate) fn unused(state: &State, mark: ExtentId) -> Vec<ExtentId> {
     let mut ids: Vec<ExtentId> =
-        state.extents.iter().filter(|e| e.id < mark && is_dead(e)).map(|e| e.id).collect();
+        state.extents.iter().filter(|e| e.id < mark && e.is_dead()).map(|e| e.id).collect();
     ids.sort_unstable();
     ids
-}
-
-fn is_dead(e: &Extent) -> bool {
-    e.phase == ExtentPhase::Sealed && e.live == 0 && !e.leftover
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
@@ -116,7 +114,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             figures.map_blocks += u64::from(e.meta);
             let blocks = e.scheme.k() as u64 * u64::from(rows);
             figures.dead_blocks += blocks.saturating_sub(u64::from(e.live + e.meta));
-            figures.waiting_extents += u64::from(is_dead(e));
+            figures.waiting_extents += u64::from(e.is_dead());
         }
         figures
     }
@@ -152,7 +150,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             self.free_all().await;
             looking = self.look(&mut early_at).await;
-            timeout(LOOK_MIN, self.space.wait_until(|| free(&self.state.borrow()))).await;
+            let pause = match self.state.borrow().collect.is_busy() {
+                true => LOOK_BUSY,
+                false => LOOK_MIN,
+            };
+            timeout(pause, self.space.wait_until(|| free(&self.state.borrow()))).await;
         }
     }
 
@@ -170,6 +172,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.readers.wait_for_earlier().await;
             join_all(ids.into_iter().map(|id| self.free_extent(id))).await;
             self.supply_wanted.notify_all();
+            self.collect.notify_all();
         }
     }
 
@@ -190,7 +193,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let extent = {
             let state = &mut *self.state.borrow_mut();
             state.stats.freed_extents += 1;
-            state.extents.remove(id).expect("only this task frees what is sealed")
+            let extent = state.extents.remove(id).expect("only this task frees what is sealed");
+            if extent.hot {
+                state.collect.lived(state.collect.clock.saturating_sub(extent.birth.mean()));
+            }
+            state.collect.spent = false;
+            extent
         };
         self.free_columns(&extent).await;
     }
@@ -275,12 +283,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Hands out the entries of each frame of an extent, as long as `each` says so. False when it did not always, or a
     /// header cannot be read now.
     async fn each_header(&self, id: ExtentId, mut each: impl AsyncFnMut(&[Entry]) -> bool) -> bool {
-        let (rows, copies) = {
-            let state = self.state.borrow();
-            let Some(e) = state.extents.get(id) else { return false };
-            let sealed = (0..e.scheme.width()).filter(|c| (e.header_columns() & !e.missing) >> c & 1 == 1);
-            (e.committed_rows, sealed.map(|c| (e.place(c), e.name(self.id, c))).collect::<Vec<_>>())
-        };
+        let Some((rows, copies)) = self.header_copies(id) else { return false };
         let (mut row, mut entries) = (0, Vec::new());
         while row < rows {
             let Some(header) = self.sealed_header(&copies, row, &mut entries).await else { return false };
@@ -295,11 +298,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Extents that hold some map blocks and nothing else would stay for these: the checkpoint that begins now writes
     /// them anew.
     pub(crate) async fn move_map_blocks(self: &Rc<Self>) {
-        let few =
-            |e: &Extent| e.meta > 0 && e.meta <= e.scheme.k() as u32 * e.committed_rows as u32 / MOVED_SHARE;
+        let few = |e: &Extent| {
+            let share = e.scheme.k() as u32 * COLUMN_ROWS as u32 / MOVED_SHARE;
+            e.meta > 0 && (e.victim || e.meta <= share)
+        };
         let mut from: Vec<ExtentId> = {
             let state = self.state.borrow();
-            state.extents.iter().filter(|e| is_dead(e) && few(e)).map(|e| e.id).collect()
+            state.extents.iter().filter(|e| e.is_dead() && few(e)).map(|e| e.id).collect()
         };
         from.sort_unstable();
         let mut moved = 0;
@@ -331,8 +336,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         page.extent() == id || leaf.extent() == id
     }
 
+    /// Rows of an extent, and its sealed columns that hold headers.
+    pub(crate) fn header_copies(&self, id: ExtentId) -> Option<(u16, Vec<(ColumnPlace, ColumnName)>)> {
+        let state = self.state.borrow();
+        let e = state.extents.get(id)?;
+        let sealed = (0..e.scheme.width()).filter(|c| (e.header_columns() & !e.missing) >> c & 1 == 1);
+        Some((e.committed_rows, sealed.map(|c| (e.place(c), e.name(self.id, c))).collect()))
+    }
+
     /// The header at a row, from any sealed column that has it.
-    async fn sealed_header(
+    pub(crate) async fn sealed_header(
         &self,
         copies: &[(ColumnPlace, ColumnName)],
         row: u16,
@@ -354,21 +367,25 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// While the pool is low on room, sees to it that a checkpoint is behind what could be freed. True: look again.
     async fn look(&self, early_at: &mut Instant) -> bool {
-        let full = {
+        let room = self.room();
+        let (short, stuck, worth) = {
             let state = &mut *self.state.borrow_mut();
             state.extents.died = false;
-            state.full
+            state.extents.count_dead();
+            let stuck = state.short && state.collect.is_stuck();
+            (state.short, stuck, state.collect.worth.max(self.config.ready_extents))
         };
-        if !full && !self.is_low() {
+        if !short && room.free * LOW_SHARE > room.total {
             // Others may take what room there is.
-            return self.state.borrow().extents.iter().any(is_dead);
+            return self.state.borrow().extents.dead > 0;
         }
-        let worth = if full { 1 } else { self.config.ready_extents };
+        // While collection goes on, a checkpoint waits for what makes it worth what it writes.
+        let worth = if stuck { 1 } else { worth };
         let now = peristyle_rt::now();
         let due = {
             let state = &mut *self.state.borrow_mut();
             let mark = replay_mark(state);
-            let dead = |e: &&Extent| is_dead(e) && !state.freeable.contains(&e.id);
+            let dead = |e: &&Extent| e.is_dead() && !state.freeable.contains(&e.id);
             let behind = state.extents.iter().filter(dead).filter(|e| e.id < mark).count();
             let last = state.extents.iter().filter(dead).map(|e| e.id).max();
             let held_back = state.extents.iter().filter(dead).count() - behind;
@@ -381,33 +398,31 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if behind == 0 && held_back == 0 {
                 return false;
             }
-            behind >= worth && now.since(*early_at) >= EARLY_PERIOD
+            let pressing = (short && !state.full) || room.is_pressing(self.config.ready_extents);
+            behind >= worth && (pressing || now.since(*early_at) >= EARLY_PERIOD)
         };
         if due {
             *early_at = now;
             self.state.borrow_mut().stats.early_checkpoints += 1;
             let _ = self.checkpoint().await; // looked at again
+            self.state.borrow_mut().collect.took_checkpoint();
         }
         true
-    }
-
-    /// Little of the pool is free.
-    fn is_low(&self) -> bool {
-        let mut devices = Vec::new();
-        self.columns.devices(AllocClass::User, &mut devices);
-        let sum =
-            |f: fn(&peristyle_cluster::DeviceView) -> u32| devices.iter().map(|d| f(d) as u64).sum::<u64>();
-        sum(|d| d.slots_free()) * LOW_SHARE <= sum(|d| d.slots_total)
     }
 }
 
 /// Nothing refers to it, and nobody is at work on it.
 fn may_free(e: &Extent) -> bool {
-    is_dead(e) && e.meta == 0 && !e.in_record && !e.completing
+    e.is_dead() && e.meta == 0 && !e.in_record && !e.completing
 }
 
-/// User writes are refused: the pool is full, and the stock is spent.
-pub(crate) fn is_refusing(state: &State) -> bool {
+/// The pool has no room for users' extents, and the stock is used up.
+pub(crate) fn is_spent(state: &State) -> bool {
     let spent = |w: Width| state.extents.ready[w as usize].is_empty();
-    state.full && spent(Width::Wide) && spent(Width::Narrow)
+    state.short && spent(Width::Wide) && spent(Width::Narrow)
+}
+
+/// User writes are refused: there is nothing to collect either.
+pub(crate) fn is_refusing(state: &State) -> bool {
+    state.full && is_spent(state)
 }

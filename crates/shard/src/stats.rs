@@ -1,5 +1,6 @@
 //! Statistics of one shard's stages (DESIGN §9). Owned by its reactor; a snapshot is a copy.
 
+use crate::frame::FrameKind;
 use peristyle_base::Instant;
 use peristyle_base::stage::{Stage, StageSnapshot};
 
@@ -15,11 +16,20 @@ pub struct Stats {
     pub verify: Stage,
     pub reconstruct: Stage,
     pub frames: u64,
+    /// Device bytes of all frames, by [`crate::frame::FrameKind`].
+    pub frame_bytes: [u64; 3],
     pub frame_blocks: u64,
     pub narrow_frames: u64,
     pub user_blocks: u64,
     /// Blocks that users wrote, and that need no space because they are zeros.
     pub zero_blocks: u64,
+    /// Extents that were collected, and the share of their space that was alive, in millionths, over all of them.
+    pub victims: u64,
+    pub victim_shares: u64,
+    /// Blocks that collection moved.
+    pub moved_blocks: u64,
+    /// Blocks of the last checkpoint.
+    pub checkpoint_blocks: u64,
     pub reappended: u64,
     pub abandoned: u64,
     pub checkpoints: u64,
@@ -101,6 +111,12 @@ impl Stats {
                 ("narrow_frames", self.narrow_frames),
                 ("user_blocks", self.user_blocks),
                 ("zero_blocks", self.zero_blocks),
+                ("user_bytes", self.frame_bytes[FrameKind::User as usize]),
+                ("checkpoint_bytes", self.frame_bytes[FrameKind::Meta as usize]),
+                ("moved_bytes", self.frame_bytes[FrameKind::Relocation as usize]),
+                ("victims", self.victims),
+                ("victim_shares", self.victim_shares),
+                ("moved_blocks", self.moved_blocks),
                 ("reappended_frames", self.reappended),
                 ("abandoned_extents", self.abandoned),
                 ("checkpoints", self.checkpoints),

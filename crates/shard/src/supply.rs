@@ -66,12 +66,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     }
                 }
             }
-            let wanted = {
+            let (wanted, moved_wanted) = {
                 let state = &mut *self.state.borrow_mut();
-                state.full = short;
+                state.short = short;
                 state.room_wanted &= short;
-                state.reserve_wanted.take()
+                self.judge(state);
+                (state.reserve_wanted.take(), std::mem::take(&mut state.collect.extent_wanted))
             };
+            if moved_wanted && self.state.borrow().extents.ready[Width::Moved as usize].is_empty() {
+                let result = self.refill(Width::Moved, 1, AllocClass::Collection).await;
+                self.state.borrow_mut().collect.spent = matches!(result, Err(CreateError::Full));
+            }
             if let Some(class) = wanted
                 && short
             {
@@ -88,13 +93,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             WIDTHS.into_iter().for_each(|width| self.retire(width));
             self.space.notify_all();
             self.supplied.notify_all();
+            self.collect.notify_all();
             if short || later {
                 // Who waits for an extent asks again whenever it hears that there is none: without a pause the two
                 // would keep a core busy with each other.
                 peristyle_rt::sleep(RETRY_MIN).await;
                 let reserve = || {
                     let state = self.state.borrow();
-                    state.stopped.is_some() || (state.reserve_wanted.is_some() && !state.reserve_spent)
+                    let reserve = state.reserve_wanted.is_some() && !state.reserve_spent;
+                    let moved = state.collect.extent_wanted && !state.collect.spent;
+                    state.stopped.is_some() || reserve || moved
                 };
                 peristyle_rt::timeout(pause, self.supply_wanted.wait_until(reserve)).await;
                 pause = (pause * 2).min(RETRY_PERIOD);
@@ -103,6 +111,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             pause = RETRY_MIN;
             let wanted = || {
                 self.urgent.get()
+                    || self.state.borrow().collect.extent_wanted
                     || self.stopped().is_some()
                     || [Width::Wide, Width::Narrow].into_iter().any(|w| self.missing(w, false) > 0)
                     || WIDTHS.into_iter().any(|w| self.can_retire(w))
@@ -143,7 +152,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if none {
             ok = self.refill(Width::Reserve, 1, AllocClass::Reappend).await.is_ok();
         }
-        self.state.borrow_mut().full = !ok || none;
+        self.state.borrow_mut().short = !ok || none;
         ok
     }
 
@@ -253,6 +262,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 let places = ColumnPlaces::new(&columns);
                 let mut extent = Extent::new(id, scheme, nonce, epoch, places, ExtentPhase::Ready);
                 extent.make_room(self.config.frames_in_flight_max);
+                extent.aside = width == Width::Moved;
                 Self::code(&mut self.state.borrow_mut(), scheme); // it is made here, not by the first frame
                 return Ok(extent);
             }
@@ -505,6 +515,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) fn sealed(&self, id: ExtentId, unsealed: &[usize]) {
         let state = &mut *self.state.borrow_mut();
         let extent = state.extents.at(id);
+        let dead_before = extent.is_dead();
         extent.missing = unsealed.iter().fold(0, |set, c| set | 1 << c);
         extent.completing = false;
         if extent.scheme.width() - unsealed.len() >= extent.scheme.k() {
@@ -516,6 +527,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if extent.missing == 0 {
             extent.frames = Vec::new();
         }
+        let died = extent.is_dead() && !dead_before;
+        state.extents.dead += usize::from(died);
         // It may have died before, or held back the mark of those that did.
         state.extents.died = true;
         self.space.notify_all();

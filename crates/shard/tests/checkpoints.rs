@@ -112,6 +112,7 @@ fn few_extents_behind_the_mark_are_kept_in_use() {
         let home = Home::new("2+1", 4);
         let shard = home.start().await;
         write(&shard, 0, 2, 1).await.unwrap();
+        shard.checkpoint().await.unwrap(); // it takes an extent for checkpoints into use
         ms(100).await;
         let before = home.pool.extents();
         for i in 0..20u64 {

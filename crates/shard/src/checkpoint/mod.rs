@@ -161,7 +161,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let mut written = Written::default();
         let result = self.write_checkpoint(&mut taken, &mut written).await;
         {
-            let State { map, extents, roots, stats, log_bytes_since_checkpoint, .. } =
+            let State { map, extents, roots, stats, record, log_bytes_since_checkpoint, .. } =
                 &mut *self.state.borrow_mut();
             if let Err(error) = result {
                 map.failed(taken.capture);
@@ -181,6 +181,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 roots.changes.splice(0..0, before.changes);
             }
             stats.checkpoints += 1;
+            stats.checkpoint_blocks = record.checkpoint.as_ref().map_or(0, |c| c.blocks as u64);
         }
         self.let_go(taken.unused);
         Ok(())
@@ -348,7 +349,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                         contents.data.push(b.data.clone());
                     }
                     contents.ops.push((op, now));
-                    state.to_append.push_back(index);
+                    state.aside.push_back(index);
                     op
                 })
             };
@@ -400,9 +401,13 @@ fn counts_of(extents: &Extents, roots: &Roots, taken: &Taken) -> Vec<(ExtentId, 
 }
 
 /// Lowest extent that replay from now on must look at: every extent that is not sealed, those included that are
-/// being allocated right now.
+/// being allocated right now. Those that take no user frames hold it back as little as sealed ones: replay passes over
+/// their frames, and a start finds what is not sealed wherever it lies.
 pub(crate) fn replay_mark(state: &State) -> ExtentId {
-    let unsealed =
-        state.extents.iter().filter(|e| e.phase != ExtentPhase::Sealed && !e.leftover).map(|e| e.id);
+    let unsealed = state
+        .extents
+        .iter()
+        .filter(|e| e.phase != ExtentPhase::Sealed && !e.leftover && !e.aside)
+        .map(|e| e.id);
     unsealed.chain(state.creating).min().unwrap_or(state.next_extent)
 }

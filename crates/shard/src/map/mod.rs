@@ -252,6 +252,15 @@ impl Map {
         Some(old)
     }
 
+    /// Points a block somewhere else if it is known to be where it was.
+    pub fn repoint(&mut self, layer: LayerId, block: u64, from: Ptr, to: Ptr) -> bool {
+        let there = self.lookup(layer, block) == Lookup::Data(from);
+        if there {
+            self.set(layer, block, to);
+        }
+        there
+    }
+
     /// What the tree, without changes beside it, says of a leaf that is not in memory.
     fn base(&self, layer: LayerId, page: usize, child: usize) -> Lookup {
         match self.layers[&layer].pages[page] {

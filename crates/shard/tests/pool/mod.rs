@@ -15,6 +15,7 @@ pub const L: LayerId = LayerId(1);
 const BLOCK: usize = BLOCK_BYTES;
 const SLOTS: u32 = 4096;
 const KEPT_BACK: u32 = 4;
+const KEPT_FOR_COLLECTION: u32 = 2;
 
 /// What becomes of one request.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -311,8 +312,15 @@ impl Columns for Pool {
         out.extend(inner.devices.iter().enumerate().map(|(i, d)| DeviceView {
             id: d.id,
             domain: DomainId(i as u32),
-            slots_total: inner.slots - if class == AllocClass::User { KEPT_BACK } else { 0 },
-            slots_used: match inner.spent || (inner.full && class == AllocClass::User) {
+            slots_total: inner.slots
+                - match class {
+                    AllocClass::User => KEPT_BACK + KEPT_FOR_COLLECTION,
+                    AllocClass::Collection => KEPT_BACK,
+                    AllocClass::Meta | AllocClass::Reappend => 0,
+                },
+            slots_used: match inner.spent
+                || (inner.full && matches!(class, AllocClass::User | AllocClass::Collection))
+            {
                 true => SLOTS,
                 false => d.columns.len() as u32,
             },

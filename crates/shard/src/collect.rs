@@ -1,0 +1,396 @@
+//! Collection: when, how fast, and which extents. What a victim holds is moved in `relocate.rs`.
+//!
+//! Begins early and gently: below a first mark of free space each user block that is committed allows some blocks to be
+//! moved, the more the less space is left, so that a level is found at which as much comes back as is used up. Only a pool
+//! without room for users' extents is collected as fast as it can be.
+
+use crate::columns::{AllocClass, Columns};
+use crate::relocate::{Moving, room_for};
+use crate::shard::{Shard, State};
+use crate::stream::{Classes, class_of};
+use crate::victims::{MOVED_BLOCKS, Policy, Victim, choose, may_be_victim, share};
+use peristyle_base::{COLUMN_ROWS, ExtentId, Instant, Scheme};
+use peristyle_cluster::ShardStore;
+use peristyle_rt::{Duration, timeout};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// Victims that one look at all extents finds.
+const BATCH: usize = 16;
+/// Parts of a block in which moves are allowed.
+const PARTS: u64 = 256;
+/// Blocks that may be moved for one that a user writes, at most.
+const RATE_MAX: u64 = 16;
+/// Moves that may be saved up: time in which users wrote and there was nothing to collect is not made up for.
+const OWED_MAX: u64 = 4 * MOVED_BLOCKS as u64 * PARTS;
+/// Hot extents over which their usual life is averaged.
+const LIVES: u64 = 16;
+/// An extent that could not be collected is tried again after this time.
+const SPARED_PERIOD: Duration = Duration::from_secs(30);
+/// Time between two looks of a pool that waits for space, and while what is kept back for collection is used up.
+const RETRY_PERIOD: Duration = Duration::from_millis(100);
+const SPENT_PERIOD: Duration = Duration::from_millis(10);
+/// Checkpoints that a pool without anything to collect takes for what is dead before it counts as full: each of them needs
+/// some room itself.
+const FUTILE_MAX: usize = 3;
+/// A victim is left for another one after waiting for so long.
+const ROOM_LIMIT: Duration = Duration::from_secs(10);
+
+/// What collection knows and plans.
+#[derive(Default)]
+pub(crate) struct Collect {
+    /// Blocks that users have written: the clock by which blocks have an age.
+    pub clock: u64,
+    /// How long what dies soon usually lives. 0: not known yet.
+    pub usual_life: u64,
+    /// Moves that users' writes have allowed, in parts of a block, and how much each of them does.
+    owed: u64,
+    rate: u64,
+    /// There is nothing worth collecting, as of so many deaths.
+    nothing_at: Option<u64>,
+    /// Checkpoints that were taken since it cannot go on by itself, and did not make room.
+    futile: usize,
+    /// Collection waits for an extent; and there was no room for one.
+    pub extent_wanted: bool,
+    pub spent: bool,
+    /// Room that checkpoints wait for before they are taken for it, in extents.
+    pub worth: usize,
+}
+
+/// Space of a pool, in extents of its scheme.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    pub total: usize,
+    /// Not allocated, and for users.
+    pub free: usize,
+    /// Ready for users' full frames.
+    pub ready: usize,
+    /// Without a block: they come back with the next checkpoint.
+    pub dead: usize,
+}
+
+impl Room {
+    /// Extents that collection keeps available at least, beside those that wait for a checkpoint.
+    fn margin(&self, ready_extents: usize) -> usize {
+        ready_extents + 1 + self.total / 128
+    }
+
+    /// Users will have used it up before long.
+    pub fn is_pressing(&self, ready_extents: usize) -> bool {
+        self.free + self.ready <= 2 * self.margin(ready_extents)
+    }
+
+    /// Blocks to move for each block that a user writes, in parts. Nothing above the first mark; then more and more.
+    fn rate(&self, ready_extents: usize, worth: usize) -> u64 {
+        let span = 2 * self.margin(ready_extents) as u64;
+        let high = worth as u64 + span;
+        let room = (self.free + self.ready + self.dead) as u64;
+        let used = high.saturating_sub(room).min(span);
+        match span - used {
+            0 => RATE_MAX * PARTS,
+            left => (used * PARTS / left).min(RATE_MAX * PARTS),
+        }
+    }
+}
+
+impl Collect {
+    /// A user frame with so many blocks was committed. True: enough is allowed for the next move.
+    pub fn user_wrote(&mut self, blocks: usize) -> bool {
+        self.clock += blocks as u64;
+        self.owed = (self.owed + blocks as u64 * self.rate).min(OWED_MAX);
+        self.owed >= MOVED_BLOCKS as u64 * PARTS
+    }
+
+    /// Moves are being allowed.
+    pub fn is_busy(&self) -> bool {
+        self.rate > 0
+    }
+
+    /// It cannot go on by itself.
+    pub fn is_stuck(&self) -> bool {
+        self.nothing_at.is_some() || self.spent
+    }
+
+    /// A checkpoint was taken for the room behind it.
+    pub fn took_checkpoint(&mut self) {
+        self.futile += usize::from(self.is_stuck());
+    }
+
+    /// A hot extent is over.
+    pub fn lived(&mut self, life: u64) {
+        self.usual_life = match self.usual_life {
+            0 => life,
+            usual => (usual * (LIVES - 1) + life) / LIVES,
+        };
+    }
+}
+
+/// Ages by the order of extents: all that a restart leaves of them.
+pub(crate) fn guess_births(state: &mut State, scheme: Scheme) {
+    let blocks = (scheme.k() * COLUMN_ROWS as usize) as u64;
+    state.collect.clock = state.next_extent.0 * blocks;
+    state.extents.iter_mut().for_each(|e| e.birth.add(1, e.id.0 * blocks));
+    state.extents.count_dead();
+}
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    pub(crate) async fn run_collection(self: Rc<Self>) {
+        let (mut batch, mut spared) = (Vec::new(), HashMap::new());
+        loop {
+            self.allowed(MOVED_BLOCKS).await;
+            if self.stopped().is_some() {
+                return;
+            }
+            let Some(victim) = self.next_victim(&mut batch, &spared) else {
+                self.nothing_to_collect();
+                // Whatever dies may be worth it.
+                timeout(RETRY_PERIOD, self.collect.notified()).await;
+                continue;
+            };
+            self.found_something();
+            if !self.collect_extent(victim.id).await {
+                let now = peristyle_rt::now();
+                spared.retain(|_, until| *until > now);
+                spared.insert(victim.id, now + SPARED_PERIOD);
+            }
+            self.space.notify_all();
+        }
+    }
+
+    /// Waits until so many blocks may be moved.
+    pub(crate) async fn allowed(&self, blocks: usize) {
+        let due = || {
+            let state = &mut *self.state.borrow_mut();
+            if state.stopped.is_some() || (state.short && state.settled) {
+                return true;
+            }
+            let parts = blocks as u64 * PARTS;
+            let enough = state.settled && state.collect.owed >= parts;
+            state.collect.owed -= if enough { parts } else { 0 };
+            enough
+        };
+        loop {
+            self.assess();
+            if due() {
+                return;
+            }
+            self.collect.notified().await;
+        }
+    }
+
+    /// Looks at how much room there is: how fast is collected, and in how many streams.
+    pub(crate) fn assess(&self) {
+        let room = self.room();
+        let state = &mut *self.state.borrow_mut();
+        let classes = Classes::of_pool(room.total);
+        state.classes = match self.config.collection {
+            Policy::CostBenefit => classes,
+            _ => classes.one_each(),
+        };
+        state.collect.worth = worth(room, state.stats.checkpoint_blocks, &self.config);
+        state.collect.rate = match self.config.collection {
+            Policy::Off => 0,
+            _ => room.rate(self.config.ready_extents, state.collect.worth),
+        };
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        let mut devices = Vec::new();
+        self.columns.devices(AllocClass::User, &mut devices);
+        let width = self.config.scheme.width();
+        let slots = |f: fn(&peristyle_cluster::DeviceView) -> u32| {
+            devices.iter().map(|d| f(d) as usize).sum::<usize>() / width
+        };
+        let state = self.state.borrow();
+        Room {
+            total: slots(|d| d.slots_total),
+            free: slots(|d| d.slots_free()),
+            ready: state.extents.ready[crate::extent::Width::Wide as usize].len(),
+            dead: state.extents.dead,
+        }
+    }
+
+    fn next_victim(&self, batch: &mut Vec<Victim>, spared: &HashMap<ExtentId, Instant>) -> Option<Victim> {
+        let now = peristyle_rt::now();
+        let state = self.state.borrow();
+        if self.config.collection == Policy::Off {
+            return None;
+        }
+        loop {
+            // It may have died or have been freed since the look.
+            let still = |v: &Victim| state.extents.get(v.id).is_some_and(may_be_victim);
+            if let Some(victim) = batch.pop() {
+                match still(&victim) {
+                    true => return Some(victim),
+                    false => continue,
+                }
+            }
+            let unchanged = state.collect.nothing_at == Some(state.extents.deaths);
+            if unchanged && spared.is_empty() {
+                return None;
+            }
+            let spared = |id| spared.get(&id).is_some_and(|until| *until > now);
+            let how = (self.config.scheme, self.config.collection, state.collect.clock);
+            *batch = choose(state.extents.iter(), how, spared, BATCH);
+            if batch.is_empty() {
+                return None;
+            }
+        }
+    }
+
+    fn nothing_to_collect(&self) {
+        let state = &mut *self.state.borrow_mut();
+        let deaths = Some(state.extents.deaths);
+        if state.collect.nothing_at != deaths {
+            (state.collect.nothing_at, state.collect.futile) = (deaths, 0);
+        }
+        self.judge(state);
+    }
+
+    fn found_something(&self) {
+        let state = &mut *self.state.borrow_mut();
+        (state.collect.nothing_at, state.collect.futile) = (None, 0);
+        self.judge(state);
+    }
+
+    /// Whether the pool is full: it has no room, and none can be made.
+    pub(crate) fn judge(&self, state: &mut State) {
+        let hope =
+            (state.extents.dead > 0 && state.collect.futile < FUTILE_MAX) || !state.freeable.is_empty();
+        let full = state.short && state.collect.is_stuck() && !hope;
+        if full != state.full {
+            state.full = full;
+            self.supplied.notify_all();
+        }
+    }
+
+    /// Moves everything that is alive in an extent, so that it can be freed behind the next checkpoint. False: some of it
+    /// could not be moved.
+    async fn collect_extent(self: &Rc<Self>, id: ExtentId) -> bool {
+        let (class, birth) = {
+            let state = &mut *self.state.borrow_mut();
+            let (clock, usual) = (state.collect.clock, state.collect.usual_life);
+            let Some(e) = state.extents.get_mut(id).filter(|e| may_be_victim(e)) else { return true };
+            e.victim = true;
+            let birth = e.birth.mean();
+            let age = clock.saturating_sub(birth);
+            if std::mem::take(&mut e.hot) {
+                state.collect.lived(age);
+            }
+            let e = state.extents.at(id);
+            state.stats.victims += 1;
+            state.stats.victim_shares += (share(e, self.config.scheme) * 1e6) as u64;
+            (class_of(age, usual, state.classes.moved), birth)
+        };
+        // Devices that did not answer some time ago are asked once more.
+        self.silent.borrow_mut().clear();
+        let moved = match self.live_blocks(id).await {
+            None => false,
+            Some(live) => self.move_all(&live, class, birth).await,
+        };
+        // A block of which the map was not in memory at the commit is where it was.
+        let state = &mut *self.state.borrow_mut();
+        match state.extents.get_mut(id) {
+            Some(e) => {
+                e.victim = moved && e.live == 0;
+                e.victim
+            }
+            None => true,
+        }
+    }
+
+    async fn move_all(self: &Rc<Self>, live: &[Moving], class: u8, birth: u64) -> bool {
+        let mut left = live;
+        while !left.is_empty() {
+            if left.len() < live.len() {
+                self.allowed(left.len().min(MOVED_BLOCKS)).await;
+            }
+            // Frames of about the same size: a small one at the end would cost a header of its own.
+            let each = left.len().div_ceil(left.len().div_ceil(MOVED_BLOCKS));
+            let Some(count) = self.room_to_move(class, each).await else { return false };
+            let (blocks, rest) = left.split_at(count);
+            if self.stopped().is_some() || !self.move_blocks(blocks, class, birth).await {
+                return false;
+            }
+            left = rest;
+        }
+        true
+    }
+
+    /// Waits for an extent that takes moved blocks, so many at most. `None`: there is no room for one.
+    async fn room_to_move(&self, class: u8, blocks: usize) -> Option<usize> {
+        let asked = peristyle_rt::now();
+        loop {
+            let spent = {
+                let state = &mut *self.state.borrow_mut();
+                if state.stopped.is_some() || peristyle_rt::now().since(asked) > ROOM_LIMIT {
+                    return None;
+                }
+                if let Some(count) = room_for(state, class, blocks) {
+                    return Some(count);
+                }
+                state.collect.extent_wanted = true;
+                self.judge(state);
+                state.collect.spent
+            };
+            self.supply_wanted.notify_all();
+            self.space.notify_all();
+            match spent {
+                // Checkpoints and frees come first.
+                true => peristyle_rt::sleep(SPENT_PERIOD).await,
+                false => drop(timeout(RETRY_PERIOD, self.supplied.notified()).await),
+            }
+        }
+    }
+}
+
+/// Extents that have to be dead before a checkpoint is taken for their sake: one that writes much is worth it for many only.
+/// The share of space that waits costs as much again, so that the best is where both are equal.
+fn worth(room: Room, checkpoint_blocks: u64, config: &crate::ShardConfig) -> usize {
+    let extent = (config.scheme.k() * COLUMN_ROWS as usize) as f64;
+    let best = 0.6 * (room.total as f64 * checkpoint_blocks as f64 / extent).sqrt();
+    (best as usize).clamp(config.ready_extents, room.total / 16 + config.ready_extents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(free: usize, dead: usize) -> Room {
+        Room { total: 512, free, ready: 2, dead }
+    }
+
+    #[test]
+    fn collection_begins_early_and_gently_and_gets_faster_as_space_gets_less() {
+        let rates: Vec<u64> = (0..60).rev().map(|free| room(free, 0).rate(2, 10)).collect();
+        assert_eq!(rates[0], 0, "much is free");
+        assert!(rates.is_sorted(), "{rates:?}");
+        assert_eq!(*rates.last().unwrap(), RATE_MAX * PARTS);
+        let first = rates.iter().find(|r| **r > 0).unwrap();
+        assert!(*first < PARTS / 8, "{first} parts of {PARTS} to begin with");
+    }
+
+    #[test]
+    fn what_waits_for_a_checkpoint_counts_as_room() {
+        assert_eq!(room(10, 10).rate(2, 10), room(20, 0).rate(2, 10));
+    }
+
+    #[test]
+    fn moves_are_allowed_by_what_users_write_and_not_saved_up_without_limit() {
+        let mut collect = Collect { rate: PARTS / 2, ..Collect::default() };
+        assert!(!collect.user_wrote(MOVED_BLOCKS));
+        assert!(collect.user_wrote(MOVED_BLOCKS));
+        assert!((0..100).all(|_| collect.user_wrote(MOVED_BLOCKS)));
+        assert_eq!(collect.owed, OWED_MAX);
+        assert_eq!(collect.clock, 102 * MOVED_BLOCKS as u64);
+    }
+
+    #[test]
+    fn the_usual_life_follows_what_was_seen_lately() {
+        let mut collect = Collect::default();
+        collect.lived(1000);
+        assert_eq!(collect.usual_life, 1000);
+        (0..100).for_each(|_| collect.lived(2000));
+        assert!((1900..=2000).contains(&collect.usual_life));
+    }
+}

@@ -1,0 +1,208 @@
+//! What collection does with one victim: its live blocks are read, verified, and appended to other extents.
+//!
+//! A relocation frame does not stand in the user sequence. At its commit each entry takes effect only if the map still has
+//! the very pointer that was read: it never overtakes a newer write, and users' commits never wait for it.
+//!
+//! Replay needs no relocation frame. A victim is freed only behind a checkpoint whose map does not point at it any more
+//! (invariant 9, Free late). So whatever the map says at a restart is there: what was moved before the checkpoint is where
+//! the checkpoint says, in frames that were durable before it began; what was moved after it is still at its old place.
+
+use crate::columns::Columns;
+use crate::degraded::SILENCE_LIMIT;
+use crate::error::ShardError;
+use crate::extent::{Extents, Width};
+use crate::frame::{Entry, FITTING_MIN, FrameKind};
+use crate::map::{Away, Lookup, Map, Ptr};
+use crate::shard::{Frame, Shard, State};
+use crate::stream::Stream;
+use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId, Seq, crc32c};
+use peristyle_cluster::ShardStore;
+use peristyle_rt::{Buf, View, join_all, timeout};
+use std::rc::Rc;
+
+/// A live block of a victim, and the pointer that the map has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moving {
+    layer: LayerId,
+    block: u64,
+    from: Ptr,
+}
+
+/// Takes a relocation frame into the map, entry by entry; tells how many of its blocks the map points at now.
+pub(crate) fn apply_moved(map: &mut Map, extents: &mut Extents, frame: &Frame) -> u32 {
+    let contents = &frame.contents;
+    let mut live = 0;
+    for (i, (entry, &from)) in contents.entries.iter().zip(&contents.moved_from).enumerate() {
+        let &Entry::Data { layer, block, crc } = entry else { unreachable!("only blocks are moved") };
+        let (column, row) = frame.layout.place(i);
+        if map.repoint(layer, block, from, Ptr::new(frame.extent, column, row, crc)) {
+            extents.drop_live(from);
+            live += 1;
+        }
+    }
+    extents.add_live(frame.extent, live);
+    extents.at(frame.extent).birth.add(live as u64, contents.birth);
+    live
+}
+
+/// Blocks that find an extent at once, as one frame of so many at most.
+pub(crate) fn room_for(state: &State, class: u8, blocks: usize) -> Option<usize> {
+    let left = |stream: Stream| {
+        let extent = state.extents.current(stream).and_then(|id| state.extents.get(id))?;
+        // The rest of an extent is filled, unless it is less than is worth a header.
+        let left = extent.blocks_left().min(blocks);
+        (left == blocks || left >= FITTING_MIN).then_some(left)
+    };
+    let ready = !state.extents.ready[Width::Moved as usize].is_empty();
+    // In need any of the streams will do.
+    let other = || Stream::moved().find_map(left).filter(|_| state.collect.spent);
+    left(Stream::Moved(class)).or(ready.then_some(blocks)).or_else(other)
+}
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    /// Where the map has blocks now. All of collection's questions to the map come through here.
+    /// `None`: some of the map cannot be read now.
+    async fn pointers_of(self: &Rc<Self>, layer: LayerId, blocks: &[u64]) -> Option<Vec<Lookup>> {
+        let mut all = Vec::with_capacity(blocks.len());
+        for &block in blocks {
+            let there = loop {
+                let there = self.state.borrow().map.lookup(layer, block);
+                match there {
+                    Lookup::Away => self.bring(Away::of(layer, block)).await.ok()?,
+                    there => break there,
+                }
+            };
+            all.push(there);
+        }
+        Some(all)
+    }
+
+    /// Those of the blocks that the map still points at.
+    async fn still_alive(self: &Rc<Self>, blocks: &[Moving]) -> Option<Vec<Moving>> {
+        let mut alive = Vec::with_capacity(blocks.len());
+        for same in blocks.chunk_by(|a, b| a.layer == b.layer) {
+            let numbers: Vec<u64> = same.iter().map(|m| m.block).collect();
+            let now = self.pointers_of(same[0].layer, &numbers).await?;
+            let pairs = same.iter().zip(now).filter(|(m, now)| *now == Lookup::Data(m.from));
+            alive.extend(pairs.map(|(m, _)| *m));
+        }
+        Some(alive)
+    }
+
+    /// The blocks of an extent that the map points at, in the order in which they lie there. `None`: a header cannot be
+    /// read now.
+    pub(crate) async fn live_blocks(self: &Rc<Self>, id: ExtentId) -> Option<Vec<Moving>> {
+        let (rows, copies) = self.header_copies(id)?;
+        let (mut row, mut entries, mut live) = (0, Vec::new(), Vec::new());
+        while row < rows {
+            let header = self.sealed_header(&copies, row, &mut entries).await?;
+            let layout = header.layout();
+            let data = entries.iter().filter(|e| e.data_crc().is_some()).enumerate();
+            let here: Vec<Moving> = data
+                .filter_map(|(i, entry)| match *entry {
+                    Entry::Data { layer, block, crc } => {
+                        let (column, row) = layout.place(i);
+                        Some(Moving { layer, block, from: Ptr::new(id, column, row, crc) })
+                    }
+                    _ => None,
+                })
+                .collect();
+            live.extend(self.still_alive(&here).await?);
+            row = layout.end_row();
+        }
+        Some(live)
+    }
+
+    /// Reads what is still alive of the blocks and appends it as one relocation frame. False: they are where they were.
+    pub(crate) async fn move_blocks(self: &Rc<Self>, blocks: &[Moving], class: u8, birth: u64) -> bool {
+        // Nobody frees the victim under the reads: its last blocks may die meanwhile.
+        let reading = self.readers.enter();
+        let Some(blocks) = self.still_alive(blocks).await else { return false };
+        let blocks = &blocks[..];
+        let Some(views) = self.read_moving(blocks).await else { return false };
+        drop(reading);
+        if blocks.is_empty() {
+            return true;
+        }
+        let mut order: Vec<usize> = (0..blocks.len()).collect();
+        // As in users' frames: a contiguous run lies in one column.
+        order.sort_unstable_by_key(|&i| (blocks[i].layer, blocks[i].block));
+        let op = loop {
+            {
+                let state = &mut *self.state.borrow_mut();
+                if state.stopped.is_some() {
+                    return false;
+                }
+                if let Some(index) = Self::frame_slot(state, FrameKind::Relocation, Seq(0)) {
+                    let op = self.ops.start();
+                    let contents = &mut state.frames[index as usize].contents;
+                    for &i in &order {
+                        let Moving { layer, block, from } = blocks[i];
+                        contents.entries.push(Entry::Data { layer, block, crc: from.crc() });
+                        contents.data.push(views[i].clone());
+                        contents.moved_from.push(from);
+                    }
+                    (contents.class, contents.birth) = (class, birth);
+                    contents.ops.push((op, peristyle_rt::now()));
+                    state.aside.push_back(index);
+                    break op;
+                }
+            }
+            self.progress.notified().await;
+        };
+        drop(views);
+        self.work.notify_all();
+        self.ops.wait(op).await.is_ok()
+    }
+
+    /// The blocks, verified (invariant 8, Never unverified); each contiguous run is one read.
+    async fn read_moving(self: &Rc<Self>, blocks: &[Moving]) -> Option<Vec<View>> {
+        let mut memory = self.kept.collection.alloc(blocks.len() * BLOCK_BYTES).await;
+        let follows = |a: &Moving, b: &Moving| {
+            a.from.column() == b.from.column() && a.from.row().0 + 1 == b.from.row().0
+        };
+        let runs = blocks.chunk_by(follows).map(|run| {
+            let buf = memory.split_to(run.len() * BLOCK_BYTES);
+            self.read_run(run, buf)
+        });
+        let runs: Vec<_> = runs.collect();
+        let mut views = Vec::with_capacity(blocks.len());
+        for run in join_all(runs).await {
+            let run = run.ok()?;
+            views.extend((0..run.len()).step_by(BLOCK_BYTES).map(|at| run.slice(at..at + BLOCK_BYTES)));
+        }
+        Some(views)
+    }
+
+    async fn read_run(self: &Rc<Self>, run: &[Moving], buf: Buf) -> Result<View, ShardError> {
+        let from = run[0].from;
+        let (place, name) = {
+            let state = self.state.borrow();
+            let e = state.extents.get(from.extent()).ok_or(ShardError::Unreadable)?;
+            (e.place(from.column().0 as usize), e.name(self.id, from.column().0 as usize))
+        };
+        let bytes = buf.len();
+        let there = !place.device.is_nil() && !self.columns.is_away(place.device);
+        let read = async {
+            match there {
+                true => timeout(SILENCE_LIMIT, self.columns.read(place, name, from.row(), buf)).await,
+                false => None,
+            }
+        };
+        let (mut buf, good) = match read.await {
+            Some((result, buf)) => (buf, result.is_ok()),
+            // The device may still write to the other one.
+            None => (Buf::alloc(bytes).await, false),
+        };
+        for (m, block) in run.iter().zip(buf.chunks_exact_mut(BLOCK_BYTES)) {
+            if good && crc32c(block) == m.from.crc() {
+                continue;
+            }
+            self.state.borrow_mut().stats.damaged_blocks += u64::from(good);
+            let p = m.from;
+            let whole = self.reconstruct(p.extent(), p.column(), p.row(), p.crc()).await?;
+            block.copy_from_slice(&whole);
+        }
+        Ok(buf.freeze())
+    }
+}
