@@ -6,8 +6,9 @@ use crate::encode::{FrameMemory, crc_offset, encode_parity, fill_crcs};
 use crate::error::ShardError;
 use crate::extent::{ExtentPhase, Width};
 use crate::frame::{FITTING_MIN, FRAME_BLOCKS_MAX, FrameKind, Header, Layout, goes_narrow};
+use crate::map::Lookup;
 use crate::shard::{Shard, State};
-use crate::stream::Stream;
+use crate::stream::{Stream, class_of};
 use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ExtentId, Instant, RowIndex, Scheme, Seq};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::{Buf, Duration, IoVec, select};
@@ -93,6 +94,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if state.order.len() >= self.config.frames_in_flight_max {
             return Step::Wait(None);
         }
+        if state.queue.left_over() > 0 {
+            return Step::Build;
+        }
         let batching = Batching {
             pending: state.queue.blocks().max(1),
             pending_ns: state.queue.oldest().map_or(0, |since| now.nanos_since(since)),
@@ -116,7 +120,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             return None;
         }
         let index = free_frame(state)?;
-        let fitting = self.fitting(state);
+        let (class, commands) = self.sort_queue(state);
+        let fitting = self.fitting(state, class);
         let in_flight: usize =
             state.order.iter().map(|&i| state.frames[i as usize].contents.data.len()).sum();
         let outstanding = in_flight + state.queue.blocks();
@@ -124,7 +129,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let seq = state.next_seq;
         state.next_seq = seq.next();
         let frame = &mut state.frames[index as usize];
-        state.queue.take(&mut state.scratch, &mut frame.contents, fitting);
+        state.queue.take(&mut state.scratch, &mut frame.contents, (commands, fitting));
+        frame.contents.class = class;
         (frame.busy, frame.kind, frame.seq) = (true, FrameKind::User, seq);
         (frame.durable, frame.reappended, frame.on_kept, frame.stream) = (false, false, false, None);
         frame.extent = ExtentId(0);
@@ -141,9 +147,26 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Some(index)
     }
 
+    /// Which class of commands the next frame takes, and how many of them: `usize::MAX` for all. Blocks that replace what
+    /// lived long will live long (SepBIT); the age of what they replace is that of its extent.
+    fn sort_queue(&self, state: &mut State) -> (u8, usize) {
+        let State { queue, scratch, map, extents, collect, classes, .. } = state;
+        if classes.user == 1 || collect.usual_life == 0 {
+            return (0, usize::MAX);
+        }
+        let class_of = |layer, block| match map.lookup(layer, block) {
+            Lookup::Data(ptr) => {
+                let birth = extents.get(ptr.extent()).map_or(0, |e| e.birth.mean());
+                class_of(collect.clock.saturating_sub(birth), collect.usual_life, classes.user)
+            }
+            Lookup::Zero | Lookup::Absent => classes.user - 1,
+        };
+        queue.sort_by_class(scratch, FRAME_BLOCKS_MAX, class_of)
+    }
+
     /// Blocks that the next frame of users should have at most: what the extent in use has room for, unless that is little.
-    fn fitting(&self, state: &State) -> usize {
-        let current = state.extents.current(Stream::User(0)).and_then(|id| state.extents.get(id));
+    fn fitting(&self, state: &State, class: u8) -> usize {
+        let current = state.extents.current(Stream::User(class)).and_then(|id| state.extents.get(id));
         let fitting = current.map_or(FRAME_BLOCKS_MAX, |e| e.blocks_left());
         if fitting < FITTING_MIN { FRAME_BLOCKS_MAX } else { fitting.min(FRAME_BLOCKS_MAX) }
     }

@@ -7,6 +7,9 @@ use peristyle_base::{BLOCK_BYTES, Instant, LayerId, crc32c};
 use peristyle_rt::View;
 use std::collections::VecDeque;
 
+mod sort;
+pub(crate) use sort::WINDOW;
+
 /// Room that a frame keeps for events and ranges beside its data.
 const OTHER_ENTRIES_MAX: usize = ENTRIES_MAX - FRAME_BLOCKS_MAX;
 
@@ -24,6 +27,8 @@ pub struct Pending {
     pub effect: Effect,
     pub op: OpId,
     pub since: Instant,
+    /// Which class it belongs to, once somebody asked.
+    pub class: Option<u8>,
 }
 
 impl Pending {
@@ -41,6 +46,8 @@ impl Pending {
 pub struct Queue {
     items: VecDeque<Pending>,
     blocks: usize,
+    /// Commands at the front that an earlier frame has left to another class: they do not wait for company.
+    left_over: usize,
 }
 
 struct Candidate {
@@ -61,6 +68,9 @@ const ZEROES_CRC: u32 = 0x98f9_4189;
 #[derive(Default)]
 pub struct Scratch {
     candidates: Vec<Candidate>,
+    /// Commands that are being sorted by class.
+    pub(crate) picked: Vec<Pending>,
+    pub(crate) rest: Vec<Pending>,
     /// Zeroed ranges with their place in the order of arrival.
     ranges: Vec<(LayerId, u64, u32, u32)>,
     /// Blocks of zeros that hosts write become ranges, too.
@@ -111,7 +121,7 @@ impl Contents {
 
 impl Queue {
     pub fn with_room(commands: usize) -> Queue {
-        Queue { items: VecDeque::with_capacity(commands), blocks: 0 }
+        Queue { items: VecDeque::with_capacity(commands), blocks: 0, left_over: 0 }
     }
     pub fn push(&mut self, pending: Pending) {
         self.blocks += pending.blocks();
@@ -131,8 +141,11 @@ impl Queue {
     pub fn blocks(&self) -> usize {
         self.blocks
     }
+    pub fn left_over(&self) -> usize {
+        self.left_over
+    }
     pub fn drain(&mut self) -> impl Iterator<Item = Pending> + '_ {
-        self.blocks = 0;
+        (self.blocks, self.left_over) = (0, 0);
         self.items.drain(..)
     }
     /// Whether a command that waits touches a block of the range.
@@ -154,7 +167,9 @@ impl Queue {
     /// A frame has at most one effect per (layer, block), the last in arrival order; ranges come first, then
     /// data sorted by (layer, block), so that a contiguous run lies in one column (DESIGN §3, §11). An event
     /// stands alone: what follows it belongs to the next frame, so that order within a frame never matters.
-    pub fn take(&mut self, scratch: &mut Scratch, out: &mut Contents, limit: usize) {
+    ///
+    /// At most `commands` of them.
+    pub fn take(&mut self, scratch: &mut Scratch, out: &mut Contents, (commands, limit): (usize, usize)) {
         out.clear();
         scratch.candidates.clear();
         scratch.ranges.clear();
@@ -166,10 +181,11 @@ impl Queue {
                 Effect::Zero { .. } => others < OTHER_ENTRIES_MAX,
                 Effect::Event(_) => out.ops.is_empty(),
             };
-            if !fits || out.ops.len() == out.ops.capacity() {
+            if !fits || out.ops.len() == out.ops.capacity().min(commands) {
                 break;
             }
             let next = self.items.pop_front().expect("just seen");
+            self.left_over = self.left_over.saturating_sub(1);
             let order = out.ops.len() as u32;
             self.blocks -= next.blocks();
             out.ops.push((next.op, next.since));
@@ -201,6 +217,8 @@ impl Scratch {
         Scratch {
             detect_zeroes,
             candidates: Vec::with_capacity(FRAME_BLOCKS_MAX),
+            picked: Vec::with_capacity(WINDOW),
+            rest: Vec::with_capacity(WINDOW),
             ranges: Vec::with_capacity(OTHER_ENTRIES_MAX),
         }
     }

@@ -398,7 +398,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             return Ok(Err(effect));
         }
         let op = self.ops.start();
-        self.enqueue(state, Pending { effect, op, since: peristyle_rt::now() });
+        self.enqueue(state, Pending { effect, op, since: peristyle_rt::now(), class: None });
         Ok(Ok(op))
     }
 

@@ -81,8 +81,8 @@ impl Classes {
     pub fn of_pool(extents: usize) -> Classes {
         let (user, moved) = match extents {
             0..96 => (1, 1),
-            96..256 => (1, 3),
-            256..768 => (2, 5),
+            96..160 => (1, 3),
+            160..768 => (2, 5),
             _ => (3, 5),
         };
         Classes { user, moved, checkpoints_apart: extents >= 96 }

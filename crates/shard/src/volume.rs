@@ -204,7 +204,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             return Err(data);
         }
         let op = self.ops.start_told(to, token);
-        self.enqueue(state, Pending { effect, op, since: now });
+        self.enqueue(state, Pending { effect, op, since: now, class: None });
         Ok(())
     }
 

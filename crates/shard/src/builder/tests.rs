@@ -59,10 +59,10 @@ fn a_frame_has_one_effect_per_block_and_it_is_the_last_that_arrived() {
                         Effect::Write { layer: L, block, data: data(count as usize, content).await }
                     }
                 };
-                queue.push(Pending { effect, op: ops.start(), since: Instant::ZERO });
+                queue.push(Pending { effect, op: ops.start(), since: Instant::ZERO, class: None });
             }
             while !queue.is_empty() {
-                queue.take(&mut scratch, &mut out, FRAME_BLOCKS_MAX);
+                queue.take(&mut scratch, &mut out, (usize::MAX, FRAME_BLOCKS_MAX));
                 let blocks: Vec<_> = out
                     .entries
                     .iter()
@@ -88,13 +88,13 @@ fn a_command_is_never_split_over_frames_and_an_event_stands_alone() {
         let event = || Effect::Event(Entry::LayerDropped { layer: L });
         for (block, blocks) in [(0, 128), (200, 112), (400, 1)] {
             let effect = Effect::Write { layer: L, block, data: data(blocks, 1).await };
-            queue.push(Pending { effect, op: ops.start(), since: Instant::ZERO });
+            queue.push(Pending { effect, op: ops.start(), since: Instant::ZERO, class: None });
         }
-        queue.push(Pending { effect: event(), op: ops.start(), since: Instant::ZERO });
-        queue.push(Pending { effect: event(), op: ops.start(), since: Instant::ZERO });
+        queue.push(Pending { effect: event(), op: ops.start(), since: Instant::ZERO, class: None });
+        queue.push(Pending { effect: event(), op: ops.start(), since: Instant::ZERO, class: None });
         let mut taken = Vec::new();
         while !queue.is_empty() {
-            queue.take(&mut scratch, &mut out, FRAME_BLOCKS_MAX);
+            queue.take(&mut scratch, &mut out, (usize::MAX, FRAME_BLOCKS_MAX));
             taken.push((out.ops.len(), out.data.len(), out.entries.len()));
         }
         assert_eq!(taken, [(2, 240, 240), (1, 1, 1), (1, 0, 1), (1, 0, 1)]);
@@ -110,16 +110,16 @@ fn blocks_of_zeros_are_ranges_of_the_same_frame_and_take_no_more_room_in_it() {
         for detect in [true, false] {
             for i in 0..FRAME_BLOCKS_MAX as u64 {
                 let effect = Effect::Write { layer: L, block: i, data: data(1, i as u8 % 2).await };
-                queue.push(Pending { effect, op: ops.start(), since: Instant::ZERO });
+                queue.push(Pending { effect, op: ops.start(), since: Instant::ZERO, class: None });
             }
             let mut scratch = Scratch::with_room(detect);
-            queue.take(&mut scratch, &mut out, FRAME_BLOCKS_MAX);
+            queue.take(&mut scratch, &mut out, (usize::MAX, FRAME_BLOCKS_MAX));
             assert!(queue.is_empty() && out.entries.len() == FRAME_BLOCKS_MAX);
             assert_eq!((out.data.len(), out.zeroes), if detect { (120, 120) } else { (240, 0) });
         }
         let run = Effect::Write { layer: L, block: 7, data: data(100, 0).await };
-        queue.push(Pending { effect: run, op: ops.start(), since: Instant::ZERO });
-        queue.take(&mut Scratch::with_room(true), &mut out, FRAME_BLOCKS_MAX);
+        queue.push(Pending { effect: run, op: ops.start(), since: Instant::ZERO, class: None });
+        queue.take(&mut Scratch::with_room(true), &mut out, (usize::MAX, FRAME_BLOCKS_MAX));
         assert_eq!(out.entries, [Entry::Zero { layer: L, block: 7, count: 100 }]);
     });
 }
