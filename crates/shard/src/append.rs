@@ -159,7 +159,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 let birth = extents.get(ptr.extent()).map_or(0, |e| e.birth.mean());
                 class_of(collect.clock.saturating_sub(birth), collect.usual_life, classes.user)
             }
-            Lookup::Zero | Lookup::Absent => classes.user - 1,
+            // Nothing is known of what is not in memory: a user's frame waits for no read.
+            Lookup::Zero | Lookup::Absent | Lookup::Away => classes.user - 1,
         };
         queue.sort_by_class(scratch, FRAME_BLOCKS_MAX, class_of)
     }

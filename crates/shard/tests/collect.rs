@@ -71,7 +71,7 @@ impl World {
                 assert!(found[i * 4096..(i + 1) * 4096] == fill(1, *salt), "block {block}");
             }
         }
-        shard.check_counts().unwrap();
+        shard.check_counts().await.unwrap();
     }
 }
 
@@ -129,7 +129,7 @@ fn a_block_that_is_overwritten_while_it_is_moved_keeps_the_newer_version() {
             for block in (0..BLOCKS).step_by(100) {
                 world.scatter(&shard, block..block + 100).await;
             }
-            shard.check_counts().unwrap();
+            shard.check_counts().await.unwrap();
         }
         world.expect_all(&shard).await;
     });
@@ -282,7 +282,7 @@ fn what_cannot_be_read_now_stays_where_it_is() {
         }
         world.home.pool.no_rule();
         ms(500).await;
-        shard.check_counts().unwrap();
+        shard.check_counts().await.unwrap();
         world.expect_all(&shard).await;
     });
 }

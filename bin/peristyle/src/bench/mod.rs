@@ -1,5 +1,6 @@
 //! `peristyle bench`: load and crashes, against any NVMe/TCP target or a daemon of its own.
 
+mod collect;
 mod crash;
 mod daemon;
 mod echo;
@@ -25,6 +26,7 @@ pub enum BenchCommand {
     Idle(IdleOptions),
     Crash(CrashOptions),
     Restart(RestartOptions),
+    Collect(CollectOptions),
 }
 
 /// Closed-loop load on a volume of any NVMe/TCP target
@@ -201,6 +203,59 @@ pub struct RestartOptions {
     pub json: bool,
 }
 
+/// What collection costs: overwrites 4 KiB of a pool of memory devices in this process
+///
+/// The pool is filled to a share of what users can store, then written several times over. Device bytes of all purposes are
+/// counted.
+#[derive(Args, Debug, Clone)]
+pub struct CollectOptions {
+    /// Of each of the k+m devices
+    #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = size64)]
+    pub device_size: u64,
+    #[arg(long, default_value = "4+2", value_name = "K+M")]
+    pub scheme: peristyle_base::Scheme,
+    /// Share of the pool's capacity that the volume has, percent
+    #[arg(long, default_value_t = 80, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=95))]
+    pub fill: u8,
+    /// How often the pool's capacity is written
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub times: u32,
+    #[arg(long, value_enum, default_value_t = Distribution::Uniform)]
+    pub distribution: Distribution,
+    #[arg(long, value_enum, default_value_t = Choice::CostBenefit)]
+    pub policy: Choice,
+    /// Writes in flight
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub qd: u32,
+    /// Writes per second; 0: as fast as it goes. With a rate, an empty pool is measured as well
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub rate: u64,
+    /// Ready extents in stock
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub ready: usize,
+    /// Fail above so many device bytes per user byte
+    #[arg(long, value_name = "RATIO")]
+    pub bar: Option<f64>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which block is written next
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Distribution {
+    Uniform,
+    /// With the exponent 0.99
+    Zipf,
+}
+
+/// How collection chooses; the last two are there to be compared with the first
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Choice {
+    CostBenefit,
+    OneStream,
+    Greedy,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Rw {
     Randread,
@@ -287,6 +342,7 @@ pub fn bench(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Run(options) => run::command(&options),
         BenchCommand::Echo(options) => echo::command(&options),
         BenchCommand::Floor(options) => floor::command(&options),
+        BenchCommand::Collect(options) => collect::command(&options),
         BenchCommand::Idle(options) => idle::command(&options),
         BenchCommand::Crash(options) => crash::command(&options),
         BenchCommand::Restart(options) => restart::command(&options),

@@ -1,0 +1,317 @@
+//! `bench collect`: what collection costs, in device bytes per user byte, on a pool of memory devices in this process.
+
+use super::{Choice, CollectOptions, Distribution};
+use crate::failure::Failure;
+use crate::render::{json, table};
+use peristyle_base::hist::Histogram;
+use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, LayerId, NodeId, Scheme, ShardId, Uuid};
+use peristyle_cluster::{DomainId, MemoryShardStore};
+
+use peristyle_column::{FormatOptions, Reserve, Server, ServerConfig, WritePurpose, format};
+use peristyle_node::columns::NodeColumns;
+use peristyle_node::devices::{DeviceTable, SharedDevice};
+use peristyle_node::message::NodeBus;
+use peristyle_rt::{
+    Buf, Device, DeviceSpec, ReactorId, RuntimeConfig, View, block_on, join_all, now, sleep_until,
+};
+use peristyle_shard::frame::Layout;
+use peristyle_shard::{Policy, Shard, ShardConfig};
+use serde_json::json;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+const SHARD: ShardId = ShardId(0);
+const LAYER: LayerId = LayerId(1);
+/// Blocks of one command while the pool is filled.
+const FILL_BLOCKS: u64 = 120;
+/// Blocks of a full frame of users' writes.
+const FULL_BLOCKS: usize = 240;
+/// Slots of each device that are kept back for each purpose, as a node does it.
+const KEPT_BACK: u32 = 4;
+
+type OneShard = Rc<Shard<NodeColumns, MemoryShardStore>>;
+
+struct Pool {
+    columns: Rc<NodeColumns>,
+    shard: OneShard,
+    /// Blocks that users can store.
+    capacity: u64,
+}
+
+/// What was written, and how long users waited.
+#[derive(Clone)]
+struct Measured {
+    user_bytes: u64,
+    device_bytes: [u64; WritePurpose::ALL.len()],
+    victims: u64,
+    victim_share: f64,
+    latency: Histogram,
+}
+
+impl Measured {
+    /// Slots are zeroed by a command without data; what memory does for it is shown, and not counted.
+    fn written(&self) -> u64 {
+        let counted = |p: &WritePurpose| *p != WritePurpose::Zero;
+        WritePurpose::ALL
+            .iter()
+            .zip(self.device_bytes)
+            .filter(|(p, _)| counted(p))
+            .map(|(_, bytes)| bytes)
+            .sum()
+    }
+    fn ratio(&self) -> f64 {
+        self.written() as f64 / self.user_bytes as f64
+    }
+}
+
+pub fn command(options: &CollectOptions) -> Result<(), Failure> {
+    let options = options.clone();
+    let mut config = RuntimeConfig::small();
+    config.buffers.counts = [8192, 256, 64, 64, 64, 24];
+    block_on(config, async move {
+        let pool = Pool::new(&options).await;
+        let volume = pool.capacity * u64::from(options.fill) / 100;
+        let blocks = Blocks::new(options.distribution, volume);
+        pool.shard.ensure_layer(LAYER, pool.capacity).await.map_err(Failure::failed)?;
+        // Latency of a pool that has room: its first writes, into space that nobody has used.
+        let empty = match options.rate {
+            0 => None,
+            rate => Some(run(&pool, &options, &blocks, volume / 20, rate).await),
+        };
+        fill(&pool, volume).await;
+        let mut parts = Vec::new();
+        for _ in 0..options.times {
+            parts.push(run(&pool, &options, &blocks, pool.capacity, options.rate).await);
+        }
+        pool.shard.check_counts().await.map_err(Failure::failed)?;
+        report(&options, &pool, volume, &parts, empty)
+    })
+}
+
+impl Pool {
+    async fn new(options: &CollectOptions) -> Pool {
+        let count = options.scheme.width();
+        let id = |i: usize| Uuid::from_random([i as u8 + 1; 16]);
+        let cluster = Uuid::from_random([99; 16]);
+        let shared = |i: usize| SharedDevice::new(id(i), DomainId(i as u32), ReactorId(0), String::new());
+        let table = DeviceTable::new((0..count).map(shared).collect());
+        let port = peristyle_rt::mesh(1, 16).pop().expect("one");
+        let columns = Rc::new(NodeColumns::new(table, Rc::new(NodeBus::new(port.attach()))));
+        let mut slots = 0;
+        for i in 0..count {
+            let spec = DeviceSpec::Memory { bytes: options.device_size };
+            let device = Device::open(&spec).await.expect("memory");
+            format(&device, FormatOptions { cluster, device: id(i), force: false }).await.expect("blank");
+            let server = Server::open(device, cluster, ServerConfig::default()).await.expect("formatted");
+            let each = KEPT_BACK.min(server.usage().total / 32);
+            server.set_reserve(SHARD, Reserve { collection: each.min(2), meta: each, reappend: each });
+            columns.publish_usage(&server);
+            slots = server.usage().total - server.usage().reserved;
+            columns.add_server(server);
+            columns.table().get(id(i)).expect("listed").set_open();
+        }
+        let config = ShardConfig {
+            ready_extents: options.ready,
+            map_cache_bytes: 256 << 20,
+            collection: match options.policy {
+                Choice::CostBenefit => Policy::CostBenefit,
+                Choice::OneStream => Policy::OneStream,
+                Choice::Greedy => Policy::Greedy,
+            },
+            ..ShardConfig::new(options.scheme)
+        };
+        let store = Rc::new(MemoryShardStore::default());
+        let (shard, _) =
+            Shard::recover(SHARD, NodeId(0), config, columns.clone(), store).await.expect("a new shard");
+        let capacity = u64::from(slots) * extent_blocks(options.scheme);
+        Pool { columns, shard, capacity }
+    }
+
+    fn device_bytes(&self) -> [u64; WritePurpose::ALL.len()] {
+        let mut sum = [0; WritePurpose::ALL.len()];
+        for server in self.columns.servers() {
+            let stats = server.stats(now());
+            sum.iter_mut().zip(&stats.writes).for_each(|(sum, writes)| *sum += writes.bytes);
+        }
+        sum
+    }
+
+    fn counter(&self, name: &str) -> u64 {
+        let counters = self.shard.stats_snapshot(now()).counters;
+        counters.iter().find(|c| c.0 == name).map_or(0, |c| c.1)
+    }
+}
+
+/// Users' blocks that an extent holds in full frames.
+fn extent_blocks(scheme: Scheme) -> u64 {
+    let rows = Layout::space(FULL_BLOCKS, scheme) / scheme.width();
+    (COLUMN_ROWS as usize * FULL_BLOCKS / rows) as u64
+}
+
+async fn fill(pool: &Pool, volume: u64) {
+    let data = random_view(FILL_BLOCKS as usize).await;
+    let next = Cell::new(0);
+    let worker = |_| async {
+        while next.get() < volume {
+            let at = next.replace(next.get() + FILL_BLOCKS);
+            let blocks = FILL_BLOCKS.min(volume - at);
+            let view = data.slice(0..blocks as usize * BLOCK_BYTES);
+            pool.shard.write(LAYER, at * BLOCK_BYTES as u64, view).await.expect("there is room");
+        }
+    };
+    join_all((0..8).map(worker)).await;
+}
+
+/// Writes so many single blocks; `rate`: so many a second, or as fast as it goes.
+async fn run(pool: &Pool, options: &CollectOptions, blocks: &Blocks, count: u64, rate: u64) -> Measured {
+    let data = random_view(1).await;
+    let before = (pool.device_bytes(), pool.counter("victims"), pool.counter("victim_shares"));
+    let (left, latency) = (Cell::new(count), RefCell::new(Histogram::default()));
+    let began = now();
+    let worker = |_| async {
+        while left.get() > 0 {
+            let number = count - left.replace(left.get() - 1);
+            if rate > 0 {
+                sleep_until(began + Duration::from_nanos(number * 1_000_000_000 / rate)).await;
+            }
+            let started = now();
+            let offset = blocks.next() * BLOCK_BYTES as u64;
+            pool.shard.write(LAYER, offset, data.clone()).await.expect("collection makes room");
+            latency.borrow_mut().record(now().nanos_since(started));
+        }
+    };
+    join_all((0..options.qd).map(worker)).await;
+    let mut device_bytes = pool.device_bytes();
+    device_bytes.iter_mut().zip(before.0).for_each(|(now, before)| *now -= before);
+    let victims = pool.counter("victims") - before.1;
+    let shares = (pool.counter("victim_shares") - before.2) as f64 / 1e6;
+    Measured {
+        user_bytes: count * BLOCK_BYTES as u64,
+        device_bytes,
+        victims,
+        victim_share: shares / victims.max(1) as f64,
+        latency: latency.into_inner(),
+    }
+}
+
+async fn random_view(blocks: usize) -> View {
+    let mut buf = Buf::alloc(blocks * BLOCK_BYTES).await;
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    buf.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&random.next().to_le_bytes()));
+    buf.freeze()
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ z >> 31
+    }
+    /// From 0 up to 1.
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Which block is written next.
+struct Blocks {
+    random: RefCell<Random>,
+    count: u64,
+    /// Sums of 1/i^0.99; empty for uniform.
+    ranks: Vec<f64>,
+    /// The rank's block: odd, so that all are reached when the count is a power of two, and nearly all otherwise.
+    order: Vec<u32>,
+}
+
+impl Blocks {
+    fn new(distribution: Distribution, count: u64) -> Blocks {
+        let mut random = Random(1);
+        let (mut ranks, mut order) = (Vec::new(), Vec::new());
+        if distribution == Distribution::Zipf {
+            let mut sum = 0.0;
+            ranks = (1..=count)
+                .map(|rank| {
+                    sum += (rank as f64).powf(-0.99);
+                    sum
+                })
+                .collect();
+            order = (0..count as u32).collect();
+            for i in (1..order.len()).rev() {
+                order.swap(i, (random.next() % (i as u64 + 1)) as usize);
+            }
+        }
+        Blocks { random: RefCell::new(random), count, ranks, order }
+    }
+
+    fn next(&self) -> u64 {
+        let unit = self.random.borrow_mut().unit();
+        match self.ranks.last() {
+            None => (unit * self.count as f64) as u64,
+            Some(sum) => {
+                let rank = self.ranks.partition_point(|s| *s < unit * sum);
+                self.order[rank.min(self.order.len() - 1)] as u64
+            }
+        }
+    }
+}
+
+/// Device bytes per user byte of greedy cleaning under uniform writes at this utilisation, headers left out.
+fn analytic_limit(utilisation: f64, scheme: Scheme) -> f64 {
+    let (mut low, mut high) = (1e-9, 1.0 - 1e-9);
+    for _ in 0..100 {
+        let v: f64 = (low + high) / 2.0;
+        match (v - 1.0) / v.ln() < utilisation {
+            true => low = v,
+            false => high = v,
+        }
+    }
+    scheme.width() as f64 / scheme.k() as f64 / (1.0 - low)
+}
+
+fn report(
+    options: &CollectOptions,
+    pool: &Pool,
+    volume: u64,
+    parts: &[Measured],
+    empty: Option<Measured>,
+) -> Result<(), Failure> {
+    let limit = analytic_limit(volume as f64 / pool.capacity as f64, options.scheme);
+    let user: u64 = parts.iter().map(|p| p.user_bytes).sum();
+    let device: u64 = parts.iter().map(Measured::written).sum();
+    let total = device as f64 / user as f64;
+    let p99 = |m: &Measured| m.latency.quantile(0.99) as f64 / 1e3;
+    if options.json {
+        let parts: Vec<_> = parts
+            .iter()
+            .map(|p| json!({"ratio": p.ratio(), "victims": p.victims, "victim_share": p.victim_share, "p99_us": p99(p)}))
+            .collect();
+        let empty = empty.as_ref().map(p99);
+        let out = json!({"device_bytes_per_user_byte": total, "limit": limit, "parts": parts, "empty_p99_us": empty});
+        print!("{}", json(&out));
+    } else {
+        let line = |name: String, m: &Measured| {
+            let mut line = vec![name, format!("{:.2}", m.ratio())];
+            line.extend(m.device_bytes.iter().map(|b| format!("{:.3}", *b as f64 / m.user_bytes as f64)));
+            line.extend([m.victims.to_string(), format!("{:.3}", m.victim_share), format!("{:.0}", p99(m))]);
+            line
+        };
+        let mut lines: Vec<_> =
+            parts.iter().enumerate().map(|(i, m)| line(format!("capacity, time {}", i + 1), m)).collect();
+        lines.extend(empty.iter().map(|m| line("empty".to_owned(), m)));
+        let mut names = vec!["", "device/user"];
+        names.extend(WritePurpose::ALL.iter().map(|p| p.name()));
+        names.extend(["victims", "live share", "p99 us"]);
+        print!("{}", table(&names, &[1], lines));
+        println!("device bytes per user byte {total:.3}; greedy cleaning of uniform writes has {limit:.3}");
+    }
+    match options.bar {
+        Some(bar) if total > bar => Err(Failure::failed(format!("{total:.3} is above {bar:.3}"))),
+        _ => Ok(()),
+    }
+}
