@@ -172,8 +172,8 @@ async fn run(pool: &Pool, options: &CollectOptions, blocks: &Blocks, count: u64,
     let worker = |_| async {
         while left.get() > 0 {
             let number = count - left.replace(left.get() - 1);
-            if rate > 0 {
-                sleep_until(began + Duration::from_nanos(number * 1_000_000_000 / rate)).await;
+            if let Some(at) = (number * 1_000_000_000).checked_div(rate) {
+                sleep_until(began + Duration::from_nanos(at)).await;
             }
             let started = now();
             let offset = blocks.next() * BLOCK_BYTES as u64;
@@ -225,7 +225,7 @@ struct Blocks {
     count: u64,
     /// Sums of 1/i^0.99; empty for uniform.
     ranks: Vec<f64>,
-    /// The rank's block: odd, so that all are reached when the count is a power of two, and nearly all otherwise.
+    /// Each rank's block: the ranks are dealt out at random.
     order: Vec<u32>,
 }
 
