@@ -66,10 +66,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let mut all = Vec::with_capacity(blocks.len());
         for &block in blocks {
             let there = loop {
-                let there = self.state.borrow().map.lookup(layer, block);
-                match there {
-                    Lookup::Away => self.bring(Away::of(layer, block)).await.ok()?,
-                    there => break there,
+                let (there, counted) = {
+                    let map = &self.state.borrow().map;
+                    (map.lookup(layer, block), map.is_counted(layer, block))
+                };
+                // What was overwritten while its leaf was not in memory would keep the victim for ever.
+                match counted && there != Lookup::Away {
+                    true => break there,
+                    false => self.bring(Away::of(layer, block)).await.ok()?,
                 }
             };
             all.push(there);

@@ -161,6 +161,13 @@ impl Map {
         }
     }
 
+    /// What a block had before its last change does not count as live any more. Else it does until its leaf is brought.
+    pub fn is_counted(&self, layer: LayerId, block: u64) -> bool {
+        let change = self.changes.find((layer, block / LEAF), (block % LEAF) as u8);
+        // Where no block has to be read for it there was nothing before.
+        change.is_none_or(|change| change.counted || self.missing(Away::of(layer, block)) == Missing::Nothing)
+    }
+
     /// Leaves that are not in memory and should be written by the next checkpoint, because there are too many changes:
     /// those with most of them.
     pub fn crowd(&self) -> Vec<Away> {

@@ -54,11 +54,15 @@ impl Changes {
         !self.heads.is_empty() && self.heads.contains_key(&key)
     }
     pub fn get(&self, key: LeafKey, slot: u8) -> Option<Ptr> {
+        self.find(key, slot).map(|change| change.ptr)
+    }
+
+    pub fn find(&self, key: LeafKey, slot: u8) -> Option<&Change> {
         let mut at = self.heads.get(&key)?.first;
         while at != NONE {
             let item = &self.items[at as usize];
             if item.change.slot == slot {
-                return Some(item.change.ptr);
+                return Some(&item.change);
             }
             at = item.next;
         }

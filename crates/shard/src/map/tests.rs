@@ -553,3 +553,29 @@ fn a_leaf_that_is_given_up_while_a_checkpoint_writes_it_is_given_up_in_the_next_
     }
     world.check_all();
 }
+
+#[test]
+fn what_was_overwritten_while_its_leaf_was_not_in_memory_does_not_keep_a_victim() {
+    let mut map = Map::new(Limits::of(16 << 20));
+    map.create_layer(A, 100_000).unwrap();
+    (0..200).for_each(|block| _ = map.set(A, block, ptr(block)));
+    let capture = map.capture(false);
+    let leaf = *map.leaf(capture.leaves[0].leaf);
+    let mut page = [Ptr::ABSENT; FANOUT];
+    page[0] = ptr(5000);
+    map.installed(capture, &[ptr(5000)], &[ptr(5001)]);
+    map.forget_what_can_be_read();
+    assert!(map.is_counted(A, 7) && map.lookup(A, 7) == Lookup::Away);
+    assert_eq!(map.set(A, 7, ptr(1000)), Some(Lookup::Away));
+    assert!(!map.is_counted(A, 7));
+    let mut died = Vec::new();
+    assert!(map.install_page(Away::of(A, 7), ptr(5001), &bytes(&page)));
+    assert!(map.install_leaf(Away::of(A, 7), ptr(5000), &bytes(&leaf), |ptr| died.push(ptr)));
+    assert!(map.is_counted(A, 7) && died == [ptr(7)] && map.lookup(A, 7) == Lookup::Data(ptr(1000)));
+    // A change where nothing turns out to have been before waits for nobody.
+    map.forget_what_can_be_read();
+    map.set(A, 300, ptr(1001));
+    assert!(!map.is_counted(A, 300));
+    assert!(map.install_page(Away::of(A, 7), ptr(5001), &bytes(&page)));
+    assert!(map.is_counted(A, 300));
+}
