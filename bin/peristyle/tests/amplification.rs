@@ -7,6 +7,9 @@ use daemon::{Daemon, run};
 use serde_json::Value;
 
 const WRITES: u64 = 8000;
+/// How many writes share a frame depends on how busy the machine is, and settles for a node: the median of so many
+/// nodes counts.
+const RUNS: usize = 9;
 
 /// Device writes of frames, and their bytes, over all devices; slot tables, seals and zeroing are counted apart.
 fn appended(stats: &Value) -> (u64, u64) {
@@ -28,28 +31,36 @@ fn appended(stats: &Value) -> (u64, u64) {
 
 #[test]
 fn random_writes_at_depth_32_share_frames() {
-    let daemon = Daemon::on_files();
-    let listen = format!("tcp://{}", daemon.ready["listen"].as_str().unwrap());
-    let stats = || appended(&serde_json::from_str(&daemon.ask(&["stats", "--json"])).unwrap());
-    let before = stats();
     let count = WRITES.to_string();
-    run(&[
-        "bench",
-        "run",
-        "--target",
-        &listen,
-        "--rw",
-        "randwrite",
-        "--qd",
-        "32",
-        "--count",
-        &count,
-        "--warmup",
-        "0s",
-    ]);
-    let after = stats();
-    let ops = (after.0 - before.0) as f64 / WRITES as f64;
-    let bytes = (after.1 - before.1) as f64 / (WRITES * 4096) as f64;
+    let (mut ops, mut bytes) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        let daemon = Daemon::on_files();
+        let listen = format!("tcp://{}", daemon.ready["listen"].as_str().unwrap());
+        let stats = || appended(&serde_json::from_str(&daemon.ask(&["stats", "--json"])).unwrap());
+        let before = stats();
+        run(&[
+            "bench",
+            "run",
+            "--target",
+            &listen,
+            "--rw",
+            "randwrite",
+            "--qd",
+            "32",
+            "--count",
+            &count,
+            "--warmup",
+            "0s",
+        ]);
+        let after = stats();
+        ops.push((after.0 - before.0) as f64 / WRITES as f64);
+        bytes.push((after.1 - before.1) as f64 / (WRITES * 4096) as f64);
+    }
+    let median = |mut runs: Vec<f64>| {
+        runs.sort_by(f64::total_cmp);
+        runs[RUNS / 2]
+    };
+    let (ops, bytes) = (median(ops), median(bytes));
     assert!((0.1..=0.35).contains(&ops), "{ops:.3} device writes per write");
     assert!((1.5..=1.7).contains(&bytes), "{bytes:.3} device bytes per byte");
 }
