@@ -479,11 +479,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         state.stats.encode.leave(now, done);
         let bytes = (layout.device_blocks() * BLOCK_BYTES) as u64;
-        match frame.kind {
+        if frame.kind == FrameKind::User {
             // What replay would have to look at.
-            FrameKind::User => state.log_bytes_since_checkpoint += bytes,
-            FrameKind::Meta => {}
-            FrameKind::Relocation => {}
+            state.log_bytes_since_checkpoint += bytes;
         }
         state.stats.frame_bytes[frame.kind as usize] += bytes;
         let attempt = frame.attempt;

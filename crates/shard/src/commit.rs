@@ -2,7 +2,7 @@
 
 use crate::columns::{ColumnFault, Columns};
 use crate::error::ShardError;
-use crate::extent::{Extent, ExtentPhase};
+use crate::extent::{Extent, ExtentPhase, Extents};
 use crate::frame::{Entry, FrameKind, Layout};
 use crate::map::{Lookup, Map, MapFull, Ptr};
 use crate::relocate::apply_moved;
@@ -57,10 +57,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if frame.kind == FrameKind::User {
             assert_eq!(frame.seq, state.committed.next(), "invariant 3, In order");
             state.committed = frame.seq;
-            let dead = |ptr| extents.drop_live(ptr);
-            let live = apply(map, frame.extent, &frame.layout, &frame.contents.entries, dead)
+            let live = apply(map, extents, frame.extent, &frame.layout, &frame.contents.entries)
                 .expect("a layer's size was checked before its event was accepted");
-            extents.add_live(frame.extent, live);
             extents.at(frame.extent).birth.add(live as u64, state.collect.clock);
             if state.collect.user_wrote(frame.contents.data.len()) {
                 self.collect.notify_all();
@@ -239,15 +237,16 @@ fn next_finished(state: &State) -> Option<u16> {
     (0..state.frames.len() as u16).find(|&i| meta(&state.frames[i as usize]) && first(i))
 }
 
-/// Takes a committed frame into the map, hands out the pointers that it replaces, and tells how many of its blocks the
-/// map points at now. Replay uses the same.
+/// Takes a committed frame into the map and the extents' counts, and tells how many of its blocks the map points at now.
+/// Replay uses the same.
 pub(crate) fn apply(
     map: &mut Map,
+    extents: &mut Extents,
     extent: ExtentId,
     layout: &Layout,
     entries: &[Entry],
-    mut dead: impl FnMut(Ptr),
 ) -> Result<u32, MapFull> {
+    let mut dead = |ptr: Ptr| extents.drop_live(ptr);
     let (mut data, mut live) = (0, 0);
     for entry in entries {
         match *entry {
@@ -267,6 +266,7 @@ pub(crate) fn apply(
             Entry::Map { .. } => data += 1,
         }
     }
+    extents.add_live(extent, live);
     Ok(live)
 }
 

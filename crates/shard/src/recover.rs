@@ -241,9 +241,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.bring_for(&found.entries).await;
             let state = &mut *self.state.borrow_mut();
             let State { map, extents, .. } = state;
-            let live = apply(map, found.header.extent, &layout, &found.entries, |ptr| extents.drop_live(ptr))
+            apply(map, extents, found.header.extent, &layout, &found.entries)
                 .map_err(|MapFull| RecoverError::Checkpoint(ShardError::MapFull))?;
-            extents.add_live(found.header.extent, live);
             // What had to be replayed counts as log: a shard that is restarted often checkpoints all the same.
             state.log_bytes_since_checkpoint += (layout.device_blocks() * BLOCK_BYTES) as u64;
         }

@@ -121,9 +121,8 @@ impl<R: Resting> Shard<ReadOnly<R>, NoStore> {
                 let mut copies = rebuilt.replay.candidates(seq);
                 let found = copies.find(|f| f.header.extent == extent).expect("decided a moment ago");
                 let (State { map, extents, .. }, layout) = (&mut *state, found.header.layout());
-                let live = apply(map, extent, &layout, &found.entries, |ptr| extents.drop_live(ptr))
+                apply(map, extents, extent, &layout, &found.entries)
                     .map_err(|MapFull| RecoverError::Checkpoint(ShardError::MapFull))?;
-                extents.add_live(extent, live);
             }
         }
         Ok((shard, rebuilt))

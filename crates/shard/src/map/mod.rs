@@ -214,15 +214,7 @@ impl Map {
         {
             return ptr.lookup();
         }
-        match there {
-            Slot::Absent => Lookup::Absent,
-            Slot::Zero => Lookup::Zero,
-            Slot::Home(_) => Lookup::Away,
-            Slot::At(at) => match self.pages[at as usize].children[child].lookup() {
-                Lookup::Data(_) => Lookup::Away,
-                other => other,
-            },
-        }
+        self.base(there, child)
     }
 
     /// Points a block somewhere and returns what was there, as far as that is known: what a leaf that is not in memory
@@ -239,7 +231,7 @@ impl Map {
                 std::mem::replace(&mut self.leaves[leaf as usize].ptrs[slot], ptr).lookup()
             }
             None => {
-                let base = self.base(layer, page, child);
+                let base = self.base(self.layers[&layer].pages[page], child);
                 let key = (layer, block / LEAF);
                 match self.changes.set(key, slot as u8, ptr, base != Lookup::Away) {
                     Some(old) => old.lookup(),
@@ -262,8 +254,8 @@ impl Map {
     }
 
     /// What the tree, without changes beside it, says of a leaf that is not in memory.
-    fn base(&self, layer: LayerId, page: usize, child: usize) -> Lookup {
-        match self.layers[&layer].pages[page] {
+    fn base(&self, page: Slot, child: usize) -> Lookup {
+        match page {
             Slot::Absent => Lookup::Absent,
             Slot::Zero => Lookup::Zero,
             Slot::Home(_) => Lookup::Away,
