@@ -166,10 +166,21 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         crc: u32,
     ) -> Result<Buf, ShardError> {
         let mut block = Buf::alloc(BLOCK_BYTES).await;
-        // In memory of its own: a takeover is one future, and would hold several copies.
-        Box::pin(self.reconstruct_block(Wanted { extent, column, row, crc }, Haste::Background, &mut block))
-            .await?;
+        self.reconstruct_into(extent, column, row, crc, &mut block).await?;
         Ok(block)
+    }
+
+    /// As [`reconstruct`](Self::reconstruct), for who has the block's memory.
+    pub(crate) async fn reconstruct_into(
+        self: &Rc<Self>,
+        extent: ExtentId,
+        column: ColumnIndex,
+        row: RowIndex,
+        crc: u32,
+        block: &mut [u8],
+    ) -> Result<(), ShardError> {
+        // In memory of its own: a takeover is one future, and would hold several copies.
+        Box::pin(self.reconstruct_block(Wanted { extent, column, row, crc }, Haste::Background, block)).await
     }
 
     /// As [`reconstruct`](Self::reconstruct), for who has the block's memory. Many may be at it and hold what they read

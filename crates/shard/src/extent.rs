@@ -241,7 +241,7 @@ pub struct Extents {
     current: [Option<ExtentId>; Stream::COUNT],
     /// The stock, by [`Width`].
     pub ready: [VecDeque<ExtentId>; 4],
-    /// Sealed extents without a block: they come back with a checkpoint. A hint.
+    /// Sealed extents without a block: they come back with a checkpoint. Counted at a start, and kept from then on.
     pub dead: usize,
     /// Blocks that have died, over all extents: whoever found nothing to collect looks again when it has grown.
     pub deaths: u64,
@@ -347,7 +347,7 @@ impl Extents {
         if let Some(extent) = self.items.get_mut(&ptr.extent()) {
             extent.live = extent.live.checked_sub(1).expect("live counts follow the map");
             self.deaths += 1;
-            if extent.live == 0 && extent.phase == ExtentPhase::Sealed {
+            if extent.is_dead() {
                 self.died = true;
                 self.dead += 1;
             }

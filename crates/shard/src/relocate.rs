@@ -96,11 +96,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// The blocks of an extent that the map points at, in the order in which they lie there. `None`: a header cannot be
     /// read now.
     pub(crate) async fn live_blocks(self: &Rc<Self>, id: ExtentId) -> Option<Vec<Moving>> {
-        let (rows, copies) = self.header_copies(id)?;
-        let (mut row, mut entries, mut live) = (0, Vec::new(), Vec::new());
-        while row < rows {
-            let header = self.sealed_header(&copies, row, &mut entries).await?;
-            let layout = header.layout();
+        let mut live = Vec::new();
+        let whole = self.each_header(id, async |layout, entries| {
             let data = entries.iter().filter(|e| e.data_crc().is_some()).enumerate();
             let here: Vec<Moving> = data
                 .filter_map(|(i, entry)| match *entry {
@@ -111,10 +108,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     _ => None,
                 })
                 .collect();
-            live.extend(self.still_alive(&here).await?);
-            row = layout.end_row();
-        }
-        Some(live)
+            let alive = self.still_alive(&here).await;
+            live.extend(alive.iter().flatten());
+            alive.is_some()
+        });
+        whole.await.then_some(live)
     }
 
     /// Reads what is still alive of the blocks and appends it as one relocation frame. False: they are where they were.
@@ -187,16 +185,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         };
         let bytes = buf.len();
         let there = !place.device.is_nil() && !self.columns.is_away(place.device);
-        let read = async {
-            match there {
-                true => timeout(SILENCE_LIMIT, self.columns.read(place, name, from.row(), buf)).await,
-                false => None,
+        let (mut buf, good) = if there {
+            match timeout(SILENCE_LIMIT, self.columns.read(place, name, from.row(), buf)).await {
+                Some((result, buf)) => (buf, result.is_ok()),
+                // The device may still write to the other one. Not waited for: who holds the pool's memory may wait for
+                // the space that this makes.
+                None => (Buf::try_alloc(bytes).ok_or(ShardError::Unreadable)?, false),
             }
-        };
-        let (mut buf, good) = match read.await {
-            Some((result, buf)) => (buf, result.is_ok()),
-            // The device may still write to the other one.
-            None => (Buf::alloc(bytes).await, false),
+        } else {
+            (buf, false)
         };
         for (m, block) in run.iter().zip(buf.chunks_exact_mut(BLOCK_BYTES)) {
             if good && crc32c(block) == m.from.crc() {
@@ -204,8 +201,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             self.state.borrow_mut().stats.damaged_blocks += u64::from(good);
             let p = m.from;
-            let whole = self.reconstruct(p.extent(), p.column(), p.row(), p.crc()).await?;
-            block.copy_from_slice(&whole);
+            self.reconstruct_into(p.extent(), p.column(), p.row(), p.crc(), block).await?;
         }
         Ok(buf.freeze())
     }

@@ -5,7 +5,7 @@ use crate::checkpoint::replay_mark;
 use crate::columns::Columns;
 use crate::degraded::SILENCE_LIMIT;
 use crate::extent::{Extent, ExtentPhase, Width};
-use crate::frame::{Entry, Header};
+use crate::frame::{Entry, Header, Layout};
 use crate::map::{Away, Lookup, Ptr};
 use crate::shard::{Shard, State};
 use crate::stats::SpaceFigures;
@@ -121,7 +121,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// For tests: as if an extent's live blocks had not been counted.
     pub fn miscount(&self, extent: ExtentId) {
-        self.state.borrow_mut().extents.at(extent).live = 0;
+        let extents = &mut self.state.borrow_mut().extents;
+        extents.at(extent).live = 0;
+        extents.count_dead();
     }
 
     /// A checkpoint is durable: what it did not point at when it began, and has no block of the map, is not needed.
@@ -226,7 +228,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Counts are hints: every entry of the extent's headers is looked up before it goes (DESIGN §11).
     async fn contents(self: &Rc<Self>, id: ExtentId) -> Contents {
         let mut contents = Contents::Unused;
-        let whole = self.each_header(id, async |entries| {
+        let whole = self.each_header(id, async |_, entries| {
             for entry in entries {
                 match self.is_used(entry, id).await {
                     Some(false) => {}
@@ -280,17 +282,22 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
-    /// Hands out the entries of each frame of an extent, as long as `each` says so. False when it did not always, or a
-    /// header cannot be read now.
-    async fn each_header(&self, id: ExtentId, mut each: impl AsyncFnMut(&[Entry]) -> bool) -> bool {
+    /// Hands out the layout and the entries of each frame of an extent, as long as `each` says so. False when it did not
+    /// always, or a header cannot be read now.
+    pub(crate) async fn each_header(
+        &self,
+        id: ExtentId,
+        mut each: impl AsyncFnMut(&Layout, &[Entry]) -> bool,
+    ) -> bool {
         let Some((rows, copies)) = self.header_copies(id) else { return false };
         let (mut row, mut entries) = (0, Vec::new());
         while row < rows {
             let Some(header) = self.sealed_header(&copies, row, &mut entries).await else { return false };
-            if !each(&entries).await {
+            let layout = header.layout();
+            if !each(&layout, &entries).await {
                 return false;
             }
-            row = header.layout().end_row();
+            row = layout.end_row();
         }
         true
     }
@@ -312,7 +319,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if self.state.borrow().roots.lists_in(id) {
                 self.state.borrow_mut().map.list_all();
             }
-            self.each_header(id, async |entries| {
+            self.each_header(id, async |_, entries| {
                 for entry in entries {
                     if let Entry::Map { layer, level: 0 | 1, first, .. } = *entry {
                         moved += self.move_map_block(Away::of(layer, first), id).await as usize;
@@ -337,7 +344,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Rows of an extent, and its sealed columns that hold headers.
-    pub(crate) fn header_copies(&self, id: ExtentId) -> Option<(u16, Vec<(ColumnPlace, ColumnName)>)> {
+    fn header_copies(&self, id: ExtentId) -> Option<(u16, Vec<(ColumnPlace, ColumnName)>)> {
         let state = self.state.borrow();
         let e = state.extents.get(id)?;
         let sealed = (0..e.scheme.width()).filter(|c| (e.header_columns() & !e.missing) >> c & 1 == 1);
@@ -345,7 +352,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// The header at a row, from any sealed column that has it.
-    pub(crate) async fn sealed_header(
+    async fn sealed_header(
         &self,
         copies: &[(ColumnPlace, ColumnName)],
         row: u16,
@@ -371,13 +378,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let (short, stuck, worth) = {
             let state = &mut *self.state.borrow_mut();
             state.extents.died = false;
-            state.extents.count_dead();
             let stuck = state.short && state.collect.is_stuck();
             (state.short, stuck, state.collect.worth.max(self.config.ready_extents))
         };
         if !short && room.free * LOW_SHARE > room.total {
             // Others may take what room there is.
-            return self.state.borrow().extents.dead > 0;
+            return room.dead > 0;
+        }
+        if room.dead == 0 {
+            return false;
         }
         // While collection goes on, a checkpoint waits for what makes it worth what it writes.
         let worth = if stuck { 1 } else { worth };
@@ -386,12 +395,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let state = &mut *self.state.borrow_mut();
             let mark = replay_mark(state);
             let dead = |e: &&Extent| e.is_dead() && !state.freeable.contains(&e.id);
-            let behind = state.extents.iter().filter(dead).filter(|e| e.id < mark).count();
-            let last = state.extents.iter().filter(dead).map(|e| e.id).max();
-            let held_back = state.extents.iter().filter(dead).count() - behind;
+            let (mut behind, mut held_back, mut last) = (0, 0, ExtentId(0));
+            for e in state.extents.iter().filter(dead) {
+                *(if e.id < mark { &mut behind } else { &mut held_back }) += 1;
+                last = last.max(e.id);
+            }
             // An extent that takes frames holds the mark back: others take its place.
             if held_back >= worth && behind < worth {
-                state.retire_below = state.retire_below.max(last.expect("there are some").next());
+                state.retire_below = state.retire_below.max(last.next());
                 state.room_wanted = true;
                 self.supply_wanted.notify_all();
             }

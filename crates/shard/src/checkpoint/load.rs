@@ -196,6 +196,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 return Err(format!("extent {} has {there:?} blocks and counts {counts:?}", e.id));
             }
         }
+        let dead = extents.iter().filter(|e| e.is_dead()).count();
+        if dead != extents.dead {
+            return Err(format!("{dead} extents are dead and {} are counted", extents.dead));
+        }
         match counted.is_empty() {
             true => Ok(()),
             false => Err(format!("the map points at extents that are not there: {counted:?}")),
