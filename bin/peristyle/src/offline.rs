@@ -8,7 +8,7 @@ use crate::wiring::{self, DevDevices, DevPlan, DeviceReport, Observer, Source};
 use peristyle_base::GIB;
 use peristyle_control::config::Config;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub fn dev(options: DevOptions, admin: Option<PathBuf>) -> Result<(), Failure> {
     let json = options.json;
@@ -93,11 +93,14 @@ fn twin<T: PartialEq>(list: &[T]) -> Option<&T> {
     list.iter().enumerate().find(|(i, x)| list[..*i].contains(x)).map(|(_, x)| x)
 }
 
+fn read_config(file: &Path) -> Result<Config, Failure> {
+    let name = file.display();
+    let text = std::fs::read_to_string(file).map_err(|e| Failure::failed(format!("{name}: {e}")))?;
+    Config::parse(&text).map_err(|e| Failure::usage(format!("{name}: {e}")))
+}
+
 pub fn node(options: NodeOptions) -> Result<(), Failure> {
-    let file = options.config.display();
-    let text =
-        std::fs::read_to_string(&options.config).map_err(|e| Failure::failed(format!("{file}: {e}")))?;
-    let config = Config::parse(&text).map_err(|e| Failure::usage(format!("{file}: {e}")))?;
+    let config = read_config(&options.config)?;
     config.warnings().iter().for_each(|warning| eprintln!("peristyle: warning: {warning}"));
     if options.check {
         return Ok(());
@@ -139,9 +142,7 @@ fn source(store: StoreOptions) -> Result<Source, Failure> {
     let (state_file, mut devices) = match &store.config {
         None => (wiring::state_file_in(&store.dir), Vec::new()),
         Some(file) => {
-            let name = file.display();
-            let text = std::fs::read_to_string(file).map_err(|e| Failure::failed(format!("{name}: {e}")))?;
-            let config = Config::parse(&text).map_err(|e| Failure::usage(format!("{name}: {e}")))?;
+            let config = read_config(file)?;
             (config.state_file(), config.devices.iter().map(|d| d.path.clone()).collect())
         }
     };

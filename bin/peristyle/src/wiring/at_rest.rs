@@ -5,9 +5,8 @@ use super::{DeviceReport, FindingReport};
 use crate::failure::Failure;
 use peristyle_base::{DeviceId, ExtentId, ShardId};
 use peristyle_cluster::ShardStore;
-use peristyle_column::inspect;
+use peristyle_column::{Inspection, inspect};
 use peristyle_control::desired::State;
-
 use peristyle_control::{Control, EmbeddedStore, ShardRecords};
 use peristyle_node::at_rest::{RestingDevice, RestingPool};
 use peristyle_rt::{BufConfig, Device, IoError, RuntimeConfig};
@@ -150,15 +149,10 @@ fn paths_of(source: &Source, state: &State) -> Vec<PathBuf> {
     paths
 }
 
-async fn resting(devices: &[(PathBuf, Device)], domains: BTreeMap<DeviceId, u32>) -> RestingPool {
-    let mut found = Vec::new();
-    for (_, device) in devices {
-        let inspection = inspect(device).await;
-        if let Ok(label) = inspection.label {
-            found.push(RestingDevice { device: device.clone(), label, columns: inspection.columns });
-        }
-    }
-    RestingPool::new(domains, found)
+/// A device as its tables say; `None`: they are not of any pool.
+fn resting(device: &Device, inspection: Inspection) -> Option<RestingDevice> {
+    let label = inspection.label.ok()?;
+    Some(RestingDevice { device: device.clone(), label, columns: inspection.columns })
 }
 
 /// Checks everything of a pool that can be checked at rest. Writes nothing.
@@ -174,12 +168,14 @@ pub fn pool_check(source: &Source, full: bool) -> Result<PoolCheck, Failure> {
             ..PoolCheck::default()
         };
         let devices = open_devices(&paths_of(&source, &state), &mut report.problems).await?;
+        let mut found = Vec::new();
         for (path, device) in &devices {
-            let checked = check_device(path, device, full).await;
+            let (checked, inspection) = check_device(path, device, full).await;
             report.devices.push(checked);
+            found.extend(resting(device, inspection));
         }
         let domains = state.devices.values().map(|d| (d.id, d.domain)).collect();
-        let resting = Rc::new(resting(&devices, domains).await);
+        let resting = Rc::new(RestingPool::new(domains, found));
         for shard in resting.shards().into_iter().filter(|shard| !state.shards.contains_key(shard)) {
             report
                 .problems
@@ -250,8 +246,14 @@ pub fn dump_extent(source: &Source, extent: u64, shard: Option<u32>) -> Result<V
         let mut problems = Vec::new();
         let devices = open_devices(&paths, &mut problems).await?;
         problems.iter().for_each(|problem| eprintln!("peristyle: {problem}"));
-        let pool = resting(&devices, BTreeMap::new()).await;
-        let names = names_of(&devices).await;
+        let (mut found, mut names) = (Vec::new(), BTreeMap::new());
+        for (path, device) in &devices {
+            if let Some(device) = resting(device, inspect(device).await) {
+                names.insert(device.label.device, path.display().to_string());
+                found.push(device);
+            }
+        }
+        let pool = RestingPool::new(BTreeMap::new(), found);
         let mut dumps = Vec::new();
         for id in pool.shards().into_iter().filter(|id| shard.is_none_or(|wanted| id.0 == wanted)) {
             let extents = extents_of(id, &pool.list(id).await);
@@ -267,16 +269,6 @@ pub fn dump_extent(source: &Source, extent: u64, shard: Option<u32>) -> Result<V
             false => Ok(dumps),
         }
     })
-}
-
-async fn names_of(devices: &[(PathBuf, Device)]) -> BTreeMap<DeviceId, String> {
-    let mut names = BTreeMap::new();
-    for (path, device) in devices {
-        if let Ok(label) = inspect(device).await.label {
-            names.insert(label.device, path.display().to_string());
-        }
-    }
-    names
 }
 
 async fn dump(pool: &RestingPool, extent: &ExtentSlots, names: &BTreeMap<DeviceId, String>) -> ExtentDump {

@@ -112,17 +112,17 @@ pub fn device_check(paths: &[PathBuf]) -> Result<Vec<DeviceReport>, Failure> {
                 return Ok(DeviceReport { path, problems: vec![problem], ..DeviceReport::default() });
             }
         };
-        Ok(check_device(&path, &device, true).await)
+        Ok(check_device(&path, &device, true).await.0)
     })
 }
 
-/// `full`: rows are read, not the tables alone.
-pub async fn check_device(path: &Path, device: &Device, full: bool) -> DeviceReport {
+/// `full`: rows are read, not the tables alone. With it comes what the tables say.
+pub async fn check_device(path: &Path, device: &Device, full: bool) -> (DeviceReport, Inspection) {
     if !full {
         let inspection = peristyle_column::inspect(device).await;
         let mut report = report(path, device.bytes(), &inspection);
         add_findings(&mut report, &inspection.findings);
-        return report;
+        return (report, inspection);
     }
     let bar = progress_bar(&path.display().to_string());
     let checked = peristyle_column::check(device, |done, all| {
@@ -135,7 +135,7 @@ pub async fn check_device(path: &Path, device: &Device, full: bool) -> DeviceRep
     (report.columns_checked, report.rows_checked) = (checked.columns_checked, checked.rows_checked);
     report.problems.clear();
     add_findings(&mut report, &checked.findings);
-    report
+    (report, checked.inspection)
 }
 
 fn add_findings(report: &mut DeviceReport, findings: &Findings) {
