@@ -1,12 +1,14 @@
 //! The appender: builds frames of what is pending, encodes them, and sends their columns.
 
 use crate::batching::Batching;
+use crate::builder::Contents;
 use crate::columns::{AllocClass, ColumnFault, Columns, WriteClass};
 use crate::encode::{FrameMemory, crc_offset, encode_parity, fill_crcs};
 use crate::error::ShardError;
 use crate::extent::{ExtentPhase, Width};
 use crate::frame::{FITTING_MIN, FRAME_BLOCKS_MAX, FrameKind, Header, Layout, goes_narrow};
 use crate::map::Lookup;
+use crate::ops::OpId;
 use crate::shard::{Shard, State};
 use crate::stream::{Stream, class_of};
 use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ExtentId, Instant, RowIndex, Scheme, Seq};
@@ -131,9 +133,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let frame = &mut state.frames[index as usize];
         state.queue.take(&mut state.scratch, &mut frame.contents, (commands, fitting));
         frame.contents.class = class;
-        (frame.busy, frame.kind, frame.seq) = (true, FrameKind::User, seq);
-        (frame.durable, frame.reappended, frame.on_kept, frame.stream) = (false, false, false, None);
-        frame.extent = ExtentId(0);
+        frame.begin(FrameKind::User, seq);
         frame.started = peristyle_rt::now();
         let now = frame.started;
         for &(_, since) in &frame.contents.ops {
@@ -176,12 +176,38 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) fn frame_slot(state: &mut State, kind: FrameKind, seq: Seq) -> Option<u16> {
         let index = free_frame(state)?;
         let frame = &mut state.frames[index as usize];
-        (frame.busy, frame.kind, frame.seq) = (true, kind, seq);
-        (frame.durable, frame.reappended, frame.on_kept, frame.stream) = (false, false, false, None);
-        frame.extent = ExtentId(0);
+        frame.begin(kind, seq);
         frame.started = peristyle_rt::now();
         frame.contents.clear();
         Some(index)
+    }
+
+    /// Appends a frame that does not stand in the user sequence, with what `fill` gives it, as soon as a slot is free.
+    /// Returns when it is committed.
+    pub(crate) async fn append_aside(
+        &self,
+        kind: FrameKind,
+        mut fill: impl FnMut(&mut Contents),
+    ) -> Result<OpId, ShardError> {
+        let op = loop {
+            {
+                let state = &mut *self.state.borrow_mut();
+                if state.stopped.is_some() {
+                    return Err(ShardError::Stopped);
+                }
+                if let Some(index) = Self::frame_slot(state, kind, Seq(0)) {
+                    let op = self.ops.start();
+                    let frame = &mut state.frames[index as usize];
+                    fill(&mut frame.contents);
+                    frame.contents.ops.push((op, frame.started));
+                    state.aside.push_back(index);
+                    break op;
+                }
+            }
+            self.progress.notified().await;
+        };
+        self.work.notify_all();
+        self.ops.wait(op).await.map(|()| op)
     }
 
     /// Gives a frame its rows in an extent and sends its columns. Returns once they are on their way, or when

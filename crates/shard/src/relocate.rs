@@ -7,6 +7,7 @@
 //! (invariant 9, Free late). So whatever the map says at a restart is there: what was moved before the checkpoint is where
 //! the checkpoint says, in frames that were durable before it began; what was moved after it is still at its old place.
 
+use crate::builder::Contents;
 use crate::columns::Columns;
 use crate::degraded::SILENCE_LIMIT;
 use crate::error::ShardError;
@@ -15,7 +16,7 @@ use crate::frame::{Entry, FITTING_MIN, FrameKind};
 use crate::map::{Away, Lookup, Map, Ptr};
 use crate::shard::{Frame, Shard, State};
 use crate::stream::Stream;
-use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId, Seq, crc32c};
+use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId, crc32c};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::{Buf, View, join_all, timeout};
 use std::rc::Rc;
@@ -129,32 +130,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let mut order: Vec<usize> = (0..blocks.len()).collect();
         // As in users' frames: a contiguous run lies in one column.
         order.sort_unstable_by_key(|&i| (blocks[i].layer, blocks[i].block));
-        let op = loop {
-            {
-                let state = &mut *self.state.borrow_mut();
-                if state.stopped.is_some() {
-                    return false;
-                }
-                if let Some(index) = Self::frame_slot(state, FrameKind::Relocation, Seq(0)) {
-                    let op = self.ops.start();
-                    let contents = &mut state.frames[index as usize].contents;
-                    for &i in &order {
-                        let Moving { layer, block, from } = blocks[i];
-                        contents.entries.push(Entry::Data { layer, block, crc: from.crc() });
-                        contents.data.push(views[i].clone());
-                        contents.moved_from.push(from);
-                    }
-                    (contents.class, contents.birth) = (class, birth);
-                    contents.ops.push((op, peristyle_rt::now()));
-                    state.aside.push_back(index);
-                    break op;
-                }
+        let fill = |contents: &mut Contents| {
+            for &i in &order {
+                let Moving { layer, block, from } = blocks[i];
+                contents.entries.push(Entry::Data { layer, block, crc: from.crc() });
+                contents.data.push(views[i].clone());
+                contents.moved_from.push(from);
             }
-            self.progress.notified().await;
+            (contents.class, contents.birth) = (class, birth);
         };
-        drop(views);
-        self.work.notify_all();
-        self.ops.wait(op).await.is_ok()
+        self.append_aside(FrameKind::Relocation, fill).await.is_ok()
     }
 
     /// The blocks, verified (invariant 8, Never unverified); each contiguous run is one read.

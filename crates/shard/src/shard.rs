@@ -111,6 +111,13 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
+    /// The slot is a new frame's, which was not sent anywhere.
+    pub fn begin(&mut self, kind: FrameKind, seq: Seq) {
+        (self.busy, self.kind, self.seq) = (true, kind, seq);
+        (self.durable, self.reappended, self.on_kept, self.stream) = (false, false, false, None);
+        self.extent = ExtentId(0);
+    }
+
     fn new() -> Frame {
         Frame {
             busy: false,

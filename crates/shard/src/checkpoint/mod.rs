@@ -328,38 +328,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if blocks.is_empty() {
             return Ok(Vec::new());
         }
-        let op = loop {
-            let started = {
-                let state = &mut *self.state.borrow_mut();
-                if state.stopped.is_some() {
-                    return Err(ShardError::Stopped);
+        let op = self
+            .append_aside(FrameKind::Meta, |contents| {
+                for b in &blocks {
+                    let (layer, level, first, crc) = (b.layer, b.level, b.first, crc32c(&b.data));
+                    contents.entries.push(Entry::Map { layer, level, first, crc });
+                    contents.data.push(b.data.clone());
                 }
-                let now = peristyle_rt::now();
-                Self::frame_slot(state, FrameKind::Meta, Seq(0)).map(|index| {
-                    let op = self.ops.start();
-                    let contents = &mut state.frames[index as usize].contents;
-                    for b in &blocks {
-                        let crc = crc32c(&b.data);
-                        contents.entries.push(Entry::Map {
-                            layer: b.layer,
-                            level: b.level,
-                            first: b.first,
-                            crc,
-                        });
-                        contents.data.push(b.data.clone());
-                    }
-                    contents.ops.push((op, now));
-                    state.aside.push_back(index);
-                    op
-                })
-            };
-            match started {
-                Some(op) => break op,
-                None => self.progress.notified().await,
-            }
-        };
-        self.work.notify_all();
-        self.ops.wait(op).await?;
+            })
+            .await?;
         let state = &mut *self.state.borrow_mut();
         let at = state
             .meta_done
