@@ -3,6 +3,7 @@
 
 use peristyle_base::DeviceId;
 use peristyle_cluster::{DeviceView, DomainId};
+use peristyle_column::Reserve;
 use peristyle_rt::ReactorId;
 use peristyle_shard::AllocClass;
 use std::sync::Arc;
@@ -123,6 +124,17 @@ impl SharedDevice {
             avoid: state == DeviceState::Slow,
         }
     }
+}
+
+/// Slots of a device that each shard keeps back for checkpoints, and again for re-appends, at most.
+const RESERVE_SLOTS: u32 = 4;
+/// … and for what collection moves: two extents.
+const COLLECTION_SLOTS: u32 = 2;
+
+/// What a shard keeps back of a device with so many slots.
+pub fn reserve(slots: u32) -> Reserve {
+    let each = (slots / 32).min(RESERVE_SLOTS);
+    Reserve { collection: each.min(COLLECTION_SLOTS), meta: each, reappend: each }
 }
 
 /// All devices of the node.

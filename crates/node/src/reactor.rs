@@ -10,7 +10,7 @@ use crate::stats::{FrontStats, ReactorStats, VolumeStats};
 use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
 use peristyle_base::{DeviceId, Instant, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, ShardStore};
-use peristyle_column::{Discard, FormatError, FormatOptions, OpenError, Reserve, Server, ServerConfig};
+use peristyle_column::{Discard, FormatError, FormatOptions, OpenError, Server, ServerConfig};
 use peristyle_rt::alloc_count::background;
 use peristyle_rt::mesh::PortSeed;
 use peristyle_rt::{Device, DeviceSpec, Duration, Fault, IoError, ReactorId, View, timeout};
@@ -23,10 +23,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Messages between two reactors at most; a full ring makes the sender wait.
 const MESH_CAPACITY: usize = 1024;
-/// Slots of a device that each shard keeps back for checkpoints, and again for re-appends, at most.
-const RESERVE_SLOTS: u32 = 4;
-/// … and for what collection moves: two extents.
-const COLLECTION_SLOTS: u32 = 2;
 /// A device that takes longer to be opened is away, as if it were not there.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// Pause between attempts to take a shard up.
@@ -277,11 +273,8 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         let server =
             Server::open(device, self.config.cluster, server).await.map_err(DeviceOpenError::Label)?;
         // Kept back so that a full pool still restarts, unmaps and checkpoints (invariant 11).
-        let each = (server.usage().total / 32).min(RESERVE_SLOTS);
-        for &(shard, _) in &self.config.shards {
-            let collection = each.min(COLLECTION_SLOTS);
-            server.set_reserve(shard, Reserve { collection, meta: each, reappend: each });
-        }
+        let reserve = crate::devices::reserve(server.usage().total);
+        self.config.shards.iter().for_each(|&(shard, _)| server.set_reserve(shard, reserve));
         Ok(server)
     }
 

@@ -5,9 +5,9 @@ use crate::failure::Failure;
 use crate::render::{json, table};
 use peristyle_base::hist::Histogram;
 use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, LayerId, NodeId, Scheme, ShardId, Uuid};
+use peristyle_bench::random::Random;
 use peristyle_cluster::{DomainId, MemoryShardStore};
-
-use peristyle_column::{FormatOptions, Reserve, Server, ServerConfig, WritePurpose, format};
+use peristyle_column::{FormatOptions, Server, ServerConfig, WritePurpose, format};
 use peristyle_node::columns::NodeColumns;
 use peristyle_node::devices::{DeviceTable, SharedDevice};
 use peristyle_node::message::NodeBus;
@@ -27,8 +27,6 @@ const LAYER: LayerId = LayerId(1);
 const FILL_BLOCKS: u64 = 120;
 /// Blocks of a full frame of users' writes.
 const FULL_BLOCKS: usize = 240;
-/// Slots of each device that are kept back for each purpose, as a node does it.
-const KEPT_BACK: u32 = 4;
 
 type OneShard = Rc<Shard<NodeColumns, MemoryShardStore>>;
 
@@ -104,8 +102,7 @@ impl Pool {
             let device = Device::open(&spec).await.expect("memory");
             format(&device, FormatOptions { cluster, device: id(i), force: false }).await.expect("blank");
             let server = Server::open(device, cluster, ServerConfig::default()).await.expect("formatted");
-            let each = KEPT_BACK.min(server.usage().total / 32);
-            server.set_reserve(SHARD, Reserve { collection: each.min(2), meta: each, reappend: each });
+            server.set_reserve(SHARD, peristyle_node::devices::reserve(server.usage().total));
             columns.publish_usage(&server);
             slots = server.usage().total - server.usage().reserved;
             columns.add_server(server);
@@ -197,26 +194,14 @@ async fn run(pool: &Pool, options: &CollectOptions, blocks: &Blocks, count: u64,
 
 async fn random_view(blocks: usize) -> View {
     let mut buf = Buf::alloc(blocks * BLOCK_BYTES).await;
-    let mut random = Random(0x9E37_79B9_7F4A_7C15);
-    buf.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&random.next().to_le_bytes()));
+    let mut random = Random::new(0x9E37_79B9_7F4A_7C15);
+    buf.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&random.next_u64().to_le_bytes()));
     buf.freeze()
 }
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ z >> 31
-    }
-    /// From 0 up to 1.
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
+/// From 0 up to 1.
+fn unit(random: &mut Random) -> f64 {
+    (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// Which block is written next.
@@ -231,7 +216,7 @@ struct Blocks {
 
 impl Blocks {
     fn new(distribution: Distribution, count: u64) -> Blocks {
-        let mut random = Random(1);
+        let mut random = Random::new(1);
         let (mut ranks, mut order) = (Vec::new(), Vec::new());
         if distribution == Distribution::Zipf {
             let mut sum = 0.0;
@@ -243,14 +228,14 @@ impl Blocks {
                 .collect();
             order = (0..count as u32).collect();
             for i in (1..order.len()).rev() {
-                order.swap(i, (random.next() % (i as u64 + 1)) as usize);
+                order.swap(i, (random.next_u64() % (i as u64 + 1)) as usize);
             }
         }
         Blocks { random: RefCell::new(random), count, ranks, order }
     }
 
     fn next(&self) -> u64 {
-        let unit = self.random.borrow_mut().unit();
+        let unit = unit(&mut self.random.borrow_mut());
         match self.ranks.last() {
             None => (unit * self.count as f64) as u64,
             Some(sum) => {
