@@ -128,12 +128,14 @@ impl SharedDevice {
 
 /// Slots of a device that each shard keeps back for checkpoints, and again for re-appends, at most.
 const RESERVE_SLOTS: u32 = 4;
+/// Devices with fewer slots are too small to keep any back.
+const RESERVED_MIN: u32 = 12;
 /// … and for what collection moves: two extents.
 const COLLECTION_SLOTS: u32 = 2;
 
-/// What a shard keeps back of a device with so many slots.
+/// What a shard keeps back of a device with so many slots. Without any a full pool could not be started again.
 pub fn reserve(slots: u32) -> Reserve {
-    let each = (slots / 32).min(RESERVE_SLOTS);
+    let each = (slots / 32).clamp(u32::from(slots >= RESERVED_MIN), RESERVE_SLOTS);
     Reserve { collection: each.min(COLLECTION_SLOTS), meta: each, reappend: each }
 }
 
