@@ -4,12 +4,14 @@
 //! Read first: [`Placer::place`], [`effective_scheme`], [`ShardRecord`].
 #![forbid(unsafe_code)]
 
+mod balance;
 mod codec;
 mod place;
 mod pool;
 mod record;
 mod store;
 
+pub use balance::{Move, best_move, deviations, is_uneven, target};
 pub use codec::{RecordError, fuzz_record};
 pub use place::{PlacementError, Placer};
 pub use pool::{

@@ -85,7 +85,7 @@ impl Placer {
     ) -> Result<(), PlacementError> {
         assert!(out.len() == scheme.width() && devices.len() <= DEVICES_MAX);
         self.order.clear();
-        self.order.extend((0..devices.len() as u16).filter(|&i| devices[i as usize].healthy));
+        self.order.extend((0..devices.len() as u16).filter(|&i| devices[i as usize].takes_columns()));
         self.order.sort_unstable_by_key(|&i| (devices[i as usize].domain, i));
 
         let mut chosen: [Option<Candidate>; Scheme::WIDTH_MAX] = [None; Scheme::WIDTH_MAX];
@@ -162,6 +162,7 @@ mod tests {
             slots_used: 0,
             healthy: true,
             avoid: false,
+            draining: false,
         }
     }
 
@@ -175,7 +176,7 @@ mod tests {
             domains.dedup();
             assert_eq!(domains.len(), scheme.width(), "two columns in one failure domain");
             for &i in &out {
-                assert!(devices[i].healthy && devices[i].slots_free() > 0);
+                assert!(devices[i].takes_columns() && devices[i].slots_free() > 0);
                 devices[i].slots_used += 1;
             }
             extents += 1;

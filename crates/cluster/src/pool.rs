@@ -23,9 +23,15 @@ pub struct DeviceView {
     pub healthy: bool,
     /// Slow at the moment: used only when protection would shrink without it.
     pub avoid: bool,
+    /// Its columns move off it: it serves them meanwhile, and gets no others.
+    pub draining: bool,
 }
 
 impl DeviceView {
+    /// It may be given columns, if there is room.
+    pub fn takes_columns(&self) -> bool {
+        self.healthy && !self.draining
+    }
     pub fn slots_free(&self) -> u32 {
         self.slots_total.saturating_sub(self.slots_used)
     }
@@ -119,7 +125,7 @@ pub fn effective_scheme(
 /// How many failure domains have a healthy device; with `avoided`, slow ones count too. Full ones count: they
 /// are not lost, and a full pool must say "full" rather than shrink its scheme.
 pub fn usable_domains(devices: &[DeviceView], avoided: bool) -> usize {
-    let usable = |d: &&DeviceView| d.healthy && (avoided || !d.avoid);
+    let usable = |d: &&DeviceView| d.takes_columns() && (avoided || !d.avoid);
     let new = |i: usize, d: &DeviceView| !devices[..i].iter().filter(usable).any(|e| e.domain == d.domain);
     devices.iter().enumerate().filter(|(i, d)| usable(d) && new(*i, d)).count()
 }
@@ -212,6 +218,7 @@ mod tests {
             slots_used: 0,
             healthy: true,
             avoid: false,
+            draining: false,
         };
         (0..n).map(device).collect()
     }
@@ -247,6 +254,16 @@ mod tests {
         assert_eq!((effective.scheme.to_string().as_str(), effective.protection), ("4+2", Protection::Full));
         six[..4].iter_mut().for_each(|d| d.healthy = false);
         assert_eq!(plan(&six, false), Err(PlacementError::TooFew(TooFewDomains { healthy: 2, needed: 3 })));
+    }
+
+    #[test]
+    fn a_device_that_is_drained_gets_no_columns_and_counts_as_gone() {
+        let mut seven = devices(7);
+        seven[2].draining = true;
+        let (effective, columns) = plan(&seven, false).unwrap();
+        assert_eq!((effective.protection, columns.contains(&2)), (Protection::Full, false));
+        seven[3].draining = true;
+        assert_eq!(plan(&seven, false).unwrap().0.scheme.to_string(), "3+2");
     }
 
     #[test]

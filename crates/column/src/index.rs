@@ -5,7 +5,8 @@ use peristyle_base::{ColumnName, SlotIndex};
 
 const EMPTY: u32 = u32::MAX;
 
-/// The part of a name that is never used twice on one device (the nonce is compared, not looked up).
+/// The part of a name by which a slot is found (the nonce is compared, not looked up). Two slots of a device have the
+/// same one only while a column is being filled anew beside its old self.
 pub type Key = (u32, u64, u8);
 
 pub fn key(name: &ColumnName) -> Key {
@@ -31,10 +32,11 @@ impl NameIndex {
         (x ^ x >> 29) as usize & self.mask
     }
 
-    pub fn find(&self, key: Key, name_of: impl Fn(u32) -> Key) -> Option<SlotIndex> {
+    /// The first slot under a key for which `is` says so: it compares the name, and what else the caller wants of it.
+    pub fn find(&self, key: Key, is: impl Fn(u32) -> bool) -> Option<SlotIndex> {
         let mut at = self.home(key);
         while self.cells[at] != EMPTY {
-            if name_of(self.cells[at]) == key {
+            if is(self.cells[at]) {
                 return Some(SlotIndex(self.cells[at]));
             }
             at = (at + 1) & self.mask;
@@ -104,7 +106,7 @@ mod tests {
                     _ => {}
                 }
                 for s in 0..3 { for e in 0..12 { for c in 0..2 {
-                    let found = index.find((s, e, c), |s| names[s as usize]).map(|s| s.0);
+                    let found = index.find((s, e, c), |slot| names[slot as usize] == (s, e, c)).map(|s| s.0);
                     prop_assert_eq!(found, model.get(&(s, e, c)).copied());
                 }}}
             }

@@ -224,7 +224,7 @@ impl Inner {
 
     fn find_allocated(&self, a: &Allocate) -> Result<Option<SlotIndex>, ColumnError> {
         let slots = self.slots.borrow();
-        let Some(slot) = slots.find(&a.name) else { return Ok(None) };
+        let Some(slot) = slots.find(&a.name, a.filling) else { return Ok(None) };
         let entry = slots.entry(slot);
         let wanted = if a.filling { SlotState::Filling } else { SlotState::Open };
         if entry.name != a.name || entry.scheme != Some(a.scheme) {

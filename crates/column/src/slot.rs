@@ -300,8 +300,11 @@ impl SlotTable {
         if epoch < entry.epoch { Err(ColumnError::Stale { have: entry.epoch }) } else { Ok(()) }
     }
 
-    pub fn find(&self, name: &ColumnName) -> Option<SlotIndex> {
-        self.index.find(key(name), |slot| key(&self.entries[slot as usize].name))
+    /// The slot of a column; with `filling`, only one that is being filled. A column may have two on one device, while it
+    /// is made anew there.
+    pub fn find(&self, name: &ColumnName, filling: bool) -> Option<SlotIndex> {
+        let wanted = |e: &Entry| key(&e.name) == key(name) && (!filling || e.state == SlotState::Filling);
+        self.index.find(key(name), |slot| wanted(&self.entries[slot as usize]))
     }
 
     // Allocation

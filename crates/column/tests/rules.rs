@@ -416,6 +416,28 @@ fn a_column_that_is_being_filled_is_never_read_and_is_sealed_only_when_it_matche
 }
 
 #[test]
+fn a_column_is_made_anew_beside_its_old_self_also_on_the_same_device() {
+    test(|env| async move {
+        let mut bed = Bed::new(env, 3).await;
+        let old = bed.open(1).await;
+        bed.append(old, 1, 0, &[1, 2]).await;
+        bed.s().seal(old, &name(1), E1, seal(2)).await.unwrap();
+        let filling = Allocate { filling: true, ..wish(1) };
+        let new = bed.s().allocate(filling).await.unwrap();
+        assert!(new != old && bed.s().allocate(filling).await == Ok(new));
+        bed.append(new, 1, 0, &[1, 2]).await;
+        assert_eq!(bed.read_verified(old, 1, 0, 2).await, Ok(vec![1, 2]), "the old one serves meanwhile");
+        assert_eq!(bed.read(new, 1, 0, 2).await, Err(ColumnError::Filling));
+        bed.s().seal(new, &name(1), E1, seal(2)).await.unwrap();
+        bed.restart().await;
+        bed.s().free(old, &name(1), E1).await.unwrap();
+        assert_eq!(bed.read_verified(new, 1, 0, 2).await, Ok(vec![1, 2]));
+        assert_eq!(bed.s().list(ShardId(7)).len(), 1);
+        assert_eq!(bed.s().allocate(wish(1)).await, Err(ColumnError::Sealed), "found under its name");
+    });
+}
+
+#[test]
 fn user_writes_are_refused_before_the_reserve_is_touched() {
     test(|env| async move {
         let bed = Bed::new(env, 8).await;
