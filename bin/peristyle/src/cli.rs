@@ -156,6 +156,14 @@ pub enum PoolCommand {
     /// Capacity, live and dead blocks, extents by phase and kind, what waits to be freed
     #[command(after_help = "Example: peristyle pool show --json")]
     Show(JsonOption),
+    /// How even the use of the devices is, and what moves
+    #[command(after_help = "\
+A device's share is what it would hold if all were as full as the pool; columns move while one is more than 1.5 % of its
+capacity off. One that is larger than 1/(k+m) of the pool cannot have its share: an extent has one column on it.
+Example: peristyle pool balance --json")]
+    Balance(JsonOption),
+    /// Read all columns now, and repair what is damaged; `pool show` tells how far it is
+    Scrub,
     /// Check all that can be checked of a pool that no node serves
     ///
     /// Slots, headers, checkpoint and log against each other and against the control store, which is read from a copy;
@@ -234,6 +242,49 @@ pub enum DeviceCommand {
     },
     /// The devices of a running node
     List(JsonOption),
+    /// Add a device to a running node; a blank one is formatted. Data moves to it until use is even
+    #[command(after_help = "Example: peristyle device add /dev/disk/by-id/nvme-example-7")]
+    Add {
+        path: PathBuf,
+        /// What it fails together with [default: a failure domain of its own]
+        #[arg(long, value_name = "N")]
+        domain: Option<u32>,
+        /// Format it though it has been used before; what is on it is lost
+        #[arg(long)]
+        format: bool,
+    },
+    /// Give a device up: nothing is read from it any more, and what it had is rebuilt on the others
+    Fail {
+        /// UUID, path, or number in `device list`
+        device: String,
+        /// Also when more devices are missing then than the scheme survives
+        #[arg(long)]
+        force: bool,
+    },
+    /// Move a device's data to the others; when nothing is left on it, it leaves
+    #[command(
+        after_help = "`peristyle pool show` tells how far it is; `peristyle device keep` takes it back."
+    )]
+    Remove {
+        /// UUID, path, or number in `device list`
+        device: String,
+    },
+    /// Keep a device that was to leave
+    Keep {
+        /// UUID, path, or number in `device list`
+        device: String,
+    },
+    /// Add a device in place of another: one that does not serve is given up, any other leaves when its data has moved
+    #[command(after_help = "Example: peristyle device replace 3 /dev/disk/by-id/nvme-example-7")]
+    Replace {
+        /// UUID, path, or number in `device list`
+        device: String,
+        /// The new one; it is in the failure domain of the old one
+        path: PathBuf,
+        /// Format it though it has been used before; what is on it is lost
+        #[arg(long)]
+        format: bool,
+    },
 }
 
 #[derive(Subcommand, Debug)]

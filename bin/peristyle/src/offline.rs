@@ -110,10 +110,10 @@ pub fn node(options: NodeOptions) -> Result<(), Failure> {
 
 pub fn or_online_device(command: DeviceCommand, admin: Option<PathBuf>) -> Result<(), Failure> {
     let (reports, json) = match command {
-        DeviceCommand::List(json) => return online::devices(json, admin),
         DeviceCommand::Format { paths, force, json } => (wiring::device_format(&paths, force)?, json),
         DeviceCommand::Inspect { paths, json } => (wiring::device_inspect(&paths)?, json),
         DeviceCommand::Check { paths, json } => (wiring::device_check(&paths)?, json),
+        online => return online::device(online, admin),
     };
     print(&if json.json { render::json(&reports) } else { render::device_reports(&reports) });
     verdict(&reports)
@@ -121,7 +121,9 @@ pub fn or_online_device(command: DeviceCommand, admin: Option<PathBuf>) -> Resul
 
 pub fn or_online_pool(command: PoolCommand, admin: Option<PathBuf>) -> Result<(), Failure> {
     match command {
-        PoolCommand::Show(options) => online::pool(options, admin),
+        online @ (PoolCommand::Show(_) | PoolCommand::Balance(_) | PoolCommand::Scrub) => {
+            online::pool(online, admin)
+        }
         PoolCommand::Check { store, full, json } => {
             let report = wiring::pool_check(&source(store)?, full)?;
             print(&if json.json { render::json(&report) } else { render::pool_check(&report) });

@@ -1,6 +1,6 @@
 //! Commands that ask a running node.
 
-use crate::cli::{InjectOptions, JsonOption, StatsOptions, VolumeCommand};
+use crate::cli::{DeviceCommand, InjectOptions, JsonOption, PoolCommand, StatsOptions, VolumeCommand};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::render;
@@ -74,19 +74,50 @@ pub fn status(options: JsonOption, admin: Admin) -> Result<(), Failure> {
     Ok(())
 }
 
-pub fn devices(options: JsonOption, admin: Admin) -> Result<(), Failure> {
-    match call(admin, Request::DeviceList)? {
-        Response::Devices { devices } if options.json => print(&render::json(&devices)),
+/// Commands for the devices of a running node.
+pub fn device(command: DeviceCommand, admin: Admin) -> Result<(), Failure> {
+    // The node may run elsewhere in the file system.
+    let absolute = |path: PathBuf| -> Result<String, Failure> {
+        let path = std::path::absolute(&path).map_err(Failure::failed)?;
+        Ok(path.display().to_string())
+    };
+    let (request, json) = match command {
+        DeviceCommand::List(json) => (Request::DeviceList, json.json),
+        DeviceCommand::Add { path, domain, format } => {
+            (Request::DeviceAdd { path: absolute(path)?, domain, format }, false)
+        }
+        DeviceCommand::Fail { device, force } => (Request::DeviceFail { device, force }, false),
+        DeviceCommand::Remove { device } => (Request::DeviceRemove { device }, false),
+        DeviceCommand::Keep { device } => (Request::DeviceKeep { device }, false),
+        DeviceCommand::Replace { device, path, format } => {
+            (Request::DeviceReplace { device, path: absolute(path)?, format }, false)
+        }
+        DeviceCommand::Format { .. } | DeviceCommand::Inspect { .. } | DeviceCommand::Check { .. } => {
+            unreachable!("these need no node")
+        }
+    };
+    match call(admin, request)? {
+        Response::Devices { devices } if json => print(&render::json(&devices)),
         Response::Devices { devices } => print(&render::devices(&devices)),
+        Response::Done => {}
         other => return Err(unexpected(other)),
     }
     Ok(())
 }
 
-pub fn pool(options: JsonOption, admin: Admin) -> Result<(), Failure> {
-    match call(admin, Request::PoolShow)? {
-        Response::Pool(pool) if options.json => print(&render::json(&pool)),
+pub fn pool(command: PoolCommand, admin: Admin) -> Result<(), Failure> {
+    let (request, json) = match command {
+        PoolCommand::Show(json) => (Request::PoolShow, json.json),
+        PoolCommand::Balance(json) => (Request::PoolBalance, json.json),
+        PoolCommand::Scrub => (Request::PoolScrub, false),
+        PoolCommand::Check { .. } | PoolCommand::DumpExtent { .. } => unreachable!("asked of no node"),
+    };
+    match call(admin, request)? {
+        Response::Pool(pool) if json => print(&render::json(&pool)),
         Response::Pool(pool) => print(&render::pool(&pool)),
+        Response::Balance(balance) if json => print(&render::json(&balance)),
+        Response::Balance(balance) => print(&render::balance(&balance)),
+        Response::Done => {}
         other => return Err(unexpected(other)),
     }
     Ok(())

@@ -48,7 +48,40 @@ pub enum Request {
         name: String,
     },
     DeviceList,
+    /// A device joins: formatted if it is blank, or has been given up before and `format` is set.
+    DeviceAdd {
+        path: String,
+        #[serde(default)]
+        domain: Option<u32>,
+        #[serde(default)]
+        format: bool,
+    },
+    /// A device is given up at once, and rebuilt on the others. Here and below: UUID, path, or number in `device list`.
+    DeviceFail {
+        device: String,
+        /// Also when data may become unreadable by it.
+        #[serde(default)]
+        force: bool,
+    },
+    /// A device's columns move to the others; then it leaves.
+    DeviceRemove {
+        device: String,
+    },
+    /// One joins, another leaves: at once if it does not serve, else when its columns have moved.
+    DeviceReplace {
+        device: String,
+        path: String,
+        #[serde(default)]
+        format: bool,
+    },
+    /// A device that was to leave stays.
+    DeviceKeep {
+        device: String,
+    },
     PoolShow,
+    PoolBalance,
+    /// Everything is read and what is damaged is repaired, now.
+    PoolScrub,
     Stats,
     /// Makes a device misbehave; development nodes only.
     Inject {
@@ -81,6 +114,7 @@ pub enum Response {
         devices: Vec<DeviceInfo>,
     },
     Pool(PoolInfo),
+    Balance(BalanceInfo),
     Stats(Stats),
     /// It is done, and there is nothing to say.
     Done,
@@ -157,7 +191,7 @@ pub struct DeviceInfo {
     pub uuid: String,
     pub path: String,
     pub domain: u32,
-    /// "healthy", "slow", "failed" or "missing".
+    /// "healthy", "slow", "failed" or "missing"; "draining" while it is to leave, "given-up" when it does not count.
     pub state: String,
     pub slots_total: u32,
     pub slots_used: u32,
@@ -188,6 +222,55 @@ pub struct PoolInfo {
     pub freed_extents: u64,
     /// Bytes of freed slots that were given back to the medium since the start.
     pub discarded_bytes: u64,
+    #[serde(default)]
+    pub repair: RepairInfo,
+}
+
+/// What rebuild, rebalance and scrub have to do, and have done since the start.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct RepairInfo {
+    /// Columns to rebuild or repair; those on devices that may come back; those on devices that are to leave.
+    pub lost_columns: u64,
+    pub away_columns: u64,
+    pub draining_columns: u64,
+    /// Columns that were rebuilt or repaired or that left a draining device, and those that evened out use.
+    pub remade_columns: u64,
+    pub moved_columns: u64,
+    /// Columns that were still there when their devices came back, and slots that were freed then.
+    pub adopted_columns: u64,
+    pub leftovers_freed: u64,
+    /// Attempts that failed and are made again: devices that do not answer, or nowhere to go.
+    pub failed_remakes: u64,
+    /// Bytes per second of columns that are being made anew, and seconds until none is left at this rate.
+    pub bytes_s: u64,
+    pub remaining_s: Option<u64>,
+    /// Damage that was found, and columns that were read for it.
+    pub damaged_rows: u64,
+    pub damaged_columns: u64,
+    pub scrubbed_columns: u64,
+    /// Seconds for which some column has not been verified; counted from the node's start at most.
+    pub unverified_s: u64,
+}
+
+/// How even the devices' use is.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct BalanceInfo {
+    pub devices: Vec<DeviceBalance>,
+    /// The largest deviation of all devices, in percent of a device's capacity.
+    pub deviation_percent: f64,
+    pub repair: RepairInfo,
+}
+
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct DeviceBalance {
+    pub path: String,
+    pub state: String,
+    pub slots_total: u32,
+    pub slots_used: u32,
+    /// What it would hold if every device were as full as the pool.
+    pub slots_share: u32,
+    /// How much more it holds than that, in percent of its capacity.
+    pub deviation_percent: f64,
 }
 
 /// Extents of one phase ("ready", "open", "closed", "sealed") and kind ("wide", "narrow", "shrunk").
@@ -327,6 +410,7 @@ impl From<ControlError> for ApiError {
             | SizeOutOfRange(_)
             | BadLba(_)
             | NotDeleting(_)
+            | DeviceGone(_)
             | WouldShrink { .. } => Code::Invalid,
             Exists { .. } | IdentityTaken(_) | AlreadyThere(_) => Code::Exists,
             NotFound { .. } => Code::NotFound,

@@ -238,14 +238,29 @@ pub struct PoolConfig {
     pub detect_zeroes: bool,
     /// Bytes of log after which a shard takes a checkpoint: a start replays about so much. Default 1GiB, 16MiB..=64GiB.
     pub checkpoint_log: Bytes,
+    /// MiB per second that rebuild, rebalance and scrub read and write, over all of the node's shards. Default 512,
+    /// 1..=1048576.
+    pub background_mib_s: u32,
+    /// Seconds after which a device that vanished is rebuilt on the others. Default 300, 10..=2592000.
+    pub rebuild_after_s: u32,
+    /// Days in which a scrub reads everything once. Default 14, 1..=365.
+    pub scrub_days: u32,
 }
 
 impl Default for PoolConfig {
     fn default() -> PoolConfig {
         let scheme = Scheme::new(4, 2).expect("a valid scheme");
         let too_few_domains = TooFewPolicy::Refuse;
-        let checkpoint_log = Bytes(GIB);
-        PoolConfig { name: "main".into(), scheme, too_few_domains, detect_zeroes: true, checkpoint_log }
+        PoolConfig {
+            name: "main".into(),
+            scheme,
+            too_few_domains,
+            detect_zeroes: true,
+            checkpoint_log: Bytes(GIB),
+            background_mib_s: 512,
+            rebuild_after_s: 300,
+            scrub_days: 14,
+        }
     }
 }
 
@@ -375,6 +390,9 @@ impl Config {
         within_bytes("memory.buffers", self.memory.buffers, 32 * MIB..=64 * GIB)?;
         within_bytes("memory.map_cache", self.memory.map_cache, 16 * MIB..=1024 * GIB)?;
         within_bytes("pool.checkpoint_log", self.pool.checkpoint_log, 16 * MIB..=64 * GIB)?;
+        within("pool.background_mib_s", self.pool.background_mib_s.into(), 1..=1 << 20)?;
+        within("pool.rebuild_after_s", self.pool.rebuild_after_s.into(), 10..=30 * 86_400)?;
+        within("pool.scrub_days", self.pool.scrub_days.into(), 1..=365)?;
         within("limits.connections", self.limits.connections.into(), 4..=4096)?;
         within("limits.queue_depth", self.limits.queue_depth.into(), 8..=1024)?;
         within("limits.io_queues", self.limits.io_queues.into(), 1..=128)?;

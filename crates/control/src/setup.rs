@@ -1,7 +1,7 @@
 //! Makes what is there what was asked for, at each start: a new store is completed, an old one is brought up to
 //! the command line or configuration.
 
-use crate::desired::{Change, Control, ControlError, Device, LAYER_FIRST, Pool, VolumeSpec};
+use crate::desired::{Change, Control, ControlError, Device, DeviceState, LAYER_FIRST, Pool, VolumeSpec};
 use crate::meta::MetaStore;
 use peristyle_base::{DeviceId, PoolId, Scheme, Uuid};
 use peristyle_cluster::TooFewPolicy;
@@ -106,7 +106,17 @@ async fn devices<S: MetaStore>(control: &Control<S>, found: &[FoundDevice]) -> R
             (None, _) => own_domain(control),
         };
         match there {
-            None => drop(control.apply(&Change::AddDevice(Device { id, pool: POOL, domain, path })).await?),
+            None => drop(
+                control
+                    .apply(&Change::AddDevice(Device {
+                        id,
+                        pool: POOL,
+                        domain,
+                        path,
+                        state: DeviceState::Active,
+                    }))
+                    .await?,
+            ),
             Some(d) if d.path != path || d.domain != domain => {
                 control.apply(&Change::SetDevice { device: id, path, domain }).await?;
             }
@@ -116,8 +126,9 @@ async fn devices<S: MetaStore>(control: &Control<S>, found: &[FoundDevice]) -> R
     Ok(())
 }
 
-/// The first number that no device has: devices are fewer than numbers.
-fn own_domain<S: MetaStore>(control: &Control<S>) -> u32 {
+/// A failure domain for a device that nobody named one for: the first number that no device has. Devices are fewer
+/// than numbers.
+pub fn own_domain<S: MetaStore>(control: &Control<S>) -> u32 {
     let state = control.state();
     let taken = |n: &u32| state.devices.values().any(|d| d.domain == *n);
     (OWN_DOMAIN_FIRST..).find(|n| !taken(n)).expect("fewer devices than numbers")

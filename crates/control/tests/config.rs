@@ -39,7 +39,8 @@ fn the_sample_is_the_defaults_and_names_every_key() {
 #[test]
 fn the_sample_documents_every_key_of_the_structs() {
     let keys = "data_dir admin_socket shards listen advertise nqn hosts count cores poll buffers hugepages map_cache \
-                name scheme too_few_domains detect_zeroes checkpoint_log path write_cache discard domain lba_bytes connections queue_depth io_queues";
+                name scheme too_few_domains detect_zeroes checkpoint_log background_mib_s \
+                rebuild_after_s scrub_days path write_cache discard domain lba_bytes connections queue_depth io_queues";
     for key in keys.split_whitespace() {
         assert!(SAMPLE.contains(&format!("{key} = ")), "{key}");
     }

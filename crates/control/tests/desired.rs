@@ -21,7 +21,13 @@ fn pool() -> Pool {
 }
 
 fn device(n: u8) -> Device {
-    Device { id: Uuid([n; 16]), pool: PoolId(0), domain: n as u32, path: format!("/dev/{n}") }
+    Device {
+        id: Uuid([n; 16]),
+        pool: PoolId(0),
+        domain: n as u32,
+        path: format!("/dev/{n}"),
+        state: DeviceState::Active,
+    }
 }
 
 /// A pool of six devices and two shards.
@@ -312,4 +318,25 @@ fn names_of_subsystems_are_checked() {
     ] {
         assert_eq!(check_nqn(bad), Err(ControlError::BadNqn(bad.into())));
     }
+}
+
+#[test]
+fn a_device_that_was_given_up_never_serves_again_under_its_old_name() {
+    let mut state = complete(MemoryStore::default()).state().clone();
+    let id = Uuid([1; 16]);
+    let set = |state: &mut State, to| state.apply(&Change::SetDeviceState { device: id, state: to });
+    set(&mut state, DeviceState::Draining).unwrap();
+    set(&mut state, DeviceState::Active).unwrap();
+    set(&mut state, DeviceState::Failed).unwrap();
+    for back in [DeviceState::Active, DeviceState::Draining] {
+        assert_eq!(set(&mut state, back), Err(ControlError::DeviceGone(id.to_string())));
+    }
+    set(&mut state, DeviceState::Removed).unwrap();
+    assert!(set(&mut state, DeviceState::Active).is_err());
+    assert_eq!(state.devices[&id].state, DeviceState::Removed);
+    let old: Device = serde_json::from_str(
+        "{\"id\":\"01010101-0101-0101-0101-010101010101\",\"pool\":\"0\",\"domain\":1,\"path\":\"/dev/1\"}",
+    )
+    .unwrap();
+    assert_eq!(old.state, DeviceState::Active, "a store of an earlier version");
 }

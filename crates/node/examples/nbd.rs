@@ -5,9 +5,9 @@
 use peristyle_base::{LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, MemoryShardStore};
 use peristyle_column::FormatOptions;
-use peristyle_node::{DeviceConfig, NbdConfig, Node, NodeConfig, VolumeSpec, seeds};
+use peristyle_node::{DeviceConfig, NbdConfig, Node, NodeConfig, VolumeSpec, Wish, seeds};
 use peristyle_rt::device::WriteCache;
-use peristyle_rt::{Addr, Device, DeviceSpec, ReactorId, RuntimeConfig};
+use peristyle_rt::{Addr, Device, DeviceSpec, Duration, ReactorId, RuntimeConfig};
 use peristyle_shard::ShardConfig;
 
 const DEVICES: usize = 4;
@@ -30,6 +30,7 @@ fn main() {
         },
         domain: DomainId(i as u32),
         home: ReactorId(0),
+        wish: Wish::Active,
         discard: peristyle_column::Discard::Auto,
     });
     let config = NodeConfig {
@@ -38,6 +39,7 @@ fn main() {
         devices: devices.collect(),
         shards: vec![(ShardId(0), ReactorId(0))],
         shard: ShardConfig::new("2+1".parse().expect("a scheme")),
+        rebuild_after: Duration::from_secs(300),
         development: true,
     };
     let runtime = RuntimeConfig { signals: true, ..RuntimeConfig::default() };

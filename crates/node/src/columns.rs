@@ -1,7 +1,7 @@
 //! Columns of this node: served directly when the device lives on this reactor, by a call when it lives on
 //! another. Later a third way leads to other nodes; the shard sees none of this.
 
-use crate::devices::DeviceTable;
+use crate::devices::{DeviceTable, Wish};
 use crate::message::{ColumnAnswer, ColumnRequest, NodeBus, Reply, Request};
 use crate::probe;
 use peristyle_base::{
@@ -12,7 +12,7 @@ use peristyle_cluster::DeviceView;
 use peristyle_column::{AllocClass, Allocate, ColumnError, RowRange, Seal, Server, SlotState};
 use peristyle_rt::{Buf, Duration, IoVec, View, join_all, timeout};
 use peristyle_shard as shard;
-use peristyle_shard::{ColumnFault, Columns, ListedSlot, WriteClass};
+use peristyle_shard::{ColumnFault, Columns, Fate, ListedSlot, WriteClass};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -27,16 +27,25 @@ pub struct NodeColumns {
     servers: RefCell<BTreeMap<DeviceId, Server>>,
     /// Recent append latency of each device, as this reactor sees it.
     latencies: RefCell<BTreeMap<DeviceId, RecentP99>>,
+    /// A device that has not served for so long does not come back.
+    rebuild_after: Duration,
     bus: Rc<NodeBus>,
 }
 
 impl NodeColumns {
-    pub fn new(devices: DeviceTable, bus: Rc<NodeBus>) -> NodeColumns {
-        let latencies = devices.all().iter().map(|d| (d.id, RecentP99::default())).collect();
-        NodeColumns { devices, servers: RefCell::default(), latencies: RefCell::new(latencies), bus }
+    pub fn new(devices: DeviceTable, rebuild_after: Duration, bus: Rc<NodeBus>) -> NodeColumns {
+        let latencies = RefCell::new(devices.all().map(|d| (d.id, RecentP99::default())).collect());
+        NodeColumns { devices, servers: RefCell::default(), latencies, rebuild_after, bus }
+    }
+    /// Takes note of a device that came while the node runs.
+    pub fn know(&self, device: DeviceId) {
+        self.latencies.borrow_mut().entry(device).or_default();
     }
     pub fn add_server(&self, server: Server) {
         self.servers.borrow_mut().insert(server.id(), server);
+    }
+    pub fn drop_server(&self, id: DeviceId) {
+        self.servers.borrow_mut().remove(&id);
     }
     pub fn servers(&self) -> Vec<Server> {
         self.servers.borrow().values().cloned().collect()
@@ -50,21 +59,16 @@ impl NodeColumns {
 
     /// Carries out a request on a device of this reactor.
     pub async fn serve(&self, device: DeviceId, request: ColumnRequest) -> ColumnAnswer {
-        let Some(server) = self.server(device) else {
-            return match request {
-                ColumnRequest::Read { buf, .. } => ColumnAnswer::Read(Err(ColumnFault::Device), buf),
-                _ => ColumnAnswer::Done(Err(ColumnFault::Device)),
-            };
-        };
+        let Some(server) = self.server(device) else { return self.refuse(request) };
         match request {
-            ColumnRequest::Allocate { name, scheme, epoch, class } => {
+            ColumnRequest::Allocate { name, scheme, epoch, class, filling } => {
                 let class = match class {
                     shard::AllocClass::User => AllocClass::User,
                     shard::AllocClass::Collection => AllocClass::Collection,
                     shard::AllocClass::Meta => AllocClass::Meta,
                     shard::AllocClass::Reappend => AllocClass::Reappend,
                 };
-                let allocate = Allocate { name, scheme, epoch, class, filling: false };
+                let allocate = Allocate { name, scheme, epoch, class, filling };
                 let result = server.allocate(allocate).await.map_err(fault);
                 self.publish_usage(&server);
                 ColumnAnswer::Slot(result)
@@ -97,6 +101,18 @@ impl NodeColumns {
             ColumnRequest::List { shard } => {
                 ColumnAnswer::List(Ok(server.list(shard).iter().filter_map(listed).collect()))
             }
+            ColumnRequest::RowCrcs { slot, name } => {
+                let table = server.row_table(slot, &name).await;
+                ColumnAnswer::Crcs(table.map(|t| t.crcs[..t.rows.0 as usize].to_vec()).map_err(fault))
+            }
+        }
+    }
+
+    /// The device is not there.
+    fn refuse(&self, request: ColumnRequest) -> ColumnAnswer {
+        match request {
+            ColumnRequest::Read { buf, .. } => ColumnAnswer::Read(Err(ColumnFault::Device), buf),
+            _ => ColumnAnswer::Done(Err(ColumnFault::Device)),
         }
     }
 
@@ -118,6 +134,9 @@ impl NodeColumns {
 
     async fn ask(&self, device: DeviceId, request: ColumnRequest) -> ColumnAnswer {
         let home = self.devices.get(device).filter(|d| d.is_open()).map(|d| d.home);
+        if self.devices.get(device).is_none_or(|d| !d.wish().serves()) {
+            return self.refuse(request);
+        }
         match home {
             Some(home) if home != self.bus.me() => {
                 match self.bus.call(home, Request::Column { device, request }).await {
@@ -145,7 +164,7 @@ fn class_of(class: WriteClass) -> peristyle_column::WriteClass {
     match class {
         WriteClass::User => peristyle_column::WriteClass::User,
         WriteClass::Meta => peristyle_column::WriteClass::Meta,
-        WriteClass::Reappend => peristyle_column::WriteClass::Repair,
+        WriteClass::Reappend | WriteClass::Repair => peristyle_column::WriteClass::Repair,
         WriteClass::Collection => peristyle_column::WriteClass::Collection,
     }
 }
@@ -176,6 +195,13 @@ pub(crate) fn listed(info: &peristyle_column::SlotInfo) -> Option<ListedSlot> {
     })
 }
 
+fn slot(answer: ColumnAnswer) -> Result<SlotIndex, ColumnFault> {
+    match answer {
+        ColumnAnswer::Slot(result) => result,
+        _ => Err(ColumnFault::Device),
+    }
+}
+
 fn done(answer: ColumnAnswer) -> Result<(), ColumnFault> {
     match answer {
         ColumnAnswer::Done(result) => result,
@@ -185,7 +211,7 @@ fn done(answer: ColumnAnswer) -> Result<(), ColumnFault> {
 
 impl Columns for NodeColumns {
     fn devices(&self, class: shard::AllocClass, out: &mut Vec<DeviceView>) {
-        out.extend(self.devices.all().iter().filter(|d| d.is_open()).map(|d| d.view(class)));
+        out.extend(self.devices.all().filter(|d| d.wish() != Wish::Removed).map(|d| d.view(class)));
     }
 
     async fn allocate(
@@ -196,10 +222,20 @@ impl Columns for NodeColumns {
         epoch: Epoch,
         class: shard::AllocClass,
     ) -> Result<SlotIndex, ColumnFault> {
-        match self.ask(device, ColumnRequest::Allocate { name, scheme, epoch, class }).await {
-            ColumnAnswer::Slot(result) => result,
-            _ => Err(ColumnFault::Device),
-        }
+        let request = ColumnRequest::Allocate { name, scheme, epoch, class, filling: false };
+        slot(self.ask(device, request).await)
+    }
+
+    async fn allocate_filling(
+        &self,
+        device: DeviceId,
+        name: ColumnName,
+        scheme: Scheme,
+        epoch: Epoch,
+    ) -> Result<SlotIndex, ColumnFault> {
+        let class = shard::AllocClass::User;
+        let request = ColumnRequest::Allocate { name, scheme, epoch, class, filling: true };
+        slot(self.ask(device, request).await)
     }
 
     async fn append(
@@ -292,14 +328,31 @@ impl Columns for NodeColumns {
     }
 
     async fn list(&self, shard: ShardId) -> Vec<(DeviceId, Result<Vec<ListedSlot>, ColumnFault>)> {
-        let lists = self.devices.all().iter().map(|d| async move {
-            let answer = timeout(LIST_LIMIT, self.ask(d.id, ColumnRequest::List { shard })).await;
-            match answer {
-                Some(ColumnAnswer::List(list)) => (d.id, list),
-                _ => (d.id, Err(ColumnFault::Device)),
-            }
+        // What was given up is gone for good, not away.
+        let lists = self.devices.all().filter(|d| d.wish().serves()).map(|d| async move {
+            let list = timeout(LIST_LIMIT, self.list_device(d.id, shard)).await;
+            (d.id, list.unwrap_or(Err(ColumnFault::Device)))
         });
         join_all(lists).await
+    }
+
+    async fn list_device(&self, device: DeviceId, shard: ShardId) -> Result<Vec<ListedSlot>, ColumnFault> {
+        match self.ask(device, ColumnRequest::List { shard }).await {
+            ColumnAnswer::List(list) => list,
+            _ => Err(ColumnFault::Device),
+        }
+    }
+
+    async fn row_crcs(&self, place: ColumnPlace, name: ColumnName) -> Result<Vec<u32>, ColumnFault> {
+        match self.ask(place.device, ColumnRequest::RowCrcs { slot: place.slot, name }).await {
+            ColumnAnswer::Crcs(crcs) => crcs,
+            _ => Err(ColumnFault::Device),
+        }
+    }
+
+    fn fates(&self, out: &mut Vec<(DeviceId, Fate)>) {
+        let now = peristyle_rt::now();
+        out.extend(self.devices.all().map(|d| (d.id, d.fate(now, self.rebuild_after))));
     }
 
     fn report_bad(&self, device: DeviceId, fault: Option<ColumnFault>) {

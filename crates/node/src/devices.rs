@@ -1,13 +1,13 @@
 //! What all reactors know of the node's devices: where each is served, how full it is, whether it can be trusted.
 //! Gauges only, written by one reactor and read by all.
 
-use peristyle_base::DeviceId;
-use peristyle_cluster::{DeviceView, DomainId};
+use peristyle_base::{DeviceId, Instant};
+use peristyle_cluster::{DEVICES_MAX, DeviceView, DomainId};
 use peristyle_column::Reserve;
-use peristyle_rt::ReactorId;
-use peristyle_shard::AllocClass;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use peristyle_rt::{Duration, ReactorId};
+use peristyle_shard::{AllocClass, Fate};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 /// One device, as every reactor sees it.
 pub struct SharedDevice {
@@ -28,6 +28,33 @@ pub struct SharedDevice {
     bad: AtomicU8,
     /// It was late, and is being probed for it.
     suspected: AtomicBool,
+    /// What the operator wants of it: a [`Wish`].
+    wish: AtomicU8,
+    /// Since when it has not served, in nanoseconds; 0: it serves, or nobody has looked since.
+    gone_since: AtomicU64,
+}
+
+/// What the operator wants of a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Wish {
+    /// To serve.
+    #[default]
+    Active = 0,
+    /// To leave: its columns move to others, and it serves them meanwhile.
+    Draining = 1,
+    /// It is given up: its columns are made anew elsewhere, and nobody asks it any more.
+    Failed = 2,
+    /// It has left.
+    Removed = 3,
+}
+
+impl Wish {
+    const ALL: [Wish; 4] = [Wish::Active, Wish::Draining, Wish::Failed, Wish::Removed];
+    /// Its columns count.
+    pub fn serves(self) -> bool {
+        matches!(self, Wish::Active | Wish::Draining)
+    }
 }
 
 /// It failed requests.
@@ -60,7 +87,16 @@ impl SharedDevice {
             open: AtomicBool::new(false),
             bad: AtomicU8::new(0),
             suspected: AtomicBool::new(false),
+            wish: AtomicU8::new(Wish::Active as u8),
+            gone_since: AtomicU64::new(0),
         }
+    }
+    pub fn wishing(self, wish: Wish) -> SharedDevice {
+        self.wish.store(wish as u8, Relaxed);
+        self
+    }
+    pub fn wish(&self) -> Wish {
+        Wish::ALL[self.wish.load(Relaxed) as usize]
     }
     /// `reserved`: slots that users' data may not take, and those of them that collection may not take either.
     pub fn set_usage(&self, total: u32, used: u32, (reserved, kept): (u32, u32)) {
@@ -88,7 +124,28 @@ impl SharedDevice {
         self.bad.load(Relaxed) != 0
     }
     fn is_away(&self) -> bool {
-        self.bad.load(Relaxed) & AWAY != 0
+        self.bad.load(Relaxed) & AWAY != 0 || !self.wish().serves()
+    }
+    /// It is open, and nobody has given it up.
+    pub fn is_served(&self) -> bool {
+        self.is_open() && self.wish().serves()
+    }
+    /// What becomes of its columns. A device that has not served for `patience` does not come back.
+    pub fn fate(&self, now: Instant, patience: Duration) -> Fate {
+        let serves = self.is_open() && self.bad.load(Relaxed) & (FAILED | AWAY) == 0;
+        let since = match (serves, self.gone_since.load(Relaxed)) {
+            (true, _) => 0,
+            (false, 0) => now.0.max(1),
+            (false, since) => since,
+        };
+        self.gone_since.store(since, Relaxed);
+        match self.wish() {
+            Wish::Failed | Wish::Removed => Fate::Lost,
+            Wish::Draining if serves => Fate::Draining,
+            Wish::Active if serves => Fate::Here,
+            Wish::Active | Wish::Draining if now.since(Instant(since)) >= patience => Fate::Lost,
+            Wish::Active | Wish::Draining => Fate::Away,
+        }
     }
     /// Somebody waits for it longer than usual. True for the first who says so: it is to be probed.
     pub fn suspect(&self) -> bool {
@@ -120,8 +177,9 @@ impl SharedDevice {
             domain: self.domain,
             slots_total,
             slots_used,
-            healthy: matches!(state, DeviceState::Healthy | DeviceState::Slow),
+            healthy: self.wish().serves() && matches!(state, DeviceState::Healthy | DeviceState::Slow),
             avoid: state == DeviceState::Slow,
+            draining: self.wish() == Wish::Draining,
         }
     }
 }
@@ -144,20 +202,51 @@ pub fn reserve(slots: u32) -> Reserve {
 pub struct DeviceTable(Arc<Table>);
 
 struct Table {
-    devices: Vec<SharedDevice>,
-    /// Devices that are away: usually none, and then nobody looks further.
+    /// Those that are there come first; they stay where they are, and more may come behind them.
+    devices: Box<[OnceLock<SharedDevice>]>,
+    /// Devices that are away, or given up: usually none, and then nobody looks further.
     away: AtomicUsize,
 }
 
 impl DeviceTable {
+    /// # Panics — when there are more than [`DEVICES_MAX`]: the desired state has no more.
     pub fn new(devices: Vec<SharedDevice>) -> DeviceTable {
-        DeviceTable(Arc::new(Table { devices, away: AtomicUsize::new(0) }))
+        let places = (0..DEVICES_MAX).map(|_| OnceLock::new()).collect();
+        let table = DeviceTable(Arc::new(Table { devices: places, away: AtomicUsize::new(0) }));
+        for device in devices {
+            assert!(table.add(device), "more devices than a pool may have");
+        }
+        table
     }
-    pub fn all(&self) -> &[SharedDevice] {
-        &self.0.devices
+    /// One more device, which all reactors see from now on. False: there are too many, or it is there already.
+    pub fn add(&self, device: SharedDevice) -> bool {
+        if self.get(device.id).is_some() {
+            return false;
+        }
+        let gone = !device.wish().serves();
+        let mut device = Some(device);
+        let added = self.0.devices.iter().any(|place| {
+            let Some(one) = device.take() else { return true };
+            // Somebody else may have taken the place at this moment.
+            place.set(one).map_err(|back| device = Some(back)).is_ok()
+        });
+        self.0.away.fetch_add(usize::from(added && gone), Relaxed);
+        added
+    }
+    pub fn all(&self) -> impl Iterator<Item = &SharedDevice> + Clone {
+        self.0.devices.iter().map_while(OnceLock::get)
     }
     pub fn get(&self, id: DeviceId) -> Option<&SharedDevice> {
-        self.0.devices.iter().find(|d| d.id == id)
+        self.all().find(|d| d.id == id)
+    }
+    pub fn set_wish(&self, id: DeviceId, wish: Wish) {
+        let Some(device) = self.get(id) else { return };
+        let before = Wish::ALL[device.wish.swap(wish as u8, Relaxed) as usize];
+        match (before.serves(), wish.serves()) {
+            (true, false) => drop(self.0.away.fetch_add(1, Relaxed)),
+            (false, true) => drop(self.0.away.fetch_sub(1, Relaxed)),
+            _ => {}
+        }
     }
     /// The device failed, or was slow: it is bad until it has passed its probes.
     pub fn set_bad(&self, id: DeviceId, failed: bool) {
@@ -202,7 +291,7 @@ mod tests {
         let ids = [1, 2].map(|i| Uuid::from_random([i; 16]));
         let device = |id| SharedDevice::new(id, DomainId(0), ReactorId(0), "path".into());
         let table = DeviceTable::new(ids.map(device).into());
-        table.all().iter().for_each(SharedDevice::set_open);
+        table.all().for_each(SharedDevice::set_open);
         for (failed, state) in [(false, DeviceState::Slow), (true, DeviceState::Failed)] {
             table.set_bad(ids[0], failed);
             assert_eq!(table.get(ids[0]).unwrap().state(), state);
@@ -232,5 +321,36 @@ mod tests {
         assert!(!device.suspect());
         table.set_good(id);
         assert!(device.suspect());
+    }
+
+    #[test]
+    fn a_device_that_does_not_serve_may_come_back_for_a_while_and_is_lost_then() {
+        let id = Uuid::from_random([1; 16]);
+        let table = DeviceTable::new(vec![SharedDevice::new(id, DomainId(0), ReactorId(0), "path".into())]);
+        let device = table.get(id).unwrap();
+        let fate = |s: u64| device.fate(Instant(s * 1_000_000_000), Duration::from_secs(60));
+        assert_eq!((fate(10), fate(69), fate(70)), (Fate::Away, Fate::Away, Fate::Lost));
+        device.set_open();
+        assert_eq!(fate(71), Fate::Here);
+        table.set_bad(id, false);
+        assert_eq!(fate(72), Fate::Here, "slow is not gone");
+        table.set_bad(id, true);
+        assert_eq!((fate(100), fate(159), fate(160)), (Fate::Away, Fate::Away, Fate::Lost));
+        table.set_good(id);
+        table.set_wish(id, Wish::Draining);
+        assert_eq!((fate(161), table.is_away(id)), (Fate::Draining, false));
+        table.set_wish(id, Wish::Failed);
+        assert_eq!((fate(162), table.is_away(id)), (Fate::Lost, true), "at once");
+        assert!(!device.view(AllocClass::User).healthy);
+    }
+
+    #[test]
+    fn devices_come_behind_those_that_are_there() {
+        let id = |i| Uuid::from_random([i; 16]);
+        let device = |i| SharedDevice::new(id(i), DomainId(0), ReactorId(0), "path".into());
+        let table = DeviceTable::new(vec![device(1)]);
+        let seen = table.clone();
+        assert!(table.add(device(2)) && !table.add(device(1)));
+        assert!(seen.all().map(|d| d.id).eq([id(1), id(2)]));
     }
 }

@@ -7,6 +7,7 @@ pub mod columns;
 pub mod devices;
 pub mod message;
 pub mod nbd;
+mod opening;
 mod probe;
 pub mod qos;
 mod reactor;
@@ -14,7 +15,7 @@ pub mod stats;
 pub mod target;
 pub mod volume;
 
-pub use devices::{DeviceState, DeviceTable};
+pub use devices::{DeviceState, DeviceTable, Wish};
 pub use nbd::NbdConfig;
 pub use reactor::{DeviceConfig, DeviceOpenError, Node, NodeConfig, NodeSeed, ShardPhase, seeds};
 pub use target::TargetConfig;

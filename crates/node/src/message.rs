@@ -15,10 +15,14 @@ pub enum Request {
     Volume { shard: ShardId, layer: LayerId, request: VolumeRequest },
     /// To every reactor: its statistics.
     Stats,
+    /// To every reactor: its shards read everything, and repair what is damaged.
+    Scrub,
     /// To every reactor: one device's fault (development mode).
     Inject { device: DeviceId, fault: peristyle_rt::Fault },
     /// To the reactor that serves the device: somebody waits for it longer than usual.
     Check { device: DeviceId },
+    /// To the reactor that is to serve a device which is new: it opens it.
+    Open(Box<crate::DeviceConfig>),
     /// To the home reactor of the target: connections and admin commands.
     Target(crate::target::HomeRequest),
 }
@@ -28,6 +32,7 @@ pub enum Reply {
     Volume(VolumeAnswer),
     Stats(Box<crate::stats::ReactorStats>),
     Done(bool),
+    Opened(Result<(), crate::DeviceOpenError>),
     Target(crate::target::HomeReply),
 }
 
@@ -37,6 +42,8 @@ pub enum ColumnRequest {
         scheme: Scheme,
         epoch: Epoch,
         class: AllocClass,
+        /// For a column that is made anew.
+        filling: bool,
     },
     Append {
         slot: SlotIndex,
@@ -74,6 +81,11 @@ pub enum ColumnRequest {
     List {
         shard: ShardId,
     },
+    /// The checksums that a sealed column keeps.
+    RowCrcs {
+        slot: SlotIndex,
+        name: ColumnName,
+    },
 }
 
 pub enum ColumnAnswer {
@@ -81,4 +93,5 @@ pub enum ColumnAnswer {
     Done(Result<(), ColumnFault>),
     Read(Result<(), ColumnFault>, Buf),
     List(Result<Vec<ListedSlot>, ColumnFault>),
+    Crcs(Result<Vec<u32>, ColumnFault>),
 }

@@ -36,7 +36,8 @@ pub(crate) async fn check(server: Server, devices: DeviceTable) {
 pub(crate) async fn watch<S: ShardStore + Clone + 'static>(server: Server, node: Rc<Node<S>>) {
     let devices = node.devices();
     let mut good = 0;
-    while !node.is_stopping() {
+    let is_served = || devices.get(server.id()).is_some_and(|d| d.wish().serves());
+    while !node.is_stopping() && is_served() {
         peristyle_rt::sleep(PERIOD).await;
         if !devices.is_bad(server.id()) {
             good = 0;

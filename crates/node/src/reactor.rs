@@ -3,17 +3,18 @@
 
 use crate::bus::{Bus, Message};
 use crate::columns::NodeColumns;
-use crate::devices::{DeviceTable, SharedDevice};
+use crate::devices::{DeviceTable, SharedDevice, Wish};
 use crate::message::{NodeBus, Reply, Request};
+use crate::opening::OPEN_LIMIT;
 use crate::probe;
 use crate::stats::{FrontStats, ReactorStats, VolumeStats};
 use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
 use peristyle_base::{DeviceId, Instant, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, ShardStore};
-use peristyle_column::{Discard, FormatError, FormatOptions, OpenError, Server, ServerConfig};
+use peristyle_column::{Discard, FormatError, OpenError};
 use peristyle_rt::alloc_count::background;
 use peristyle_rt::mesh::PortSeed;
-use peristyle_rt::{Device, DeviceSpec, Duration, Fault, IoError, ReactorId, View, timeout};
+use peristyle_rt::{DeviceSpec, Duration, Fault, IoError, ReactorId, View};
 use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -23,8 +24,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Messages between two reactors at most; a full ring makes the sender wait.
 const MESH_CAPACITY: usize = 1024;
-/// A device that takes longer to be opened is away, as if it were not there.
-const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// Pause between attempts to take a shard up.
 const RETRY_PERIOD: Duration = Duration::from_millis(200);
 
@@ -35,10 +34,14 @@ pub struct DeviceConfig {
     pub spec: DeviceSpec,
     pub domain: DomainId,
     pub home: ReactorId,
+    pub wish: Wish,
     pub discard: Discard,
 }
 
 impl DeviceConfig {
+    pub(crate) fn shared(&self) -> SharedDevice {
+        SharedDevice::new(self.id, self.domain, self.home, self.path()).wishing(self.wish)
+    }
     fn path(&self) -> String {
         match &self.spec {
             DeviceSpec::Path { path, .. } => path.display().to_string(),
@@ -56,6 +59,8 @@ pub struct NodeConfig {
     /// Shards and the reactor that owns each.
     pub shards: Vec<(ShardId, ReactorId)>,
     pub shard: ShardConfig,
+    /// A device that has not served for so long is rebuilt on the others.
+    pub rebuild_after: Duration,
     /// Fault injection is allowed.
     pub development: bool,
 }
@@ -72,9 +77,7 @@ pub struct NodeSeed<S> {
 
 /// Seeds for all reactors of a node, in order.
 pub fn seeds<S: Clone>(config: &NodeConfig, reactors: usize, store: &S) -> Vec<NodeSeed<S>> {
-    let devices =
-        config.devices.iter().map(|d| SharedDevice::new(d.id, d.domain, d.home, d.path())).collect();
-    let devices = DeviceTable::new(devices);
+    let devices = DeviceTable::new(config.devices.iter().map(DeviceConfig::shared).collect());
     let (devices_open, shards_ready) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     peristyle_rt::mesh(reactors, MESH_CAPACITY)
         .into_iter()
@@ -107,7 +110,9 @@ pub struct Node<S: ShardStore + Clone + 'static> {
     store: Rc<S>,
     shards: RefCell<BTreeMap<ShardId, NodeShard<S>>>,
     phases: RefCell<BTreeMap<ShardId, ShardPhase>>,
-    open_errors: RefCell<Vec<(DeviceId, DeviceOpenError)>>,
+    pub(crate) open_errors: RefCell<Vec<(DeviceId, DeviceOpenError)>>,
+    /// Devices of this reactor: those of the configuration, and those that came later.
+    pub(crate) my_devices: RefCell<Vec<DeviceConfig>>,
     stopping: Cell<bool>,
     devices_open: Arc<AtomicUsize>,
     shards_ready: Arc<AtomicUsize>,
@@ -136,7 +141,7 @@ impl std::fmt::Display for DeviceOpenError {
             DeviceOpenError::Label(e) => e.fmt(f),
             DeviceOpenError::Format(e) => e.fmt(f),
             DeviceOpenError::NoAnswer => {
-                write!(f, "no answer in {OPEN_LIMIT:?}; it is away until the next start")
+                write!(f, "no answer in {OPEN_LIMIT:?}; it is away until it answers")
             }
         }
     }
@@ -148,7 +153,8 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     pub async fn start(seed: NodeSeed<S>, wait: bool) -> Rc<Node<S>> {
         let NodeSeed { config, devices, port, store, devices_open, shards_ready } = seed;
         let bus = Rc::new(Bus::new(port.attach()));
-        let columns = Rc::new(NodeColumns::new(devices, bus.clone()));
+        let mine = config.devices.iter().filter(|d| d.home == bus.me()).cloned().collect();
+        let columns = Rc::new(NodeColumns::new(devices, config.rebuild_after, bus.clone()));
         let node = Rc::new(Node {
             config,
             bus,
@@ -157,6 +163,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             shards: RefCell::default(),
             phases: RefCell::default(),
             open_errors: RefCell::default(),
+            my_devices: RefCell::new(mine),
             stopping: Cell::new(false),
             devices_open,
             shards_ready,
@@ -172,9 +179,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         while node.devices_open.load(Ordering::Acquire) < node.bus.reactors() {
             peristyle_rt::sleep(Duration::from_micros(200)).await;
         }
-        for server in node.columns.servers() {
-            peristyle_rt::spawn(background(probe::watch(server, node.clone())));
-        }
+        peristyle_rt::spawn(background(node.clone().run_reopener()));
         for &(shard, home) in &node.config.shards {
             if home == node.id() {
                 node.phases.borrow_mut().insert(shard, ShardPhase::Recovering(None));
@@ -246,38 +251,6 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         self.stopping.get()
     }
 
-    async fn open_devices(&self) {
-        let mine = self.config.devices.iter().filter(|d| d.home == self.id());
-        let opening = mine.map(|d| async move { (d, timeout(OPEN_LIMIT, self.open_device(d)).await) });
-        for (d, opened) in peristyle_rt::join_all(opening).await {
-            match opened.unwrap_or(Err(DeviceOpenError::NoAnswer)) {
-                Ok(server) => {
-                    self.columns.publish_usage(&server);
-                    self.columns.add_server(server);
-                    self.devices().get(d.id).expect("made from the same list").set_open();
-                }
-                Err(error) => self.open_errors.borrow_mut().push((d.id, error)),
-            }
-        }
-    }
-
-    async fn open_device(&self, config: &DeviceConfig) -> Result<Server, DeviceOpenError> {
-        let device = Device::open(&config.spec).await.map_err(DeviceOpenError::Io)?;
-        if let DeviceSpec::Memory { .. } = config.spec {
-            // Made this moment, hence blank.
-            let options = FormatOptions { cluster: self.config.cluster, device: config.id, force: false };
-            peristyle_column::format(&device, options).await.map_err(DeviceOpenError::Format)?;
-        }
-        let (expect, discard) = (Some(config.id), config.discard);
-        let server = ServerConfig { expect, discard, ..ServerConfig::default() };
-        let server =
-            Server::open(device, self.config.cluster, server).await.map_err(DeviceOpenError::Label)?;
-        // Kept back so that a full pool still restarts, unmaps and checkpoints (invariant 11).
-        let reserve = crate::devices::reserve(server.usage().total);
-        self.config.shards.iter().for_each(|&(shard, _)| server.set_reserve(shard, reserve));
-        Ok(server)
-    }
-
     /// Takes a shard up, again and again until it serves: waiting, never guessing.
     async fn take_up(self: Rc<Self>, id: ShardId) {
         while !self.stopping.get() {
@@ -328,6 +301,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 }
                 Reply::Done(true)
             }
+            Request::Scrub => {
+                self.scrub_here();
+                Reply::Done(true)
+            }
+            Request::Open(config) => Reply::Opened(self.open_new(*config).await),
             Request::Inject { device, fault } => Reply::Done(self.inject_here(device, fault)),
             Request::Target(request) => Reply::Target(self.serve_home(request).await),
         }
@@ -398,6 +376,20 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             }
         }
         all
+    }
+
+    fn scrub_here(&self) {
+        self.shards.borrow().values().for_each(|shard| shard.scrub_now());
+    }
+
+    /// Has all shards read everything, and repair what is damaged.
+    pub async fn scrub_now(&self) {
+        for reactor in (0..self.reactors() as u16).map(ReactorId) {
+            match reactor == self.id() {
+                true => self.scrub_here(),
+                false => drop(self.bus.call(reactor, Request::Scrub).await),
+            }
+        }
     }
 
     fn inject_here(&self, device: DeviceId, fault: Fault) -> bool {

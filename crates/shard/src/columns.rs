@@ -43,8 +43,23 @@ pub enum WriteClass {
     Meta,
     /// Frames that were appended before: after a failed column, and the tail at takeover.
     Reappend,
+    /// Columns that are made anew.
+    Repair,
     /// Blocks that collection moves.
     Collection,
+}
+
+/// Whether a device's columns are still its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It serves, or stalls for a moment.
+    Here,
+    /// It serves, and its columns are to move off it.
+    Draining,
+    /// It is not there, and may come back.
+    Away,
+    /// The operator gave it up, or it has been away for too long: its columns are made anew elsewhere.
+    Lost,
 }
 
 /// What a slot is taken for. The classes behind `User` may take slots that are kept back from it (invariant 11,
@@ -98,6 +113,16 @@ pub trait Columns: 'static {
         scheme: Scheme,
         epoch: Epoch,
         class: AllocClass,
+    ) -> impl Future<Output = Result<SlotIndex, ColumnFault>>;
+
+    /// As [`allocate`](Self::allocate), for a column that is made anew: nobody reads it before it is sealed, and the device
+    /// may still have its old self.
+    fn allocate_filling(
+        &self,
+        device: DeviceId,
+        name: ColumnName,
+        scheme: Scheme,
+        epoch: Epoch,
     ) -> impl Future<Output = Result<SlotIndex, ColumnFault>>;
 
     /// Writes whole rows from `row` on; durable when it returns. `crcs` holds one little-endian CRC32C per row.
@@ -160,6 +185,13 @@ pub trait Columns: 'static {
         None
     }
 
+    /// The checksums that a sealed column keeps, one for each of its rows.
+    fn row_crcs(
+        &self,
+        place: ColumnPlace,
+        name: ColumnName,
+    ) -> impl Future<Output = Result<Vec<u32>, ColumnFault>>;
+
     /// Makes the column immutable at `rows`, its holes zero. `crcs`: one per row, little-endian; empty means
     /// those that the column server remembers from the appends of this epoch.
     fn seal(
@@ -185,6 +217,16 @@ pub trait Columns: 'static {
         &self,
         shard: ShardId,
     ) -> impl Future<Output = Vec<(DeviceId, Result<Vec<ListedSlot>, ColumnFault>)>>;
+
+    /// As [`list`](Self::list), of one device that came back.
+    fn list_device(
+        &self,
+        device: DeviceId,
+        shard: ShardId,
+    ) -> impl Future<Output = Result<Vec<ListedSlot>, ColumnFault>>;
+
+    /// What becomes of each device of the pool. One that is not named is gone for good.
+    fn fates(&self, out: &mut Vec<(DeviceId, Fate)>);
 
     /// Placement should avoid the device for a while: it failed or stalled.
     fn report_bad(&self, device: DeviceId, fault: Option<ColumnFault>);

@@ -271,7 +271,7 @@ pub(crate) fn apply(
 }
 
 /// Ready extents with a column on a device that is avoided now are taken out of the stock.
-fn discard_ready(state: &mut State, device: peristyle_base::DeviceId) {
+pub(crate) fn discard_ready(state: &mut State, device: peristyle_base::DeviceId) {
     for width in 0..state.extents.ready.len() {
         let ready = std::mem::take(&mut state.extents.ready[width]);
         for id in ready {

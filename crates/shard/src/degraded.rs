@@ -129,6 +129,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 false => stats.degraded_reads += 1,
             }
         }
+        if damaged {
+            self.suspect(ptr.extent(), ptr.column());
+        }
         let result = self.rebuild_blocks(ptr, piece, bad, buf, gather).await;
         let now = peristyle_rt::now();
         let stats = &mut self.state.borrow_mut().stats;
@@ -366,7 +369,7 @@ async fn next_answer(asked: &mut Vec<Asked<'_>>) -> Option<(usize, View)> {
 }
 
 /// Blocks of one row of an extent.
-struct RowSet {
+pub(crate) struct RowSet {
     scheme: Scheme,
     have: ColumnSet,
     /// `None` in a column that `have` contains: a hole, zeros.
@@ -374,30 +377,41 @@ struct RowSet {
 }
 
 impl RowSet {
-    fn new(scheme: Scheme) -> RowSet {
+    pub fn new(scheme: Scheme) -> RowSet {
         RowSet { scheme, have: ColumnSet(0), blocks: [const { None }; Scheme::WIDTH_MAX] }
     }
 
-    fn add(&mut self, column: usize, block: View) {
+    pub fn add(&mut self, column: usize, block: View) {
         self.have = self.have.with(ColumnIndex(column as u8));
         self.blocks[column] = Some(block);
     }
 
     /// Makes `out` the wanted block, from whichever k columns give the right checksum. At most C(k+m-1, k) tries.
     fn solve(&self, code: &Code, wanted: &Wanted, out: &mut [u8]) -> bool {
+        self.solve_for(code, wanted.column, out, |out| crc32c(out) == wanted.crc)
+    }
+
+    /// As [`solve`](Self::solve), for who judges the result otherwise.
+    pub fn solve_for(
+        &self,
+        code: &Code,
+        column: ColumnIndex,
+        out: &mut [u8],
+        good: impl Fn(&[u8]) -> bool,
+    ) -> bool {
         let (k, all) = (self.scheme.k(), self.have.0);
         let mut subset = all;
         // Subsets of `all`, largest first; those with exactly k columns are tried.
         loop {
             if subset.count_ones() as usize == k
-                && let Ok(plan) = code.plan(ColumnSet::default().with(wanted.column), ColumnSet(subset))
+                && let Ok(plan) = code.plan(ColumnSet::default().with(column), ColumnSet(subset))
             {
                 let mut sources: [Option<&[u8]>; Scheme::K_MAX as usize] = [None; Scheme::K_MAX as usize];
                 for (slot, c) in sources.iter_mut().zip(plan.sources()) {
                     *slot = self.blocks[c.0 as usize].as_deref();
                 }
                 code.reconstruct(&plan, &sources[..plan.sources().len()], &mut [&mut out[..]]);
-                if crc32c(out) == wanted.crc {
+                if good(out) {
                     return true;
                 }
             }

@@ -18,7 +18,12 @@ pub(crate) struct Kept {
     pub commands: KeptBufs,
     /// A block of the map, for a read that needs it to know where its data is.
     pub map: KeptBufs,
+    /// Some rows of a column that is made anew, and of those that it is made from.
+    pub remake: KeptBufs,
 }
+
+/// Memory for making a column anew, some rows at a time.
+pub(crate) const REMAKE_BYTES: usize = 512 << 10;
 
 impl Kept {
     pub async fn take(scheme: Scheme) -> Kept {
@@ -34,6 +39,7 @@ impl Kept {
             collection: KeptBufs::share("collection", 1, MOVED_BLOCKS * BLOCK_BYTES).await,
             commands: KeptBufs::share("commands", 1, (FRAME_BLOCKS_MAX + 2) * BLOCK_BYTES).await,
             map: KeptBufs::share("map", scheme.m() + 1, BLOCK_BYTES).await,
+            remake: KeptBufs::share("remake", 1, REMAKE_BYTES).await,
         }
     }
 }

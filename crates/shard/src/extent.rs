@@ -4,7 +4,8 @@ use crate::frame::Layout;
 use crate::map::Ptr;
 use crate::stream::Stream;
 use peristyle_base::{
-    COLUMN_ROWS, ColumnIndex, ColumnName, ColumnPlace, Epoch, ExtentId, Nonce, RowIndex, Scheme, ShardId,
+    COLUMN_ROWS, ColumnIndex, ColumnName, ColumnPlace, Epoch, ExtentId, Instant, Nonce, RowIndex, Scheme,
+    ShardId,
 };
 use peristyle_cluster::ColumnPlaces;
 use std::collections::{HashMap, VecDeque};
@@ -49,8 +50,17 @@ pub struct Extent {
     pub missing: u32,
     /// Columns that can never be sealed as they are, because they lack rows: a rebuild's work. Bit per column.
     pub lost: u32,
-    /// Seals of columns that missed theirs are on their way.
+    /// Somebody is at work on its columns: one that missed its seal gets it, one is made anew, or all are freed. These
+    /// exclude each other.
     pub completing: bool,
+    /// Sealed columns in which rows were found that are not what they were: to be made anew. Bit per column.
+    pub damaged: u32,
+    /// Sealed columns from which a read got something else than it should have: to be looked at. Bit per column.
+    pub suspected: u32,
+    /// When all its columns were seen to be sound, or were sealed; for a scrub.
+    pub verified_at: Instant,
+    /// No column of it is made anew before: the last attempt failed.
+    pub remake_at: Instant,
     /// Found with fewer columns than the devices that do not answer can explain.
     pub suspect: bool,
     /// Columns that no device lists although all that could answer did: given back, or replaced with their device.
@@ -117,6 +127,10 @@ impl Extent {
             missing: 0,
             lost: 0,
             completing: false,
+            damaged: 0,
+            suspected: 0,
+            verified_at: Instant::ZERO,
+            remake_at: Instant::ZERO,
             suspect: false,
             columns_gone: 0,
             empty: false,
@@ -141,6 +155,15 @@ impl Extent {
     }
     pub fn place(&self, column: usize) -> ColumnPlace {
         self.places[column]
+    }
+    pub fn set_place(&mut self, column: usize, place: ColumnPlace) {
+        let mut places = self.places.to_vec();
+        places[column] = place;
+        self.places = ColumnPlaces::new(&places);
+    }
+    /// Bits of the columns that are sealed, on whatever device.
+    pub fn sealed_columns(&self) -> u32 {
+        ((1 << self.scheme.width()) - 1) & !self.missing
     }
     /// It is sealed, and the map does not point at it.
     pub fn is_dead(&self) -> bool {
@@ -301,6 +324,10 @@ impl Extents {
     /// What a stream appends to now.
     pub fn current(&self, stream: Stream) -> Option<ExtentId> {
         self.current[stream.index()]
+    }
+    /// All that take frames now.
+    pub fn all_current(&self) -> [Option<ExtentId>; Stream::COUNT] {
+        self.current
     }
     pub fn set_current(&mut self, stream: Stream, id: ExtentId) {
         self.current[stream.index()] = Some(id);

@@ -29,6 +29,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn find_extents(&self, record: &ShardRecord) -> Result<(), RecoverError> {
         let mut extents: BTreeMap<ExtentId, Extent> = BTreeMap::new();
         let mut sealed: BTreeMap<ExtentId, u32> = BTreeMap::new();
+        let mut left_behind = Vec::new();
         let nobody = ColumnPlace { device: DeviceId::default(), slot: SlotIndex(0) };
         let new_extent = |id, scheme: peristyle_base::Scheme, nonce, epoch| {
             let places = ColumnPlaces::new(&vec![nobody; scheme.width()]);
@@ -46,10 +47,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let lists = self.columns.list(self.id).await;
         let answered: Vec<DeviceId> =
             lists.iter().filter(|(_, list)| list.is_ok()).map(|(device, _)| *device).collect();
+        let silent = lists.iter().filter(|(_, list)| list.is_err()).map(|(device, _)| *device);
+        let silent: Vec<DeviceId> = silent.collect();
+        {
+            let repair = &mut self.state.borrow_mut().repair;
+            (repair.unlisted, repair.unknown) = (silent.clone(), silent);
+        }
         let devices_away = lists.iter().filter(|(_, list)| list.is_err()).count();
         for slot in lists.into_iter().filter_map(|(_, list)| list.ok()).flatten() {
             let ListedSlot { place, name, scheme, state, epoch, rows } = slot;
-            if state == SlotState::Filling || name.column.0 as usize >= scheme.width() {
+            if name.column.0 as usize >= scheme.width() {
+                continue;
+            }
+            if state == SlotState::Filling {
+                left_behind.push((place, name));
                 continue;
             }
             let extent = extents
@@ -60,17 +71,28 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 continue;
             }
             let column = name.column.0 as usize;
-            let mut places: Vec<ColumnPlace> = extent.places.to_vec();
-            places[column] = place;
-            extent.places = ColumnPlaces::new(&places);
+            let sealed_columns = sealed.entry(name.extent).or_default();
+            // A column that was made anew, or moved, and of which the owner did not free the old slot.
+            if extent.missing >> column & 1 == 0 {
+                let stays = state == SlotState::Sealed && *sealed_columns >> column & 1 == 0;
+                left_behind.push(if stays { (extent.place(column), name) } else { (place, name) });
+                if !stays {
+                    continue;
+                }
+            }
+            extent.set_place(column, place);
             extent.missing &= !(1 << column);
             if state == SlotState::Sealed {
+                // Where columns disagree, what is beyond the shortest is void: it was given up before it was committed.
+                let rows = if *sealed_columns == 0 { rows } else { rows.min(extent.committed_rows) };
                 extent.phase = ExtentPhase::Sealed;
                 extent.committed_rows = rows;
                 extent.next_row = rows;
-                *sealed.entry(name.extent).or_default() |= 1 << column;
+                *sealed_columns |= 1 << column;
             }
         }
+        sealed.retain(|_, columns| *columns != 0);
+        self.state.borrow_mut().repair.left_behind = left_behind;
         // A device that answers and does not list a recorded column has lost it, and may give its slot to another:
         // the column gets a slot that no device has.
         for extent in extents.values_mut().filter(|e| e.in_record) {

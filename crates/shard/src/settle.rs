@@ -19,7 +19,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let state = self.state.borrow();
             let epoch = state.record.epoch;
             let due = |e: &&Extent| {
-                e.epoch != epoch && (e.phase == ExtentPhase::Old || e.leftover || e.seal_is_due())
+                e.epoch != epoch
+                    && !e.completing
+                    && (e.phase == ExtentPhase::Old || e.leftover || e.seal_is_due())
             };
             state
                 .extents
@@ -59,8 +61,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Seals with checksums that come from the headers and from encoding verified data, never from what a
     /// parity column happens to hold: a lost or misdirected write is not blessed by reading it back.
     async fn seal_old(self: &Rc<Self>, id: ExtentId) {
-        let Some(crcs) = self.row_crcs(id).await else { return };
-        self.seal_columns(id, |column| crcs[column].clone()).await;
+        match self.state.borrow_mut().extents.get_mut(id).filter(|e| !e.completing) {
+            Some(extent) => extent.completing = true,
+            None => return,
+        }
+        match self.row_crcs(id).await {
+            Some(crcs) => self.seal_columns(id, |column| crcs[column].clone()).await,
+            None => self.state.borrow_mut().extents.at(id).completing = false,
+        }
     }
 
     /// An extent that was allocated and holds nothing: it left the open set with the last record.

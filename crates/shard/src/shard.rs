@@ -2,6 +2,7 @@
 //!
 //! Everything runs on one reactor; state is borrowed for straight-line code only, never over an await.
 
+use crate::background::{Pace, Quota};
 use crate::bring::Bringing;
 use crate::builder::{Contents, Effect, Pending, Queue, Scratch};
 use crate::checkpoint::Roots;
@@ -14,6 +15,7 @@ use crate::extent::Extents;
 use crate::frame::{FRAME_BLOCKS_MAX, FrameKind, Layout};
 use crate::map::{Limits, Map};
 use crate::ops::{OpId, Ops};
+use crate::repair::Repair;
 use crate::space::{Readers, is_refusing};
 use crate::stats::Stats;
 use crate::stream::{Classes, Stream};
@@ -59,6 +61,10 @@ pub struct ShardConfig {
     pub read_patience: Duration,
     /// Blocks of zeros that hosts write need no space.
     pub detect_zeroes: bool,
+    /// Bytes per second that work beside the I/O path reads and writes: rebuild, rebalance, scrub. Shards share it.
+    pub background: Pace,
+    /// All columns are read, and what is damaged is repaired, once in this time.
+    pub scrub_period: Duration,
     /// How collection chooses its victims.
     pub collection: Policy,
 }
@@ -80,6 +86,8 @@ impl ShardConfig {
             read_limit_p99s: 8,
             read_patience: Duration::from_secs(10),
             detect_zeroes: true,
+            background: Pace::new(512 << 20),
+            scrub_period: Duration::from_secs(14 * 24 * 3600),
             collection: Policy::default(),
         }
     }
@@ -202,6 +210,7 @@ pub(crate) struct State {
     pub abandoned_at: HashMap<DeviceId, Instant>,
     pub locks: Locks,
     pub stats: Stats,
+    pub repair: Repair,
 }
 
 /// One shard of this process. Clones of the `Rc` are the same shard.
@@ -246,6 +255,12 @@ pub struct Shard<C: Columns, S: ShardStore> {
     pub(crate) record_turn: Rc<Semaphore>,
     /// Layers are made and dropped one at a time.
     pub(crate) layer_turn: Rc<Semaphore>,
+    /// The pace of work beside the I/O path.
+    pub(crate) quota: Quota,
+    /// A column was found damaged, or may be.
+    pub(crate) repair_wanted: Notify,
+    /// All columns are to be read now.
+    pub(crate) scrub_wanted: Notify,
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
@@ -299,7 +314,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             abandoned_at: HashMap::new(),
             locks: Locks::default(),
             stats: Stats::default(),
+            repair: Repair::default(),
         };
+        let quota = Quota::new(config.background.clone());
         Rc::new(Shard {
             id,
             node,
@@ -326,6 +343,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             silent: RefCell::default(),
             record_turn: Semaphore::new(1),
             layer_turn: Semaphore::new(1),
+            quota,
+            repair_wanted: Notify::default(),
+            scrub_wanted: Notify::default(),
         })
     }
 
@@ -339,6 +359,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         peristyle_rt::spawn(background(self.clone().run_checkpoints()));
         peristyle_rt::spawn(background(self.clone().run_space()));
         peristyle_rt::spawn(background(self.clone().run_remains()));
+        peristyle_rt::spawn(background(self.clone().run_repair()));
+        peristyle_rt::spawn(background(self.clone().run_scrub()));
         peristyle_rt::spawn(background(self.clone().run_collection()));
     }
 
@@ -378,6 +400,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.supplied.notify_all();
         self.supply_wanted.notify_all();
         self.space.notify_all();
+        self.repair_wanted.notify_all();
+        self.scrub_wanted.notify_all();
         self.collect.notify_all();
     }
 

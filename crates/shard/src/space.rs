@@ -38,6 +38,8 @@ pub(crate) struct Readers {
     turn: Cell<usize>,
     counts: [Cell<u32>; 2],
     ended: Notify,
+    /// One waits at a time.
+    waiting: Cell<bool>,
 }
 
 /// One read, as long as it lives.
@@ -53,11 +55,14 @@ impl Readers {
         Reading { readers: self, turn }
     }
 
-    /// Waits for the reads that have begun. One caller at a time.
-    async fn wait_for_earlier(&self) {
+    /// Waits for the reads that have begun.
+    pub async fn wait_for_earlier(&self) {
+        self.ended.wait_until(|| !self.waiting.replace(true)).await;
         let turn = self.turn.get();
         self.turn.set(1 - turn);
         self.ended.wait_until(|| self.counts[turn].get() == 0).await;
+        self.waiting.set(false);
+        self.ended.notify_all();
     }
 }
 

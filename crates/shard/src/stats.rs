@@ -1,6 +1,7 @@
 //! Statistics of one shard's stages (DESIGN §9). Owned by its reactor; a snapshot is a copy.
 
 use crate::frame::FrameKind;
+use crate::repair::RepairFigures;
 use peristyle_base::Instant;
 use peristyle_base::stage::{Stage, StageSnapshot};
 
@@ -86,6 +87,7 @@ impl SpaceFigures {
 #[derive(Clone, Default)]
 pub struct ShardSnapshot {
     pub space: SpaceFigures,
+    pub repair: RepairFigures,
     pub stages: Vec<(&'static str, StageSnapshot)>,
     pub counters: Vec<(&'static str, u64)>,
 }
@@ -104,6 +106,7 @@ impl Stats {
         ];
         ShardSnapshot {
             space: SpaceFigures::default(),
+            repair: RepairFigures::default(),
             stages: stages.into_iter().map(|(name, stage)| (name, stage.snapshot(now))).collect(),
             counters: vec![
                 ("frames", self.frames),
@@ -140,6 +143,7 @@ impl ShardSnapshot {
             return;
         }
         self.space.add(&other.space);
+        self.repair.add(&other.repair);
         for ((_, mine), (_, theirs)) in self.stages.iter_mut().zip(&other.stages) {
             mine.merge(theirs);
         }
@@ -153,6 +157,6 @@ impl<C: crate::Columns, S: peristyle_cluster::ShardStore + 'static> crate::Shard
     /// A copy of this shard's figures.
     pub fn stats_snapshot(&self, now: Instant) -> ShardSnapshot {
         let snapshot = self.state.borrow().stats.snapshot(now);
-        ShardSnapshot { space: self.space_figures(), ..snapshot }
+        ShardSnapshot { space: self.space_figures(), repair: self.repair_figures(now), ..snapshot }
     }
 }

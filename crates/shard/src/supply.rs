@@ -518,6 +518,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let dead_before = extent.is_dead();
         extent.missing = unsealed.iter().fold(0, |set, c| set | 1 << c);
         extent.completing = false;
+        extent.verified_at = peristyle_rt::now();
         if extent.scheme.width() - unsealed.len() >= extent.scheme.k() {
             extent.phase = ExtentPhase::Sealed;
         } else if extent.phase == ExtentPhase::Sealing {

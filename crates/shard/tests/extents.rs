@@ -252,6 +252,7 @@ fn a_column_that_cannot_be_sealed_is_left_to_a_rebuild_and_holds_nothing_up() {
                 seen.set(seen.get() + 1);
                 Do::Fail(ColumnFault::Refused)
             }
+            What::Fill => Do::Fail(ColumnFault::Full), // nowhere to rebuild it
             _ => Do::It,
         });
         fill_extents(&home, &shard, 20).await;

@@ -9,7 +9,7 @@ use crate::model::{Habits, Model, SECTOR, fill};
 use peristyle_base::{LayerId, NodeId, Scheme, ShardId, Uuid};
 use peristyle_cluster::{DomainId, Fault, MemoryShardStore, ShardRecord, ShardStore, Version};
 use peristyle_column::{FormatOptions, Geometry, format};
-use peristyle_node::{DeviceConfig, Node, NodeConfig, ShardPhase, Volume, VolumeSpec, seeds};
+use peristyle_node::{DeviceConfig, Node, NodeConfig, ShardPhase, Volume, VolumeSpec, Wish, seeds};
 use peristyle_rt::sim::{
     CrashState, DiskConfig, DiskFaults, DiskHandle, NodeHandle, Rng, Stop, World, WorldConfig,
 };
@@ -217,6 +217,7 @@ impl Machine {
                 spec: disk.spec(),
                 domain: DomainId(i as u32),
                 home: ReactorId((i % self.plan.reactors) as u16),
+                wish: Wish::Active,
                 discard: peristyle_column::Discard::Auto,
             })
             .collect();
@@ -228,7 +229,16 @@ impl Machine {
         };
         let home = |shard| ReactorId((shard % self.plan.reactors) as u16);
         let shards = (0..self.plan.shards).map(|i| (shard_of(i, self.plan.shards), home(i))).collect();
-        NodeConfig { node: NodeId(1), cluster: CLUSTER, devices, shards, shard, development: false }
+        NodeConfig {
+            node: NodeId(1),
+            cluster: CLUSTER,
+            devices,
+            shards,
+            shard,
+            // Devices that are pulled for longer are rebuilt, and come back with what they had.
+            rebuild_after: Duration::from_millis(500),
+            development: false,
+        }
     }
 
     /// Boots the node with hosts in its process. When it serves, what was left open is decided, with `all` the

@@ -27,6 +27,8 @@ pub enum Operation {
     Resize,
     /// Extents that hold nothing any more, behind a checkpoint, while the shard serves.
     FreeUnused,
+    /// Columns of a device that is to leave, or is given up, are made anew on others while the shard serves.
+    Rebuild,
     /// From the raised epoch until the shard serves.
     Recovery,
     /// Sealing and giving back what earlier epochs left.
@@ -56,6 +58,7 @@ impl Operation {
         Operation::GiveBack,
         Operation::Resize,
         Operation::FreeUnused,
+        Operation::Rebuild,
         Operation::Recovery,
         Operation::Settle,
         Operation::RecoveryAgain,
@@ -76,6 +79,7 @@ impl Operation {
             Operation::GiveBack => "shard: give an extent back",
             Operation::Resize => "shard: resize a layer",
             Operation::FreeUnused => "shard: free unused extents",
+            Operation::Rebuild => "shard: make columns anew",
             Operation::Recovery => "shard: recovery",
             Operation::Settle => "shard: settle old extents",
             Operation::RecoveryAgain => "shard: recovery, crashed in recovery",

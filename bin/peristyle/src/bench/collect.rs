@@ -21,6 +21,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// No device goes away here.
+const REBUILD_AFTER: Duration = Duration::from_secs(3600);
 const SHARD: ShardId = ShardId(0);
 const LAYER: LayerId = LayerId(1);
 /// Blocks of one command while the pool is filled.
@@ -95,7 +97,7 @@ impl Pool {
         let shared = |i: usize| SharedDevice::new(id(i), DomainId(i as u32), ReactorId(0), String::new());
         let table = DeviceTable::new((0..count).map(shared).collect());
         let port = peristyle_rt::mesh(1, 16).pop().expect("one");
-        let columns = Rc::new(NodeColumns::new(table, Rc::new(NodeBus::new(port.attach()))));
+        let columns = Rc::new(NodeColumns::new(table, REBUILD_AFTER, Rc::new(NodeBus::new(port.attach()))));
         let mut slots = 0;
         for i in 0..count {
             let spec = DeviceSpec::Memory { bytes: options.device_size };

@@ -4,7 +4,9 @@ use super::table;
 use crate::wiring::DeviceReport;
 use peristyle_base::BLOCK_BYTES;
 use peristyle_base::units::format_bytes;
-use peristyle_control::api::{DeviceInfo, PoolInfo, Status, VolumeInfo};
+use peristyle_control::api::{
+    BalanceInfo, DeviceBalance, DeviceInfo, PoolInfo, RepairInfo, Status, VolumeInfo,
+};
 use peristyle_control::desired::VolumeState;
 
 fn state(state: VolumeState) -> String {
@@ -98,7 +100,7 @@ pub fn pool(p: &PoolInfo) -> String {
     let extents: Vec<String> =
         p.extents.iter().map(|e| format!("{} {} {}", e.extents, e.phase, e.kind)).collect();
     let extents = if extents.is_empty() { "none".into() } else { extents.join(", ") };
-    pairs(&[
+    let mut out = pairs(&[
         ("pool", format!("{}, {}", p.name, p.scheme)),
         ("used", format!("{used} of {capacity} ({share:.1} %)")),
         ("slots", format!("{} of {} in use, {} free", p.slots_used, p.slots_total, p.slots_free)),
@@ -108,7 +110,60 @@ pub fn pool(p: &PoolInfo) -> String {
         ("extents", extents),
         ("to be freed", format!("{} extents; {} were since the start", p.waiting_extents, p.freed_extents)),
         ("discarded", format!("{} since the start", format_bytes(p.discarded_bytes))),
-    ])
+    ]);
+    out += &repair(&p.repair);
+    out
+}
+
+fn repair(r: &RepairInfo) -> String {
+    let mut to_do = Vec::new();
+    for (count, what) in [
+        (r.lost_columns, "to rebuild"),
+        (r.draining_columns, "to move off devices that leave"),
+        (r.away_columns, "on devices that may come back"),
+    ] {
+        if count > 0 {
+            to_do.push(format!("{count} columns {what}"));
+        }
+    }
+    if r.bytes_s > 0 {
+        to_do.push(format!("{}/s", format_bytes(r.bytes_s)));
+    }
+    if let Some(seconds) = r.remaining_s {
+        to_do.push(format!("about {seconds} s left"));
+    }
+    let to_do = if to_do.is_empty() { "nothing to do".into() } else { to_do.join(", ") };
+    let done = format!(
+        "{} columns rebuilt, {} moved, {} attempts failed since the start",
+        r.remade_columns, r.moved_columns, r.failed_remakes
+    );
+    let hours = r.unverified_s as f64 / 3600.0;
+    let scrub = format!(
+        "{} columns read, {} rows damaged in {} columns; all read within the last {hours:.1} h",
+        r.scrubbed_columns, r.damaged_rows, r.damaged_columns
+    );
+    pairs(&[("repair", to_do), ("repaired", done), ("scrub", scrub)])
+}
+
+pub fn balance(b: &BalanceInfo) -> String {
+    let row = |d: &DeviceBalance| {
+        let percent =
+            |slots: u32| format!("{:.1} %", 100.0 * f64::from(slots) / f64::from(d.slots_total.max(1)));
+        vec![
+            d.path.clone(),
+            d.state.clone(),
+            d.slots_total.to_string(),
+            d.slots_used.to_string(),
+            percent(d.slots_used),
+            d.slots_share.to_string(),
+            format!("{:+.1} %", d.deviation_percent),
+        ]
+    };
+    let header = ["path", "state", "slots", "used", "full", "share", "off"];
+    let mut out = table(&header, &[2, 3, 4, 5, 6], b.devices.iter().map(row));
+    out += &format!("\nno device is more than {:.1} % of its capacity off its share\n", b.deviation_percent);
+    out += &repair(&b.repair);
+    out
 }
 
 /// Offline reports of devices, one after the other.

@@ -14,7 +14,7 @@ use peristyle_control::desired::{Change, Volume};
 use peristyle_control::setup::VolumeWish;
 use peristyle_control::{AdminHandler, Control, EmbeddedStore};
 use peristyle_node::devices::SharedDevice;
-use peristyle_node::{DeviceState, ShardPhase};
+use peristyle_node::{DeviceState, ShardPhase, Wish};
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, Fault, Instant};
 use peristyle_shard::stats::{KINDS, PHASES, SpaceFigures};
@@ -24,14 +24,27 @@ use std::path::Path;
 use std::rc::Rc;
 
 pub struct Admin {
-    node: Rc<ThisNode>,
-    control: Rc<Control<EmbeddedStore>>,
-    plan: Plan,
+    pub(super) node: Rc<ThisNode>,
+    pub(super) control: Rc<Control<EmbeddedStore>>,
+    pub(super) plan: Plan,
     listen: Vec<SocketAddr>,
     nbd: Vec<ListenAddr>,
     started: Instant,
-    /// Volumes change one after the other.
+    /// Volumes and devices change one after the other.
     turn: Rc<Semaphore>,
+}
+
+/// State of a device in a word.
+fn state_of(d: &SharedDevice) -> &'static str {
+    match (d.wish(), d.state()) {
+        (Wish::Failed, _) => "given-up",
+        (Wish::Removed, _) => "removed",
+        (_, DeviceState::Closed) => "missing",
+        (_, DeviceState::Failed) => "failed",
+        (Wish::Draining, _) => "draining",
+        (Wish::Active, DeviceState::Healthy) => "healthy",
+        (Wish::Active, DeviceState::Slow) => "slow",
+    }
 }
 
 fn internal(e: ShardError) -> ApiError {
@@ -140,8 +153,8 @@ impl Admin {
         self.node.set_exports(specs);
     }
 
-    fn device_infos(&self) -> Vec<DeviceInfo> {
-        let devices = self.node.devices().all().iter();
+    pub(super) fn device_infos(&self) -> Vec<DeviceInfo> {
+        let devices = self.node.devices().all();
         devices
             .map(|d| {
                 let (slots_total, slots_used) = d.usage();
@@ -151,13 +164,7 @@ impl Admin {
                     uuid: d.id.to_string(),
                     path: d.path.clone(),
                     domain: d.domain.0,
-                    state: match d.state() {
-                        DeviceState::Closed => "missing",
-                        DeviceState::Healthy => "healthy",
-                        DeviceState::Slow => "slow",
-                        DeviceState::Failed => "failed",
-                    }
-                    .into(),
+                    state: state_of(d).into(),
                     slots_total,
                     slots_used,
                     bytes: info.as_ref().map_or(slots_total as u64 * COLUMN_BYTES, |i| i.bytes),
@@ -172,11 +179,16 @@ impl Admin {
             .collect()
     }
 
+    /// Devices that were not given up.
+    fn serving(&self) -> impl Iterator<Item = &SharedDevice> {
+        self.node.devices().all().filter(|d| d.wish().serves())
+    }
+
     async fn pool(&self) -> PoolInfo {
         let all = self.node.all_stats().await;
         let mut space = SpaceFigures::default();
         all.iter().flat_map(|reactor| &reactor.shards).for_each(|(_, shard)| space.add(&shard.space));
-        let usage = self.node.devices().all().iter().map(|d| d.usage());
+        let usage = self.serving().map(|d| d.usage());
         let (slots_total, slots_used) =
             usage.fold((0, 0), |sum, (total, used)| (sum.0 + u64::from(total), sum.1 + u64::from(used)));
         let by_phase = PHASES.iter().zip(space.extents);
@@ -188,6 +200,7 @@ impl Admin {
             kind: kind.to_string(),
             extents,
         };
+        let repair = self.repair_info().await;
         let state = self.control.state();
         let pool = state.pools.values().next();
         PoolInfo {
@@ -205,17 +218,19 @@ impl Admin {
             waiting_extents: space.waiting_extents,
             freed_extents: space.freed_extents,
             discarded_bytes: all.iter().flat_map(|r| &r.devices).map(|d| d.discarded_bytes).sum(),
+            repair,
         }
     }
 
     /// By UUID, path, name (the end of the path), or number in `device list`.
-    fn device(&self, text: &str) -> Result<DeviceId, ApiError> {
-        let devices = self.node.devices().all();
-        let by_number = text.parse::<usize>().ok().and_then(|n| devices.get(n));
-        let exact = || devices.iter().find(|d| d.path == text || d.id.to_string() == text);
-        let named = |d: &&SharedDevice| Path::new(&d.path).file_name().is_some_and(|name| name == text);
+    pub(super) fn device(&self, text: &str) -> Result<DeviceId, ApiError> {
+        let devices: Vec<&SharedDevice> = self.node.devices().all().collect();
+        let by_number = text.parse::<usize>().ok().and_then(|n| devices.get(n).copied());
+        let exact = || devices.iter().copied().find(|d| d.path == text || d.id.to_string() == text);
+        let named = |d: &&&SharedDevice| Path::new(&d.path).file_name().is_some_and(|name| name == text);
         // A name that two devices share (of different folders) names neither.
-        let by_name = || devices.iter().find(named).filter(|_| devices.iter().filter(named).count() == 1);
+        let by_name =
+            || devices.iter().find(named).copied().filter(|_| devices.iter().filter(named).count() == 1);
         let found = by_number.or_else(exact).or_else(by_name);
         found.map(|d| d.id).ok_or_else(|| ApiError::new(Code::NotFound, format!("no device `{text}`")))
     }
@@ -238,7 +253,7 @@ impl Admin {
 
     async fn status(&self) -> Status {
         let mut views = Vec::new();
-        views.extend(self.node.devices().all().iter().map(|d| d.view(AllocClass::User)));
+        views.extend(self.serving().map(|d| d.view(AllocClass::User)));
         let state = self.control.state();
         let pool = state.pools.values().next();
         let (scheme, too_few): (Scheme, _) =
@@ -255,9 +270,7 @@ impl Admin {
             ),
             Err(_) => ("none".into(), "none"),
         };
-        let slots = |f: fn((u32, u32)) -> u32| {
-            self.node.devices().all().iter().map(|d| f(d.usage()) as u64).sum::<u64>()
-        };
+        let slots = |f: fn((u32, u32)) -> u32| self.serving().map(|d| f(d.usage()) as u64).sum::<u64>();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -317,6 +330,32 @@ impl AdminHandler for Admin {
             }
             Request::VolumeDelete { name } => return self.delete(name).await,
             Request::PoolShow => Response::Pool(self.pool().await),
+            Request::PoolBalance => Response::Balance(self.balance().await),
+            Request::PoolScrub => {
+                self.node.scrub_now().await;
+                Response::Done
+            }
+            Request::DeviceAdd { path, domain, format } => {
+                let _turn = self.turn.acquire(1).await;
+                self.add_device(path, domain, format).await?;
+                Response::Devices { devices: self.device_infos() }
+            }
+            Request::DeviceFail { device, force } => {
+                let _turn = self.turn.acquire(1).await;
+                return self.fail_device(&device, force).await;
+            }
+            Request::DeviceRemove { device } => {
+                let _turn = self.turn.acquire(1).await;
+                return self.remove_device(&device).await;
+            }
+            Request::DeviceReplace { device, path, format } => {
+                let _turn = self.turn.acquire(1).await;
+                return self.replace_device(&device, path, format).await;
+            }
+            Request::DeviceKeep { device } => {
+                let _turn = self.turn.acquire(1).await;
+                return self.keep_device(&device).await;
+            }
             Request::DeviceList => Response::Devices { devices: self.device_infos() },
             Request::Stats => {
                 let names = self.control.state().volumes.values().map(|v| (v.id.0, v.name.clone())).collect();

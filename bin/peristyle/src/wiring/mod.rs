@@ -3,6 +3,7 @@
 mod admin;
 mod at_rest;
 mod busy;
+mod devices;
 mod offline;
 mod serve;
 mod stats;
@@ -15,6 +16,7 @@ use peristyle_base::{GIB, MIB, Scheme};
 use peristyle_cluster::TooFewPolicy;
 use peristyle_column::{Discard, Finding, Severity};
 use peristyle_control::config::{self, Config, HugePages, ListenAddr, Poll};
+use peristyle_rt::Duration;
 use peristyle_rt::device::WriteCache;
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -137,6 +139,10 @@ pub struct Plan {
     pub detect_zeroes: bool,
     /// Bytes of log after which a shard takes a checkpoint.
     pub checkpoint_log: u64,
+    /// Bytes per second of rebuild, rebalance and scrub, over all shards.
+    pub background_bytes_s: u64,
+    pub rebuild_after: Duration,
+    pub scrub_period: Duration,
     /// Faults may be injected.
     pub development: bool,
 }
@@ -152,6 +158,10 @@ pub struct PlannedDevice {
     pub write_cache: WriteCache,
     pub discard: Discard,
     pub domain: Option<u32>,
+}
+
+fn days(count: u32) -> Duration {
+    Duration::from_secs(u64::from(count) * 86_400)
 }
 
 fn cores_of_this_machine() -> usize {
@@ -191,6 +201,7 @@ pub fn dev(plan: &DevPlan, observer: &mut dyn Observer) -> Result<(), Failure> {
     if matches!(plan.devices, DevDevices::Memory(_)) {
         store::forget(&plan.state_file)?;
     }
+    let pool = config::PoolConfig::default();
     serve::run(
         Plan {
             state_file: plan.state_file.clone(),
@@ -217,6 +228,9 @@ pub fn dev(plan: &DevPlan, observer: &mut dyn Observer) -> Result<(), Failure> {
             map_cache: GIB,
             detect_zeroes: true,
             checkpoint_log: GIB,
+            background_bytes_s: u64::from(pool.background_mib_s) * MIB,
+            rebuild_after: Duration::from_secs(pool.rebuild_after_s.into()),
+            scrub_period: days(pool.scrub_days),
             development: true,
         },
         observer,
@@ -279,6 +293,9 @@ pub fn node(config: &Config, observer: &mut dyn Observer) -> Result<(), Failure>
             map_cache: config.memory.map_cache.0,
             detect_zeroes: config.pool.detect_zeroes,
             checkpoint_log: config.pool.checkpoint_log.0,
+            background_bytes_s: u64::from(config.pool.background_mib_s) * MIB,
+            rebuild_after: Duration::from_secs(config.pool.rebuild_after_s.into()),
+            scrub_period: days(config.pool.scrub_days),
             development: false,
         },
         observer,

@@ -178,6 +178,7 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
         .await
         .map_err(|e| Failure::failed(format!("admin socket {}: {e}", plan.admin.display())))?;
     let admin = Rc::new(Admin::new(node.clone(), control.clone(), plan.clone(), listen.clone(), nbd.clone()));
+    peristyle_rt::spawn(admin.clone().watch_leaving());
     peristyle_rt::spawn({
         let admin = admin.clone();
         async move {
@@ -203,7 +204,7 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
 fn memory_line(node: &Rc<ThisNode>, plan: &Plan) -> String {
     let buffers = buffers(plan.buffers, false).total_bytes() as u64 * plan.reactors as u64;
     let map = node.config().shard.map_cache_bytes * node.config().shards.len() as u64;
-    let slots: u64 = node.devices().all().iter().map(|d| u64::from(d.slots())).sum();
+    let slots: u64 = node.devices().all().map(|d| u64::from(d.slots())).sum();
     let config = &node.config().shard;
     let extents = peristyle_shard::extent::memory_bytes(slots / (config.scheme.m() as u64 + 1));
     let tables = peristyle_column::slot::memory_bytes(slots) + extents;
@@ -358,12 +359,12 @@ impl Totals {
             let bytes = new.1.saturating_sub(old.1) as f64;
             Rates { operations: operations / seconds, bytes: bytes / seconds, mean_us }
         };
-        let devices = node.devices().all();
+        let devices = || node.devices().all().filter(|d| d.wish().serves());
         StatusLine {
             uptime: now.since(started),
             connections: self.connections,
-            devices_healthy: devices.iter().filter(|d| d.state() == DeviceState::Healthy).count() as u32,
-            devices: devices.len() as u32,
+            devices_healthy: devices().filter(|d| d.state() == DeviceState::Healthy).count() as u32,
+            devices: devices().count() as u32,
             reads: rates(self.reads, last.reads),
             writes: rates(self.writes, last.writes),
         }

@@ -60,6 +60,21 @@ fn shards(all: &[ReactorStats]) -> StatsNode {
     for (name, value) in &sum.counters {
         node = node.counter(name, *value);
     }
+    let r = &sum.repair;
+    for (name, value) in [
+        ("repair.lost_columns", r.lost_columns),
+        ("repair.away_columns", r.away_columns),
+        ("repair.draining_columns", r.draining_columns),
+        ("repair.remade_columns", r.remade_columns),
+        ("repair.moved_columns", r.moved_columns),
+        ("repair.remade_bytes", r.remade_bytes),
+        ("repair.failed_remakes", r.failed_remakes),
+        ("scrub.columns", r.scrubbed_columns),
+        ("scrub.damaged_rows", r.damaged_rows),
+        ("scrub.unverified_s", r.unverified_ns / 1_000_000_000),
+    ] {
+        node = node.counter(name, value);
+    }
     node
 }
 

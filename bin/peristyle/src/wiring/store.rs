@@ -6,12 +6,12 @@ use crate::failure::Failure;
 use peristyle_base::{NodeId, Uuid};
 use peristyle_cluster::DomainId;
 use peristyle_column::{Discard, FormatError, FormatOptions, LabelError, OpenError, inspect};
-use peristyle_control::desired::State;
+use peristyle_control::desired::{DeviceState, State};
 use peristyle_control::setup::{FoundDevice, Setup, VolumeWish, open_or_create};
 use peristyle_control::{Control, EmbeddedStore};
-use peristyle_node::{DeviceConfig, NodeConfig};
+use peristyle_node::{DeviceConfig, NodeConfig, Wish};
 use peristyle_rt::{Device, DeviceSpec, IoError, ReactorId, RuntimeConfig};
-use peristyle_shard::ShardConfig;
+use peristyle_shard::{Pace, ShardConfig};
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -107,7 +107,7 @@ async fn describe(
                 "{path} is not formatted: run `peristyle device format {path}` first"
             )));
         }
-        let id = format(device, cluster)
+        let id = format(device, cluster, false)
             .await
             .map_err(|e| Failure::failed(format!("{}: {e}", device.path.display())))?;
         notes.push(format!("formatted {} as {id}", device.path.display()));
@@ -148,7 +148,7 @@ fn random_uuid() -> Uuid {
 }
 
 /// Cluster and identity of a device; `None` when it is blank.
-async fn label(device: &PlannedDevice) -> Result<Option<(Uuid, Uuid)>, String> {
+pub(super) async fn label(device: &PlannedDevice) -> Result<Option<(Uuid, Uuid)>, String> {
     let (spec, path) = (spec_of(device), device.path.display().to_string());
     let is_busy = |e: &IoError| *e == IoError::Busy;
     let device = when_free(&path, &say, is_busy, || Device::open(&spec)).await.map_err(|e| e.to_string())?;
@@ -159,9 +159,9 @@ async fn label(device: &PlannedDevice) -> Result<Option<(Uuid, Uuid)>, String> {
     }
 }
 
-async fn format(device: &PlannedDevice, cluster: Uuid) -> Result<Uuid, String> {
+pub(super) async fn format(device: &PlannedDevice, cluster: Uuid, force: bool) -> Result<Uuid, String> {
     let device = Device::open(&spec_of(device)).await.map_err(|e| e.to_string())?;
-    let options = FormatOptions { cluster, device: random_uuid(), force: false };
+    let options = FormatOptions { cluster, device: random_uuid(), force };
     match peristyle_column::format(&device, options).await {
         Ok(label) => Ok(label.device),
         Err(FormatError::NotBlank { .. }) => {
@@ -172,12 +172,22 @@ async fn format(device: &PlannedDevice, cluster: Uuid) -> Result<Uuid, String> {
     }
 }
 
+pub(super) fn wish_of(state: DeviceState) -> Wish {
+    match state {
+        DeviceState::Active => Wish::Active,
+        DeviceState::Draining => Wish::Draining,
+        DeviceState::Failed => Wish::Failed,
+        DeviceState::Removed => Wish::Removed,
+    }
+}
+
 /// The node that the desired state and the plan describe. Devices and shards are spread over the reactors.
 fn node_config(plan: &Plan, state: &State) -> NodeConfig {
     let reactors = plan.reactors;
     let devices = state
         .devices
         .values()
+        .filter(|d| d.state != DeviceState::Removed)
         .enumerate()
         .map(|(i, d)| {
             let planned = plan.devices.iter().find(|p| p.path.display().to_string() == d.path);
@@ -199,6 +209,7 @@ fn node_config(plan: &Plan, state: &State) -> NodeConfig {
                 discard: planned.map_or(Discard::Auto, |p| p.discard),
                 domain: DomainId(d.domain),
                 home: ReactorId((i % reactors) as u16),
+                wish: wish_of(d.state),
             }
         })
         .collect();
@@ -210,12 +221,15 @@ fn node_config(plan: &Plan, state: &State) -> NodeConfig {
     shard.detect_zeroes = plan.detect_zeroes;
     shard.checkpoint_log_bytes = plan.checkpoint_log;
     shard.map_cache_bytes = plan.map_cache / shards.len().max(1) as u64;
+    shard.background = Pace::new(plan.background_bytes_s);
+    shard.scrub_period = plan.scrub_period;
     NodeConfig {
         node: NodeId(0),
         cluster: state.cluster.uuid,
         devices,
         shards,
         shard,
+        rebuild_after: plan.rebuild_after,
         development: plan.development,
     }
 }

@@ -1,7 +1,7 @@
 //! Changes of the desired state, as a plain function from one state to the next.
 
 use super::rules::*;
-use super::{Device, Pool, Shard, State, Volume, VolumeState};
+use super::{Device, DeviceState, Pool, Shard, State, Volume, VolumeState};
 use peristyle_base::{DeviceId, PoolId, Scheme, ShardId, Uuid, VolumeId};
 use peristyle_cluster::TooFewPolicy;
 
@@ -21,6 +21,11 @@ pub enum Change {
         device: DeviceId,
         path: String,
         domain: u32,
+    },
+    /// It is to leave, is given up, or is gone. None of that is taken back, but that it is to leave.
+    SetDeviceState {
+        device: DeviceId,
+        state: DeviceState,
     },
     /// Shards are numbered on from those that exist; reactors take them in turn.
     AddShards {
@@ -71,6 +76,7 @@ impl State {
                 let there = self.devices.get_mut(device).ok_or(missing)?;
                 (there.path, there.domain) = (path.clone(), *domain);
             }
+            Change::SetDeviceState { device, state } => self.set_device_state(*device, *state)?,
             Change::AddShards { pool, count } => self.add_shards(*pool, *count)?,
             Change::CreateVolume(spec) => self.create_volume(spec)?,
             Change::ResizeVolume { name, bytes, shrink } => self.resize_volume(name, *bytes, *shrink)?,
@@ -104,6 +110,18 @@ impl State {
             return Err(ControlError::TooMany { kind: "device", max: DEVICES_MAX });
         }
         self.devices.insert(device.id, device.clone());
+        Ok(())
+    }
+
+    fn set_device_state(&mut self, device: DeviceId, state: DeviceState) -> Result<(), ControlError> {
+        let missing = ControlError::NotFound { kind: "device", name: device.to_string() };
+        let there = self.devices.get_mut(&device).ok_or(missing)?;
+        let gone = |state| matches!(state, DeviceState::Failed | DeviceState::Removed);
+        // What it has may be old by now: it comes back as a new device or not at all.
+        if gone(there.state) && !gone(state) {
+            return Err(ControlError::DeviceGone(device.to_string()));
+        }
+        there.state = state;
         Ok(())
     }
 

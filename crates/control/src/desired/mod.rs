@@ -74,6 +74,22 @@ pub struct Device {
     pub domain: u32,
     /// Where it was last seen: a hint.
     pub path: String,
+    /// What the operator wants of it.
+    #[serde(default)]
+    pub state: DeviceState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceState {
+    #[default]
+    Active,
+    /// Its columns move to others; then it is removed.
+    Draining,
+    /// Given up: its columns are rebuilt on the others. It is not used again unless it is formatted.
+    Failed,
+    /// It has left. It is not used again unless it is formatted.
+    Removed,
 }
 
 /// One log. All are of the one pool for now.

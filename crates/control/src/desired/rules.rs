@@ -51,6 +51,8 @@ pub enum ControlError {
     TooMany { kind: &'static str, max: usize },
     #[error("the identity {0} is taken: nothing else may have the same")]
     IdentityTaken(String),
+    #[error("the device {0} was given up, and what it has may be old: format it and add it as a new one")]
+    DeviceGone(String),
     #[error("no shard to put the volume on: the store was never completed; create it anew")]
     NoShards,
     #[error("a shard's pool does not exist: create the pool first")]

@@ -7,7 +7,7 @@ pub mod nbd;
 use peristyle_base::{DeviceId, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, MemoryShardStore};
 use peristyle_column::FormatOptions;
-use peristyle_node::{DeviceConfig, Node, NodeConfig, TargetConfig, Volume, VolumeSpec, seeds};
+use peristyle_node::{DeviceConfig, Node, NodeConfig, TargetConfig, Volume, VolumeSpec, Wish, seeds};
 use peristyle_nvme::QpairLimits;
 use peristyle_nvme::subsystem::Hosts;
 use peristyle_nvme::wire::fabrics::Nqn;
@@ -58,6 +58,7 @@ pub fn node_config(
         spec,
         domain: DomainId(i as u32),
         home: ReactorId((i % reactors) as u16),
+        wish: Wish::Active,
         discard: peristyle_column::Discard::Auto,
     };
     NodeConfig {
@@ -66,6 +67,7 @@ pub fn node_config(
         devices: devices.into_iter().enumerate().map(device).collect(),
         shards: vec![(ShardId(0), ReactorId(reactors as u16 - 1))],
         shard,
+        rebuild_after: Duration::from_secs(300),
         development: true,
     }
 }

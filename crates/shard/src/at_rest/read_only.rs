@@ -1,7 +1,7 @@
 //! The way of a recovery through devices at rest: whatever would write is refused.
 
 use super::Resting;
-use crate::columns::{AllocClass, ColumnFault, Columns, ListedSlot, WriteClass};
+use crate::columns::{AllocClass, ColumnFault, Columns, Fate, ListedSlot, WriteClass};
 use crate::commit::apply;
 use crate::encode::Kept;
 use crate::error::ShardError;
@@ -28,6 +28,16 @@ impl<R: Resting> Columns for ReadOnly<R> {
         _: Scheme,
         _: Epoch,
         _: AllocClass,
+    ) -> Result<SlotIndex, ColumnFault> {
+        Err(ColumnFault::Refused)
+    }
+
+    async fn allocate_filling(
+        &self,
+        _: DeviceId,
+        _: ColumnName,
+        _: Scheme,
+        _: Epoch,
     ) -> Result<SlotIndex, ColumnFault> {
         Err(ColumnFault::Refused)
     }
@@ -60,6 +70,11 @@ impl<R: Resting> Columns for ReadOnly<R> {
         self.0.read(place, name, row, buf).await
     }
 
+    /// Nothing is made anew here.
+    async fn row_crcs(&self, _: ColumnPlace, _: ColumnName) -> Result<Vec<u32>, ColumnFault> {
+        Err(ColumnFault::Refused)
+    }
+
     async fn seal(
         &self,
         _: ColumnPlace,
@@ -79,6 +94,13 @@ impl<R: Resting> Columns for ReadOnly<R> {
     async fn list(&self, shard: ShardId) -> Vec<(DeviceId, Result<Vec<ListedSlot>, ColumnFault>)> {
         self.0.list(shard).await
     }
+
+    /// Nor does any device come back.
+    async fn list_device(&self, _: DeviceId, _: ShardId) -> Result<Vec<ListedSlot>, ColumnFault> {
+        Err(ColumnFault::Refused)
+    }
+
+    fn fates(&self, _: &mut Vec<(DeviceId, Fate)>) {}
 
     fn report_bad(&self, _: DeviceId, _: Option<ColumnFault>) {}
 

@@ -2,6 +2,8 @@
 //! request, and take columns away. It compares names and epochs like the column server does.
 #![allow(dead_code)] // each test file uses a part of it
 
+mod devices;
+
 use peristyle_base::*;
 use peristyle_cluster::{DeviceView, DomainId, MemoryShardStore};
 use peristyle_rt::{Buf, Duration, IoVec, View};
@@ -52,21 +54,32 @@ pub enum What {
     Read,
     Seal,
     Free,
+    /// Its checksums are asked for.
+    Table,
+    /// A slot for a column that is made anew.
+    Fill,
 }
 
 struct Column {
     name: ColumnName,
     scheme: Scheme,
     epoch: Epoch,
+    /// It is being made anew: never read.
+    filling: bool,
     sealed: Option<u16>,
     /// Checksums that came with the seal.
     stated: Vec<u32>,
+    /// Those that came with the appends.
+    appended: BTreeMap<u16, u32>,
     rows: BTreeMap<u16, Vec<u8>>,
 }
 
 struct Device {
     id: DeviceId,
     away: bool,
+    fate: Fate,
+    /// Slots, if fewer than the others have.
+    slots: Option<u32>,
     next: u32,
     columns: BTreeMap<u32, Column>,
 }
@@ -76,6 +89,7 @@ type Rule = Box<dyn FnMut(&Asked) -> Do>;
 struct Inner {
     devices: Vec<Device>,
     rule: Rule,
+    lie: Box<dyn FnMut(&Asked) -> bool>,
     log: Vec<(Asked, Result<(), ColumnFault>)>,
     full: bool,
     spent: bool,
@@ -97,6 +111,8 @@ impl Pool {
         let device = |i: usize| Device {
             id: Uuid::from_random([i as u8 + 1; 16]),
             away: false,
+            fate: Fate::Here,
+            slots: None,
             next: 0,
             columns: BTreeMap::new(),
         };
@@ -104,6 +120,7 @@ impl Pool {
         let inner = Inner {
             devices,
             rule: Box::new(|_| Do::It),
+            lie: Box::new(|_| false),
             log: Vec::new(),
             full: false,
             spent: false,
@@ -124,7 +141,7 @@ impl Pool {
         self.rule(|_| Do::It);
     }
     pub fn away(&self, device: usize, away: bool) {
-        self.inner.borrow_mut().devices[device].away = away;
+        self.fate(device, if away { Fate::Away } else { Fate::Here });
     }
     /// Users' extents find no room from now on.
     pub fn full(&self, full: bool) {
@@ -189,8 +206,10 @@ impl Pool {
         let (mut name, mut sealed) = (there.name, there.sealed);
         change(&mut name, &mut sealed);
         let (scheme, epoch, rows) = (there.scheme, there.epoch, there.rows.clone());
+        let (appended, stated, filling) = (there.appended.clone(), Vec::new(), false);
         let device = &mut inner.devices[to];
-        device.columns.insert(device.next, Column { name, scheme, epoch, sealed, stated: Vec::new(), rows });
+        let copy = Column { name, scheme, epoch, filling, sealed, stated, appended, rows };
+        device.columns.insert(device.next, copy);
         device.next += 1;
     }
     /// As [`copy_column`](Self::copy_column), and it is not where it was any more.
@@ -284,6 +303,38 @@ impl Pool {
 }
 
 impl Inner {
+    fn listed(&self, index: usize) -> Result<Vec<ListedSlot>, ColumnFault> {
+        let device = &self.devices[index];
+        let slot = |(&slot, c): (&u32, &Column)| ListedSlot {
+            place: ColumnPlace { device: device.id, slot: SlotIndex(slot) },
+            name: c.name,
+            scheme: c.scheme,
+            state: match c.sealed {
+                Some(_) => SlotState::Sealed,
+                None if c.filling => SlotState::Filling,
+                None => SlotState::Open,
+            },
+            epoch: c.epoch,
+            rows: c.sealed.unwrap_or(0),
+        };
+        if device.away { Err(ColumnFault::Device) } else { Ok(device.columns.iter().map(slot).collect()) }
+    }
+    fn allocate(
+        &mut self,
+        index: usize,
+        name: ColumnName,
+        scheme: Scheme,
+        epoch: Epoch,
+        filling: bool,
+    ) -> SlotIndex {
+        let device = &mut self.devices[index];
+        let slot = SlotIndex(device.next);
+        device.next += 1;
+        let (stated, appended, rows) = Default::default();
+        let column = Column { name, scheme, epoch, filling, sealed: None, stated, appended, rows };
+        device.columns.insert(slot.0, column);
+        slot
+    }
     fn index(&self, id: DeviceId) -> usize {
         self.devices.iter().position(|d| d.id == id).expect("a device of this pool")
     }
@@ -306,18 +357,29 @@ impl Inner {
     }
 }
 
+impl Column {
+    /// The checksums that it keeps.
+    fn table(&self) -> Vec<u32> {
+        let rows = 0..self.sealed.unwrap_or(0);
+        let zeros = crc32c(&[0; BLOCK]);
+        match self.stated.is_empty() {
+            true => rows.map(|row| self.appended.get(&row).copied().unwrap_or(zeros)).collect(),
+            false => self.stated.clone(),
+        }
+    }
+}
+
 impl Columns for Pool {
     fn devices(&self, class: AllocClass, out: &mut Vec<DeviceView>) {
         let inner = self.inner.borrow();
         out.extend(inner.devices.iter().enumerate().map(|(i, d)| DeviceView {
             id: d.id,
             domain: DomainId(i as u32),
-            slots_total: inner.slots
-                - match class {
-                    AllocClass::User => KEPT_BACK + KEPT_FOR_COLLECTION,
-                    AllocClass::Collection => KEPT_BACK,
-                    AllocClass::Meta | AllocClass::Reappend => 0,
-                },
+            slots_total: d.slots.unwrap_or(inner.slots).saturating_sub(match class {
+                AllocClass::User => KEPT_BACK + KEPT_FOR_COLLECTION,
+                AllocClass::Collection => KEPT_BACK,
+                AllocClass::Meta | AllocClass::Reappend => 0,
+            }),
             slots_used: match inner.spent
                 || (inner.full && matches!(class, AllocClass::User | AllocClass::Collection))
             {
@@ -326,6 +388,7 @@ impl Columns for Pool {
             },
             healthy: !d.away,
             avoid: false,
+            draining: d.fate == Fate::Draining,
         }));
     }
 
@@ -341,12 +404,25 @@ impl Columns for Pool {
         let mut slot = SlotIndex(0);
         let given = &mut slot;
         self.ask(asked(What::Allocate, index, name, 0, 0), move |inner| {
-            let device = &mut inner.devices[index];
-            *given = SlotIndex(device.next);
-            device.next += 1;
-            let column =
-                Column { name, scheme, epoch, sealed: None, stated: Vec::new(), rows: BTreeMap::new() };
-            device.columns.insert(given.0, column);
+            *given = inner.allocate(index, name, scheme, epoch, false);
+            Ok(())
+        })
+        .await?;
+        Ok(slot)
+    }
+
+    async fn allocate_filling(
+        &self,
+        device: DeviceId,
+        name: ColumnName,
+        scheme: Scheme,
+        epoch: Epoch,
+    ) -> Result<SlotIndex, ColumnFault> {
+        let index = self.inner.borrow().index(device);
+        let mut slot = SlotIndex(0);
+        let given = &mut slot;
+        self.ask(asked(What::Fill, index, name, 0, 0), move |inner| {
+            *given = inner.allocate(index, name, scheme, epoch, true);
             Ok(())
         })
         .await?;
@@ -380,6 +456,7 @@ impl Columns for Pool {
                 return Err(ColumnFault::Refused);
             }
             for (i, block) in bytes.chunks(BLOCK).enumerate() {
+                column.appended.insert(row.0 + i as u16, crc32c(block));
                 let old = column.rows.insert(row.0 + i as u16, block.to_vec());
                 assert!(old.is_none_or(|old| old == block), "a row has one content");
             }
@@ -408,18 +485,27 @@ impl Columns for Pool {
         row: RowIndex,
         mut buf: Buf,
     ) -> (Result<(), ColumnFault>, Buf) {
+        if place.device.is_nil() {
+            return (Err(ColumnFault::Device), buf);
+        }
         let index = self.inner.borrow().index(place.device);
         let rows = (buf.len() / BLOCK) as u16;
         let out = &mut buf;
+        let request = asked(What::Read, index, name, row.0, rows);
         let result = self
-            .ask(asked(What::Read, index, name, row.0, rows), move |inner| {
+            .ask(request.clone(), move |inner| {
+                let lies = (inner.lie)(&request);
                 let column = inner.column(place, name)?;
+                if column.filling {
+                    return Err(ColumnFault::Refused);
+                }
                 for (i, block) in out.chunks_exact_mut(BLOCK).enumerate() {
                     match column.rows.get(&(row.0 + i as u16)) {
                         Some(there) => block.copy_from_slice(there),
                         None => block.fill(0),
                     }
                 }
+                out[0] ^= u8::from(lies);
                 Ok(())
             })
             .await;
@@ -442,15 +528,26 @@ impl Columns for Pool {
                 return Err(ColumnFault::Fenced);
             }
             column.rows.retain(|row, _| *row < rows);
+            column.appended.retain(|row, _| *row < rows);
             let is_hole = |row| holes.iter().any(|h| (h.0..h.0 + h.1).contains(&row));
             for row in 0..rows {
                 match is_hole(row) {
-                    true => drop(column.rows.insert(row, vec![0; BLOCK])),
+                    true => {
+                        column.appended.remove(&row);
+                        column.rows.insert(row, vec![0; BLOCK]);
+                    }
                     false if !column.rows.contains_key(&row) => return Err(ColumnFault::Refused),
                     false => {}
                 }
             }
+            // What is filled is read only if it is what it must be (the column server compares).
+            let differs =
+                |row: u16| column.appended.get(&row).is_some_and(|&c| crcs.get(row as usize) != Some(&c));
+            if column.filling && (0..rows).any(differs) {
+                return Err(ColumnFault::Refused);
+            }
             column.sealed = Some(rows);
+            column.filling = false;
             column.stated = crcs;
             Ok(())
         })
@@ -469,20 +566,33 @@ impl Columns for Pool {
     }
 
     async fn list(&self, _: ShardId) -> Vec<(DeviceId, Result<Vec<ListedSlot>, ColumnFault>)> {
-        let listed = |device: &Device| {
-            let slot = |(&slot, c): (&u32, &Column)| ListedSlot {
-                place: ColumnPlace { device: device.id, slot: SlotIndex(slot) },
-                name: c.name,
-                scheme: c.scheme,
-                state: if c.sealed.is_some() { SlotState::Sealed } else { SlotState::Open },
-                epoch: c.epoch,
-                rows: c.sealed.unwrap_or(0),
-            };
-            device.columns.iter().map(slot).collect()
-        };
         let inner = self.inner.borrow();
-        let answer = |d: &Device| (d.id, if d.away { Err(ColumnFault::Device) } else { Ok(listed(d)) });
-        inner.devices.iter().map(answer).collect()
+        (0..inner.devices.len()).map(|i| (inner.devices[i].id, inner.listed(i))).collect()
+    }
+
+    async fn list_device(&self, device: DeviceId, _: ShardId) -> Result<Vec<ListedSlot>, ColumnFault> {
+        let inner = self.inner.borrow();
+        inner.listed(inner.index(device))
+    }
+
+    async fn row_crcs(&self, place: ColumnPlace, name: ColumnName) -> Result<Vec<u32>, ColumnFault> {
+        let index = self.inner.borrow().index(place.device);
+        let mut crcs = Vec::new();
+        let out = &mut crcs;
+        self.ask(asked(What::Table, index, name, 0, 0), move |inner| {
+            let column = inner.column(place, name)?;
+            if column.sealed.is_none() {
+                return Err(ColumnFault::Refused);
+            }
+            *out = column.table();
+            Ok(())
+        })
+        .await?;
+        Ok(crcs)
+    }
+
+    fn fates(&self, out: &mut Vec<(DeviceId, Fate)>) {
+        out.extend(self.inner.borrow().devices.iter().map(|d| (d.id, d.fate)));
     }
 
     fn report_bad(&self, _: DeviceId, _: Option<ColumnFault>) {}

@@ -9,7 +9,7 @@ use peristyle_base::{BLOCK_BYTES, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, MemoryShardStore, StoreError};
 use peristyle_column::{FormatOptions, Reserve, Server, ServerConfig, format};
 use peristyle_node::columns::NodeColumns;
-use peristyle_node::devices::{DeviceTable, SharedDevice};
+use peristyle_node::devices::{DeviceTable, SharedDevice, Wish};
 use peristyle_node::message::NodeBus;
 use peristyle_rt::sim::{CrashState, DiskHandle, Rng};
 use peristyle_rt::{Buf, Device, Duration, ReactorId, join_all};
@@ -61,7 +61,7 @@ impl Rig {
         let shared = |i: usize| SharedDevice::new(device_id(i), DomainId(i as u32), here, String::new());
         let table = DeviceTable::new((0..disks.len()).map(shared).collect());
         let port = peristyle_rt::mesh(1, 16).pop().expect("one");
-        let columns = NodeColumns::new(table, Rc::new(NodeBus::new(port.attach())));
+        let columns = NodeColumns::new(table, Duration::from_secs(300), Rc::new(NodeBus::new(port.attach())));
         for (i, disk) in disks.iter().enumerate().filter(|(i, _)| !away.contains(i)) {
             let device = Device::open(&disk.spec()).await.expect("there");
             let server = Server::open(device, CLUSTER, ServerConfig::default()).await.expect("was formatted");
@@ -88,6 +88,7 @@ impl Rig {
         owner.fill_extents(&mut rng, 1 + self.plan.ready_extents).await;
         // Before any other checkpoint: replay still looks at the extents that were filled.
         owner.free_unused(&mut rng).await;
+        owner.empty_a_device(&mut Rng::new(self.seed ^ 0xE4D)).await;
         owner.cut_off_and_grow(&mut Rng::new(self.seed ^ 0xC07)).await;
         join_two(owner.checkpoint(), owner.write_some(&mut rng.fork(), 3)).await;
         if let Some(failing) = self.plan.failing {
@@ -306,6 +307,29 @@ impl Owner {
         assert_eq!(self.shard.resize_layer(LAYER, cut, true).await, Ok(()));
         assert_eq!(self.shard.resize_layer(LAYER, blocks, false).await, Ok(()));
         model.acknowledge(id);
+    }
+
+    /// A device is to leave, or is given up: its columns are made anew on the others, while hosts go on. Then it is back,
+    /// with what it had.
+    async fn empty_a_device(&self, rng: &mut Rng) {
+        let Plan { devices, scheme, .. } = self.rig.plan;
+        if devices == scheme.width() {
+            return; // no other failure domain has room
+        }
+        let _step = self.rig.watch.under_way.begin(Operation::Rebuild);
+        let (table, device) = (self.columns.columns.table(), device_id(rng.below(devices as u64) as usize));
+        table.set_wish(device, if rng.coin() { Wish::Draining } else { Wish::Failed });
+        let figures = || self.shard.repair_figures(peristyle_rt::now());
+        let before = figures().remade_columns;
+        self.shard.look_after_devices();
+        let end = peristyle_rt::now() + Duration::from_millis(20);
+        while figures().remade_columns < before + 2 && peristyle_rt::now() < end {
+            peristyle_rt::sleep(Duration::from_micros(100)).await;
+        }
+        self.write_some(&mut rng.fork(), 2).await;
+        table.set_wish(device, Wish::Active);
+        self.shard.look_after_devices();
+        peristyle_rt::sleep(Duration::from_millis(2)).await;
     }
 
     /// Large writes, until so many extents are full and their columns sealed.

@@ -7,7 +7,7 @@ use peristyle_base::{
 use peristyle_cluster::{DeviceView, MemoryShardStore, ShardRecord, ShardStore, StoreError, Version};
 use peristyle_node::columns::NodeColumns;
 use peristyle_rt::{Buf, Duration, IoVec, View};
-use peristyle_shard::{AllocClass, ColumnFault, Columns, ListedSlot, WriteClass};
+use peristyle_shard::{AllocClass, ColumnFault, Columns, Fate, ListedSlot, WriteClass};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -58,6 +58,16 @@ impl Columns for WatchedColumns {
         self.columns.allocate(device, name, scheme, epoch, class).await
     }
 
+    async fn allocate_filling(
+        &self,
+        device: DeviceId,
+        name: ColumnName,
+        scheme: Scheme,
+        epoch: Epoch,
+    ) -> Result<SlotIndex, ColumnFault> {
+        self.columns.allocate_filling(device, name, scheme, epoch).await
+    }
+
     async fn append(
         &self,
         place: ColumnPlace,
@@ -68,7 +78,8 @@ impl Columns for WatchedColumns {
         crcs: View,
         class: WriteClass,
     ) -> Result<(), ColumnFault> {
-        let _step = (class != WriteClass::Meta).then(|| self.watch.under_way.begin(Operation::Frame));
+        let _step = (!matches!(class, WriteClass::Meta | WriteClass::Repair))
+            .then(|| self.watch.under_way.begin(Operation::Frame));
         self.columns.append(place, name, epoch, row, data, crcs, class).await
     }
 
@@ -128,7 +139,9 @@ impl Columns for WatchedColumns {
     }
 
     async fn free(&self, place: ColumnPlace, name: ColumnName, epoch: Epoch) -> Result<(), ColumnFault> {
-        let unused = self.watch.sealed_extents.borrow().contains(&name.extent) && !self.watch.settling.get();
+        let rebuilding = self.watch.under_way.has(Operation::Rebuild);
+        let sealed = self.watch.sealed_extents.borrow().contains(&name.extent);
+        let unused = sealed && !self.watch.settling.get() && !rebuilding;
         let operation = if unused { Operation::FreeUnused } else { Operation::GiveBack };
         let _steps = (self.watch.under_way.begin(operation), self.watch.settle());
         let result = self.columns.free(place, name, epoch).await;
@@ -139,6 +152,18 @@ impl Columns for WatchedColumns {
 
     async fn list(&self, shard: ShardId) -> Vec<(DeviceId, Result<Vec<ListedSlot>, ColumnFault>)> {
         self.columns.list(shard).await
+    }
+
+    async fn list_device(&self, device: DeviceId, shard: ShardId) -> Result<Vec<ListedSlot>, ColumnFault> {
+        self.columns.list_device(device, shard).await
+    }
+
+    async fn row_crcs(&self, place: ColumnPlace, name: ColumnName) -> Result<Vec<u32>, ColumnFault> {
+        self.columns.row_crcs(place, name).await
+    }
+
+    fn fates(&self, out: &mut Vec<(DeviceId, Fate)>) {
+        self.columns.fates(out);
     }
 
     fn report_bad(&self, device: DeviceId, fault: Option<ColumnFault>) {

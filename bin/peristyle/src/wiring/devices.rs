@@ -1,0 +1,251 @@
+//! Devices that join, leave, are given up and replaced while the node runs.
+
+use super::admin::Admin;
+use super::{PlannedDevice, store};
+use peristyle_base::units::COLUMN_BYTES;
+use peristyle_base::{DeviceId, Scheme};
+use peristyle_cluster::{DeviceView, DomainId, deviations, usable_domains};
+use peristyle_column::Discard;
+use peristyle_control::api::{ApiError, BalanceInfo, Code, DeviceBalance, RepairInfo, Response};
+use peristyle_control::desired::{Change, Device, DeviceState};
+use peristyle_control::setup::{POOL, own_domain};
+use peristyle_node::{DeviceConfig, Wish};
+use peristyle_rt::device::WriteCache;
+use peristyle_rt::{Duration, ReactorId};
+use peristyle_shard::{AllocClass, RepairFigures};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// How often devices that are to leave are looked at.
+const LEAVE_PERIOD: Duration = Duration::from_secs(1);
+/// Looks at which a device must have been empty before it goes: something may just be on its way to it.
+const EMPTY_LOOKS: u32 = 3;
+
+fn refuse(why: String) -> ApiError {
+    ApiError::new(Code::Invalid, why)
+}
+
+impl Admin {
+    fn scheme(&self) -> Scheme {
+        self.control.state().pools.get(&POOL).map_or(self.plan.scheme, |pool| pool.scheme)
+    }
+
+    fn views(&self) -> Vec<DeviceView> {
+        self.node.devices().all().map(|d| d.view(AllocClass::User)).collect()
+    }
+
+    async fn set_state(&self, device: DeviceId, state: DeviceState) -> Result<Response, ApiError> {
+        self.control.apply(&Change::SetDeviceState { device, state }).await?;
+        self.node.set_wish(device, store::wish_of(state));
+        Ok(Response::Done)
+    }
+
+    /// A device joins: durably in the store first, then all reactors use it.
+    pub(super) async fn add_device(
+        &self,
+        path: String,
+        domain: Option<u32>,
+        format: bool,
+    ) -> Result<DeviceId, ApiError> {
+        let known = self.control.state().devices.values().find(|d| d.path == path).cloned();
+        if let Some(known) = known.filter(|d| matches!(d.state, DeviceState::Active | DeviceState::Draining))
+        {
+            return Err(ApiError::new(Code::Exists, format!("{path} is the device {} already", known.id)));
+        }
+        let planned = PlannedDevice {
+            path: PathBuf::from(&path),
+            memory: None,
+            create_bytes: None,
+            write_cache: if self.plan.development { WriteCache::Protected } else { WriteCache::Auto },
+            discard: Discard::Auto,
+            domain,
+        };
+        let failed = |e: String| refuse(format!("{path}: {e}"));
+        let cluster = self.control.state().cluster.uuid;
+        let id = match store::label(&planned).await.map_err(failed)? {
+            None => store::format(&planned, cluster, false).await.map_err(failed)?,
+            Some(_) if format => store::format(&planned, cluster, true).await.map_err(failed)?,
+            Some((of, _)) if of != cluster => {
+                return Err(refuse(format!(
+                    "{path} belongs to cluster {of}: --format makes it a blank device"
+                )));
+            }
+            Some((_, id)) if self.control.state().devices.contains_key(&id) => {
+                return Err(refuse(format!(
+                    "{path} is {id}, which was given up; what it has may be old: --format makes it a blank device"
+                )));
+            }
+            Some((_, id)) => id,
+        };
+        let domain = domain.unwrap_or_else(|| own_domain(&self.control));
+        let device = Device { id, pool: POOL, domain, path: path.clone(), state: DeviceState::Active };
+        self.control.apply(&Change::AddDevice(device)).await?;
+        let home = ReactorId((self.node.devices().all().count() % self.node.reactors()) as u16);
+        let spec = store::spec_of(&planned);
+        let (discard, domain) = (planned.discard, DomainId(domain));
+        let config = DeviceConfig { id, spec, discard, domain, home, wish: Wish::Active };
+        let opened = self.node.add_device(config).await;
+        opened.map_err(|e| {
+            failed(format!("{e}; it belongs to the pool, and is opened as soon as it can be"))
+        })?;
+        Ok(id)
+    }
+
+    /// How many devices do not serve now, or were given up and are not rebuilt yet.
+    fn missing(&self, but: DeviceId, figures: &RepairFigures) -> usize {
+        let serves = |d: &DeviceView| d.healthy;
+        let away = self.node.devices().all().zip(self.views()).filter(|(d, view)| {
+            d.id != but && !serves(view) && (d.wish().serves() || figures.lost_columns > 0)
+        });
+        away.count()
+    }
+
+    pub(super) async fn fail_device(&self, device: &str, force: bool) -> Result<Response, ApiError> {
+        let (id, m) = (self.device(device)?, self.scheme().m());
+        let missing = self.missing(id, &self.repair().await);
+        if missing + 1 > m && !force {
+            return Err(refuse(format!(
+                "{missing} devices are missing already, and {} survives the loss of {m}: data that only this one \
+                 has would be lost. Wait for the rebuild (`peristyle pool show`), or say --force",
+                self.scheme()
+            )));
+        }
+        self.set_state(id, DeviceState::Failed).await
+    }
+
+    pub(super) async fn remove_device(&self, device: &str) -> Result<Response, ApiError> {
+        let id = self.device(device)?;
+        let shared = self.node.devices().get(id).expect("found a moment ago");
+        if shared.wish() == Wish::Failed {
+            let figures = self.repair().await;
+            return match figures.lost_columns {
+                0 => self.set_state(id, DeviceState::Removed).await,
+                n => Err(ApiError::new(
+                    Code::Busy,
+                    format!("{n} columns are still to be rebuilt: wait for them"),
+                )),
+            };
+        }
+        self.check_room_without(id)?;
+        self.set_state(id, DeviceState::Draining).await
+    }
+
+    /// Its columns have somewhere to go.
+    fn check_room_without(&self, id: DeviceId) -> Result<(), ApiError> {
+        let mut views = self.views();
+        views.iter_mut().filter(|d| d.id == id).for_each(|d| d.draining = true);
+        let (domains, scheme) = (usable_domains(&views, true), self.scheme());
+        if domains < scheme.width() {
+            return Err(refuse(format!(
+                "{domains} failure domains would be left, and {scheme} needs {}: add a device first, or give this one \
+                 up with `device fail`, and new data gets a smaller k",
+                scheme.width()
+            )));
+        }
+        let free: u64 = views.iter().filter(|d| d.takes_columns()).map(|d| u64::from(d.slots_free())).sum();
+        let used = views.iter().filter(|d| d.id == id).map(|d| u64::from(d.slots_used)).sum::<u64>();
+        if free < used {
+            let (used, free) = (used * COLUMN_BYTES, free * COLUMN_BYTES);
+            return Err(refuse(format!(
+                "the others have {} free, and this one holds {}: add a device first",
+                peristyle_base::units::format_bytes(free),
+                peristyle_base::units::format_bytes(used)
+            )));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn replace_device(
+        &self,
+        device: &str,
+        path: String,
+        format: bool,
+    ) -> Result<Response, ApiError> {
+        let old = self.device(device)?;
+        let domain = self.node.devices().get(old).map(|d| d.domain.0);
+        let serves = self.views().iter().any(|d| d.id == old && d.healthy);
+        self.add_device(path, domain, format).await?;
+        let state = if serves { DeviceState::Draining } else { DeviceState::Failed };
+        if self.node.devices().get(old).is_some_and(|d| d.wish().serves()) {
+            return self.set_state(old, state).await;
+        }
+        Ok(Response::Done)
+    }
+
+    pub(super) async fn keep_device(&self, device: &str) -> Result<Response, ApiError> {
+        let id = self.device(device)?;
+        self.set_state(id, DeviceState::Active).await
+    }
+
+    async fn repair(&self) -> RepairFigures {
+        let mut sum = RepairFigures::default();
+        let all = self.node.all_stats().await;
+        all.iter().flat_map(|reactor| &reactor.shards).for_each(|(_, shard)| sum.add(&shard.repair));
+        sum
+    }
+
+    pub(super) async fn repair_info(&self) -> RepairInfo {
+        let sum = self.repair().await;
+        let (bytes_s, left) = (sum.bytes_s(), (sum.lost_columns + sum.draining_columns) * COLUMN_BYTES);
+        RepairInfo {
+            lost_columns: sum.lost_columns,
+            away_columns: sum.away_columns,
+            draining_columns: sum.draining_columns,
+            remade_columns: sum.remade_columns,
+            moved_columns: sum.moved_columns,
+            adopted_columns: sum.adopted_columns,
+            leftovers_freed: sum.leftovers_freed,
+            failed_remakes: sum.failed_remakes,
+            bytes_s,
+            remaining_s: left.checked_div(bytes_s).filter(|_| left > 0),
+            damaged_rows: sum.damaged_rows,
+            damaged_columns: sum.damaged_columns,
+            scrubbed_columns: sum.scrubbed_columns,
+            unverified_s: sum.unverified_ns / 1_000_000_000,
+        }
+    }
+
+    pub(super) async fn balance(&self) -> BalanceInfo {
+        let views = self.views();
+        let serving = || views.iter().filter(|d| d.takes_columns());
+        let used: u64 = serving().map(|d| u64::from(d.slots_used)).sum();
+        let total: u64 = serving().map(|d| u64::from(d.slots_total)).sum();
+        let infos = self.device_infos();
+        let row = |((view, deviation), info): ((&DeviceView, f64), _)| {
+            let info: peristyle_control::api::DeviceInfo = info;
+            let share = u64::from(view.slots_total) * used / total.max(1);
+            DeviceBalance {
+                path: info.path,
+                state: info.state,
+                slots_total: view.slots_total,
+                slots_used: view.slots_used,
+                slots_share: if view.takes_columns() { share as u32 } else { 0 },
+                deviation_percent: deviation * 100.0,
+            }
+        };
+        let devices: Vec<DeviceBalance> = views.iter().zip(deviations(&views)).zip(infos).map(row).collect();
+        let worst = devices.iter().map(|d| d.deviation_percent.abs()).fold(0.0, f64::max);
+        BalanceInfo { devices, deviation_percent: worst, repair: self.repair_info().await }
+    }
+
+    /// Devices that were to leave, and have nothing any more, leave.
+    pub(super) async fn watch_leaving(self: Rc<Self>) {
+        let mut empty: Vec<(DeviceId, u32)> = Vec::new();
+        loop {
+            peristyle_rt::sleep(LEAVE_PERIOD).await;
+            let leaving =
+                self.node.devices().all().filter(|d| d.wish() == Wish::Draining && d.usage().1 == 0);
+            let leaving: Vec<DeviceId> = leaving.map(|d| d.id).collect();
+            empty.retain(|(id, _)| leaving.contains(id));
+            for id in leaving {
+                match empty.iter_mut().find(|e| e.0 == id) {
+                    Some((_, looks)) if *looks >= EMPTY_LOOKS => {
+                        let _ = self.set_state(id, DeviceState::Removed).await; // tried again in a second
+                    }
+                    Some((_, looks)) => *looks += 1,
+                    None => empty.push((id, 1)),
+                }
+            }
+        }
+    }
+}
