@@ -248,6 +248,8 @@ pub struct RepairInfo {
     pub damaged_rows: u64,
     pub damaged_columns: u64,
     pub scrubbed_columns: u64,
+    /// Extents that a scrub that was asked for has yet to read.
+    pub scrub_left: u64,
     /// Seconds for which some column has not been verified; counted from the node's start at most.
     pub unverified_s: u64,
 }

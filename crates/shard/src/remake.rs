@@ -19,6 +19,7 @@ use peristyle_base::{
 use peristyle_cluster::{DeviceView, ShardStore};
 use peristyle_ec::{Code, ColumnSet};
 use peristyle_rt::{Buf, Duration, IoVec, join_all, timeout};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// Making a slot free or immutable, or filling some of its rows, takes this long at most; then the device is left alone.
@@ -67,6 +68,8 @@ struct Remake<'a> {
     others: Vec<Source>,
     at_work: AtWork<'a>,
     works: Work,
+    /// Rows of the column as it was that are not what they were.
+    damaged_rows: Cell<u64>,
 }
 
 /// Nobody else works on the extent's columns meanwhile.
@@ -139,7 +142,19 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             return Err(Trouble::Unreadable);
         }
         let at_work = self.quota.begin(works);
-        Ok(Remake { id, column, name, scheme, code, rows, old, others: sources, at_work, works })
+        Ok(Remake {
+            id,
+            column,
+            name,
+            scheme,
+            code,
+            rows,
+            old,
+            others: sources,
+            at_work,
+            works,
+            damaged_rows: Cell::new(0),
+        })
     }
 
     /// The device for the column: in a failure domain that none of the extent's other columns is in.
@@ -261,6 +276,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let mut bad = all;
         if let Some(old) = &r.old {
             (out, bad) = self.read_checked(old, row, out).await?;
+            if bad != all {
+                r.damaged_rows.set(r.damaged_rows.get() + u64::from(bad.count_ones()));
+            }
         }
         if bad == all && r.others.len() >= r.scheme.k() {
             let reads = r.others[..r.scheme.k()].iter().map(|source| {
@@ -320,6 +338,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let state = &mut *self.state.borrow_mut();
             let extent = state.extents.at(r.id);
             let (old, bit) = (extent.place(r.column), 1 << r.column);
+            let known = extent.damaged & bit != 0;
             extent.set_place(r.column, place);
             for set in [&mut extent.missing, &mut extent.lost, &mut extent.damaged, &mut extent.suspected] {
                 *set &= !bit;
@@ -328,6 +347,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 extent.frames = Vec::new();
             }
             let figures = &mut state.repair.figures;
+            // Nobody has looked at it since: it is found and repaired at once.
+            if !known && r.damaged_rows.get() > 0 {
+                figures.damaged_rows += r.damaged_rows.get();
+                figures.damaged_columns += 1;
+            }
             match r.works {
                 Work::Rebalance => figures.moved_columns += 1,
                 _ => figures.remade_columns += 1,

@@ -74,6 +74,8 @@ pub struct RepairFigures {
     pub damaged_rows: u64,
     pub damaged_columns: u64,
     pub scrubbed_columns: u64,
+    /// Extents that a scrub that was asked for has yet to read.
+    pub scrub_left: u64,
     /// The longest time for which columns have not been verified.
     pub unverified_ns: u64,
 }
@@ -97,6 +99,7 @@ impl RepairFigures {
         self.damaged_rows += other.damaged_rows;
         self.damaged_columns += other.damaged_columns;
         self.scrubbed_columns += other.scrubbed_columns;
+        self.scrub_left += other.scrub_left;
         self.unverified_ns = self.unverified_ns.max(other.unverified_ns);
     }
 
@@ -113,6 +116,8 @@ impl RepairFigures {
 #[derive(Default)]
 pub(crate) struct Repair {
     pub figures: RepairFigures,
+    /// When the shard was taken up.
+    pub since: Instant,
     /// When the present work began.
     pub began: Option<Instant>,
     /// Slots that a start found and nobody needs: columns that were being filled, and second copies.
@@ -291,10 +296,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// A copy of the figures, complete.
     pub fn repair_figures(&self, now: Instant) -> RepairFigures {
         let state = self.state.borrow();
-        let oldest = state.extents.iter().filter(|e| is_candidate(e)).map(|e| e.verified_at).min();
+        let verified = || state.extents.iter().filter(|e| is_candidate(e)).map(|e| e.verified_at);
+        let oldest = verified().min();
         RepairFigures {
             working_ns: state.repair.began.map_or(0, |began| now.nanos_since(began)),
-            unverified_ns: oldest.map_or(0, |at| now.nanos_since(at)),
+            scrub_left: verified().filter(|&at| at < state.repair.scrub_asked).count() as u64,
+            // When they were verified before a start is not known: their age counts from there.
+            unverified_ns: oldest.map_or(0, |at| now.nanos_since(at.max(state.repair.since))),
             ..state.repair.figures
         }
     }

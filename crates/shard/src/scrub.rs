@@ -37,12 +37,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn run_scrub(self: Rc<Self>) {
         let ready = || self.stopped().is_some() || self.state.borrow().settled;
         self.space.wait_until(ready).await;
-        {
-            // When they were verified before is not known: their age counts from here.
-            let now = peristyle_rt::now();
-            let state = &mut *self.state.borrow_mut();
-            state.extents.iter_mut().for_each(|e| e.verified_at = e.verified_at.max(now));
-        }
         let mut began = peristyle_rt::now();
         while self.stopped().is_none() {
             let (oldest, count) = self.oldest();

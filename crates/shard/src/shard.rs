@@ -314,7 +314,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             abandoned_at: HashMap::new(),
             locks: Locks::default(),
             stats: Stats::default(),
-            repair: Repair::default(),
+            repair: Repair { since: peristyle_rt::now(), ..Repair::default() },
         };
         let quota = Quota::new(config.background.clone());
         Rc::new(Shard {

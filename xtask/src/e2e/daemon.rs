@@ -26,12 +26,21 @@ pub struct Volume {
     pub uuid: String,
 }
 
+/// What a test's daemon stores on.
+pub enum Devices {
+    /// Six files of this size.
+    Files(&'static str),
+    /// Six devices in memory: nothing outlives the daemon, and none of them is ever slow.
+    Memory(&'static str),
+    /// Files that are there.
+    Paths(Vec<PathBuf>),
+}
+
 /// How a test wants its daemon.
 pub struct Setup {
     pub dir: PathBuf,
-    pub device_size: &'static str,
-    /// Devices are memory: nothing outlives the daemon, and none of them is ever slow.
-    pub in_memory: bool,
+    pub devices: Devices,
+    pub scheme: &'static str,
     /// `NAME=SIZE`
     pub volumes: &'static [&'static str],
     /// Logical block size of volumes that this start creates.
@@ -57,15 +66,18 @@ impl Daemon {
     pub fn start(setup: &Setup) -> Result<Self> {
         let mut command = Command::new(tools::daemon());
         command.arg("dev").arg("--dir").arg(&setup.dir).arg("--json");
-        match setup.in_memory {
-            true => (0..6).for_each(|_| {
-                command.args(["--device", &format!("memory:{}", setup.device_size)]);
+        match &setup.devices {
+            Devices::Memory(size) => (0..6).for_each(|_| {
+                command.args(["--device", &format!("memory:{size}")]);
             }),
-            false => {
-                command.args(["--devices", "6", "--device-size", setup.device_size]);
+            Devices::Files(size) => {
+                command.args(["--devices", "6", "--device-size", size]);
             }
+            Devices::Paths(paths) => paths.iter().for_each(|path| {
+                command.arg("--device").arg(path);
+            }),
         }
-        command.args(["--scheme", "4+2"]);
+        command.args(["--scheme", setup.scheme]);
         command.args(["--listen", &format!("127.0.0.1:{}", setup.port)]);
         command.args(["--nbd", &format!("127.0.0.1:{}", setup.nbd_port)]);
         command.args(["--lba", setup.lba]);

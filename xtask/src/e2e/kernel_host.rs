@@ -2,7 +2,7 @@
 //! `tests/e2e/lab/kernel-host.sh`.
 
 use super::Size;
-use super::daemon::{Daemon, Setup, free_port, store};
+use super::daemon::{Daemon, Devices, Setup, free_port, store};
 use super::scratch::Scratch;
 use super::space::SPACE;
 use crate::{cmd, tools};
@@ -30,8 +30,8 @@ pub fn run(size: Size) -> Result<()> {
     let port = free_port()?;
     let mut setup = Setup {
         dir: store(scratch.path()),
-        device_size: "1G",
-        in_memory: false,
+        devices: Devices::Files("1G"),
+        scheme: "4+2",
         volumes: &["demo=1G"],
         lba: "4096",
         port,

@@ -5,6 +5,7 @@ mod files;
 mod kernel_host;
 mod nbd_fs;
 mod nbd_raw;
+mod repair;
 mod scratch;
 mod space;
 
@@ -22,6 +23,8 @@ pub enum Test {
     NbdFs(Size),
     /// nbdcopy, qemu-img and fio's own NBD engine.
     NbdRaw(Size),
+    /// Devices are lost and columns damaged under fio: rebuild, balance, scrub.
+    Repair(Size),
 }
 
 #[derive(clap::Args, Clone, Copy)]
@@ -38,5 +41,6 @@ pub fn run(test: &Test) -> Result<()> {
         Test::KernelSpace(size) => space::run(*size),
         Test::NbdFs(size) => nbd_fs::run(*size),
         Test::NbdRaw(size) => nbd_raw::run(*size),
+        Test::Repair(size) => repair::run(*size),
     }
 }

@@ -1,7 +1,7 @@
 //! ext4 and xfs of this machine's own kernel on a volume: NBD export, `nbdfuse`, loop device, file system.
 
 use super::Size;
-use super::daemon::{Daemon, Setup, free_port, store};
+use super::daemon::{Daemon, Devices, Setup, free_port, store};
 use super::files::{self, Pages};
 use super::scratch::Scratch;
 use crate::cmd;
@@ -23,8 +23,8 @@ pub fn run(size: Size) -> Result<()> {
     let scratch = Scratch::new("nbd-fs")?;
     let setup = Setup {
         dir: store(scratch.path()),
-        device_size: "1G",
-        in_memory: false,
+        devices: Devices::Files("1G"),
+        scheme: "4+2",
         volumes: &["ext4=1G", "xfs=1G"],
         lba: "4096",
         port: free_port()?,

@@ -1,7 +1,7 @@
 //! Images in and out of a volume by programs that speak NBD themselves: nbdcopy, qemu-img, fio.
 
 use super::Size;
-use super::daemon::{Daemon, Setup, free_port, store};
+use super::daemon::{Daemon, Devices, Setup, free_port, store};
 use super::files::Random;
 use super::scratch::Scratch;
 use crate::cmd;
@@ -20,8 +20,8 @@ pub fn run(size: Size) -> Result<()> {
     let scratch = Scratch::new("nbd-raw")?;
     let setup = Setup {
         dir: store(scratch.path()),
-        device_size: "1G",
-        in_memory: false,
+        devices: Devices::Files("1G"),
+        scheme: "4+2",
         volumes: &["raw=256M"],
         lba: "4096",
         port: free_port()?,
@@ -81,7 +81,7 @@ fn make_image(path: &Path, bytes: u64, seed: u64) -> Result<()> {
     Ok(())
 }
 
-fn same(one: &Path, other: &Path) -> Result<()> {
+pub fn same(one: &Path, other: &Path) -> Result<()> {
     let (mut a, mut b) = (File::open(one)?, File::open(other)?);
     ensure!(a.metadata()?.len() == b.metadata()?.len(), "{} has another length", other.display());
     let (mut left, mut right) = (vec![0; MIB as usize], vec![0; MIB as usize]);
@@ -120,6 +120,6 @@ fn holes(uri: &str, image: &Path) -> Result<()> {
     Ok(())
 }
 
-fn program(name: &str, arguments: &[&str]) -> Result<()> {
+pub fn program(name: &str, arguments: &[&str]) -> Result<()> {
     cmd::run(Command::new(name).args(arguments), LIMIT)
 }

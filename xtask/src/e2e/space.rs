@@ -1,6 +1,6 @@
 //! What the guest's file system gives back comes back to the pool, as `peristyle pool show` tells it.
 
-use super::daemon::{Daemon, Setup, free_port, store};
+use super::daemon::{Daemon, Devices, Setup, free_port, store};
 use super::kernel_host::Guest;
 use super::scratch::Scratch;
 use super::{Size, kernel_host};
@@ -35,8 +35,8 @@ pub fn run(size: Size) -> Result<()> {
     let port = free_port()?;
     let setup = Setup {
         dir: store(scratch.path()),
-        device_size: "128M",
-        in_memory: true,
+        devices: Devices::Memory("128M"),
+        scheme: "4+2",
         volumes: &["demo=256M"],
         lba: "4096",
         port,

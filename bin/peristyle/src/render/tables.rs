@@ -126,6 +126,9 @@ fn repair(r: &RepairInfo) -> String {
             to_do.push(format!("{count} columns {what}"));
         }
     }
+    if r.scrub_left > 0 {
+        to_do.push(format!("{} extents to scrub", r.scrub_left));
+    }
     if r.bytes_s > 0 {
         to_do.push(format!("{}/s", format_bytes(r.bytes_s)));
     }

@@ -201,6 +201,7 @@ impl Admin {
             damaged_rows: sum.damaged_rows,
             damaged_columns: sum.damaged_columns,
             scrubbed_columns: sum.scrubbed_columns,
+            scrub_left: sum.scrub_left,
             unverified_s: sum.unverified_ns / 1_000_000_000,
         }
     }

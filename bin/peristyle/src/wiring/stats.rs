@@ -71,6 +71,7 @@ fn shards(all: &[ReactorStats]) -> StatsNode {
         ("repair.failed_remakes", r.failed_remakes),
         ("scrub.columns", r.scrubbed_columns),
         ("scrub.damaged_rows", r.damaged_rows),
+        ("scrub.left_extents", r.scrub_left),
         ("scrub.unverified_s", r.unverified_ns / 1_000_000_000),
     ] {
         node = node.counter(name, value);
