@@ -30,8 +30,15 @@ const FLIPS: usize = 400;
 /// What is looked at of `peristyle pool balance --json`.
 #[derive(Deserialize, Debug, Clone)]
 struct Balance {
+    devices: Vec<DeviceUse>,
     deviation_percent: f64,
     repair: Repair,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+struct DeviceUse {
+    path: String,
+    slots_used: u64,
 }
 
 #[derive(Deserialize, Debug, Clone)]
@@ -54,6 +61,12 @@ struct Checked {
 #[derive(Deserialize)]
 struct Finding {
     kind: String,
+}
+
+impl Balance {
+    fn is_even(&self) -> bool {
+        self.deviation_percent <= DEVIATION_MAX
+    }
 }
 
 pub fn run(size: Size) -> Result<()> {
@@ -100,7 +113,41 @@ pub fn run(size: Size) -> Result<()> {
     daemon.kill()?;
     let left = damaged_rows(&pool, &paths)?;
     ensure!(left == 0, "{left} rows are damaged after the scrub");
+
+    let mut daemon = Daemon::start(&setup)?;
+    join_and_leave(&pool, scratch.path(), &paths)?;
+    program("nbdcopy", &[&uri, &after.display().to_string()])?;
+    same(&before, &after)?;
+    daemon.alive()?;
     scratch.passed();
+    Ok(())
+}
+
+/// A device joins, one is replaced, one leaves, and one is kept after all: each time use is even in the end.
+fn join_and_leave(pool: &Pool<'_>, folder: &Path, paths: &[PathBuf]) -> Result<()> {
+    let new = [600, 400].map(|mib: u64| (folder.join(format!("new-{mib}")), mib));
+    for (path, mib) in &new {
+        File::create(path)?.set_len(mib * MIB)?;
+    }
+    let name = |path: &Path| path.display().to_string();
+    let at_rest = |pool: &Pool<'_>| {
+        let even = |now: &Balance| now.repair.draining_columns == 0 && now.is_even();
+        pool.when(even)
+    };
+    pool.command(&["device", "add", &name(&new[0].0)])?;
+    let moved = pool.when(|now| now.repair.moved_columns > 0 && now.is_even())?.repair.moved_columns;
+    pool.command(&["device", "replace", &name(&paths[1]), &name(&new[1].0)])?;
+    pool.until_gone(&paths[1])?;
+    pool.command(&["device", "remove", &name(&paths[2])])?;
+    pool.until_gone(&paths[2])?;
+    pool.command(&["device", "remove", &name(&paths[3])])?;
+    pool.command(&["device", "keep", &name(&paths[3])])?;
+    let now = at_rest(pool)?;
+    println!(
+        "a device joined, another was replaced and a third left, {moved} columns moved to the first: no device is farther \
+         than {:.1} % from its share",
+        now.deviation_percent
+    );
     Ok(())
 }
 
@@ -132,9 +179,7 @@ fn lose_two(pool: &Pool<'_>, lost: [&Path; 2], uri: &str, folder: &Path, size: S
         std::thread::sleep(Duration::from_millis(100));
     };
     ensure!(status.success(), "fio: {status}; what it said: {}", folder.join("fio.log").display());
-    let even = |now: &Balance| {
-        now.repair.lost_columns + now.repair.draining_columns == 0 && now.deviation_percent <= DEVIATION_MAX
-    };
+    let even = |now: &Balance| now.repair.lost_columns + now.repair.draining_columns == 0 && now.is_even();
     let now = pool.when(even)?;
     ensure!(now.repair.remade_columns > 0, "nothing was rebuilt: {now:?}");
     println!(
@@ -228,6 +273,13 @@ impl Pool<'_> {
     fn balance(&self) -> Result<Balance> {
         let text = self.command(&["pool", "balance", "--json"])?;
         serde_json::from_str(&text).with_context(|| format!("pool balance: {text}"))
+    }
+
+    /// Waits until a device that was to leave serves nothing any more.
+    fn until_gone(&self, path: &Path) -> Result<()> {
+        let path = path.display().to_string();
+        let is_there = |now: &Balance| now.devices.iter().any(|d| d.path == path && d.slots_used > 0);
+        self.when(|now| !is_there(now)).map(drop)
     }
 
     fn when(&self, wanted: impl Fn(&Balance) -> bool) -> Result<Balance> {
