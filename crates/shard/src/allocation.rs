@@ -22,10 +22,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let end = offset.checked_add(bytes).ok_or(ShardError::OutOfRange)?.div_ceil(BLOCK_BYTES as u64);
         loop {
             let runs = {
-                let state = self.state.borrow();
+                let state = &mut *self.state.borrow_mut();
                 if state.stopped.is_some() {
                     return Err(ShardError::Stopped);
                 }
+                let layer = state.map.view(layer).ok_or(ShardError::OutOfRange)?.layer;
                 match state.map.layer_blocks(layer) {
                     Some(blocks) if block < end && end <= blocks => {
                         state.map.runs(layer, block, end - block, runs_max)

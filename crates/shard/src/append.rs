@@ -131,7 +131,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let seq = state.next_seq;
         state.next_seq = seq.next();
         let frame = &mut state.frames[index as usize];
-        state.queue.take(&mut state.scratch, &mut frame.contents, (commands, fitting));
+        let head = |volume| state.map.view(volume).map(|view| view.layer);
+        state.queue.take(&mut state.scratch, &mut frame.contents, (commands, fitting), head);
         frame.contents.class = class;
         frame.begin(FrameKind::User, seq);
         frame.started = peristyle_rt::now();
@@ -154,7 +155,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if classes.user == 1 || collect.usual_life == 0 {
             return (0, usize::MAX);
         }
-        let class_of = |layer, block| match map.lookup(layer, block) {
+        let head = |volume| map.view(volume).map_or(volume, |view| view.layer);
+        let class_of = |layer, block| match map.lookup(head(layer), block) {
             Lookup::Data(ptr) => {
                 let birth = extents.get(ptr.extent()).map_or(0, |e| e.birth.mean());
                 class_of(collect.clock.saturating_sub(birth), collect.usual_life, classes.user)

@@ -155,7 +155,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
-    fn tell_of_deaths(&self) {
+    pub(crate) fn tell_of_deaths(&self) {
         if self.state.borrow().extents.died {
             self.space.notify_all();
         }
@@ -165,7 +165,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn bring_crowd(self: &Rc<Self>) {
         let crowd = self.state.borrow().map.crowd();
         for away in crowd {
-            // What cannot be read now stays listed.
+            // What cannot be read now, or has no room before this checkpoint has made some, stays listed.
+            if !self.state.borrow().map.can_take_more() {
+                return;
+            }
             let _ = self.bring(away).await;
             self.state.borrow_mut().map.rewrite_leaf(away);
         }

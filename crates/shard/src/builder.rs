@@ -19,8 +19,10 @@ pub enum Effect {
     Write { layer: LayerId, block: u64, data: View },
     /// `count` blocks read as zeros.
     Zero { layer: LayerId, block: u64, count: u32 },
-    /// LayerCreated, LayerDropped, LayerResized.
+    /// Something that happens to a layer, or to a volume.
     Event(Entry),
+    /// Events of several volumes at one point of the order.
+    Group(Vec<Entry>),
 }
 
 pub struct Pending {
@@ -48,6 +50,23 @@ pub struct Queue {
     blocks: usize,
     /// Commands at the front that an earlier frame has left to another class: they do not wait for company.
     left_over: usize,
+    /// Layers that volumes have by events which stand in frames and are not committed yet, in their order.
+    heads: Vec<(LayerId, LayerId)>,
+}
+
+/// The layer of a volume that is gone: what is written there is lost.
+const NOBODY: LayerId = LayerId(u32::MAX - 1);
+
+/// Which volume has which layer from an event on.
+fn head_of(event: &Entry) -> Option<(LayerId, LayerId)> {
+    match *event {
+        Entry::SnapshotTaken { volume, new, .. }
+        | Entry::SnapshotCloned { volume, new, .. }
+        | Entry::RolledBack { volume, new, .. } => Some((volume, new)),
+        Entry::LayerCreated { layer, .. } => Some((layer, layer)),
+        Entry::LayerDropped { layer } => Some((layer, NOBODY)),
+        _ => None,
+    }
 }
 
 struct Candidate {
@@ -121,7 +140,7 @@ impl Contents {
 
 impl Queue {
     pub fn with_room(commands: usize) -> Queue {
-        Queue { items: VecDeque::with_capacity(commands), blocks: 0, left_over: 0 }
+        Queue { items: VecDeque::with_capacity(commands), blocks: 0, left_over: 0, heads: Vec::new() }
     }
     pub fn push(&mut self, pending: Pending) {
         self.blocks += pending.blocks();
@@ -157,8 +176,24 @@ impl Queue {
             Effect::Zero { layer: l, block: b, count: n } => {
                 *l == layer && overlap(*b, *n as u64, block, count)
             }
-            Effect::Event(_) => false,
+            // What the volume holds may become something else with it.
+            Effect::Event(entry) => head_of(entry).is_some_and(|(volume, _)| volume == layer),
+            Effect::Group(entries) => entries.iter().filter_map(head_of).any(|(volume, _)| volume == layer),
         })
+    }
+
+    /// An event that gives the volume another layer is in a frame that is not committed.
+    pub fn changes_layer(&self, volume: LayerId) -> bool {
+        self.heads.iter().any(|(of, _)| *of == volume)
+    }
+
+    /// A frame is committed: whoever asks for the layers of volumes knows its events.
+    pub fn committed(&mut self, entries: &[Entry]) {
+        if !self.heads.is_empty() {
+            let known =
+                |head: &(LayerId, LayerId)| entries.iter().filter_map(head_of).any(|known| known == *head);
+            self.heads.retain(|head| !known(head));
+        }
     }
 
     /// Takes whole commands from the front while they fit into `limit` blocks (the first one in any case), and makes a
@@ -168,18 +203,25 @@ impl Queue {
     /// data sorted by (layer, block), so that a contiguous run lies in one column (DESIGN §3, §11). An event
     /// stands alone: what follows it belongs to the next frame, so that order within a frame never matters.
     ///
-    /// At most `commands` of them.
-    pub fn take(&mut self, scratch: &mut Scratch, out: &mut Contents, (commands, limit): (usize, usize)) {
+    /// At most `commands` of them. `head` is the committed layer of each volume: which layer a write goes to is decided
+    /// here, so that a snapshot has all that was accepted before it, and nothing else.
+    pub fn take(
+        &mut self,
+        scratch: &mut Scratch,
+        out: &mut Contents,
+        (commands, limit): (usize, usize),
+        head: impl Fn(LayerId) -> Option<LayerId>,
+    ) {
         out.clear();
         scratch.candidates.clear();
         scratch.ranges.clear();
         let (mut blocks, mut others) = (0, 0);
         while let Some(next) = self.items.front() {
-            let is_event = matches!(next.effect, Effect::Event(_));
+            let is_event = matches!(next.effect, Effect::Event(_) | Effect::Group(_));
             let fits = match next.effect {
                 Effect::Write { .. } => out.ops.is_empty() || blocks + next.blocks() <= limit,
                 Effect::Zero { .. } => others < OTHER_ENTRIES_MAX,
-                Effect::Event(_) => out.ops.is_empty(),
+                Effect::Event(_) | Effect::Group(_) => out.ops.is_empty(),
             };
             if !fits || out.ops.len() == out.ops.capacity().min(commands) {
                 break;
@@ -189,8 +231,13 @@ impl Queue {
             let order = out.ops.len() as u32;
             self.blocks -= next.blocks();
             out.ops.push((next.op, next.since));
+            let layer_of = |volume| {
+                let event = self.heads.iter().rev().find(|(of, _)| *of == volume);
+                event.map(|(_, layer)| *layer).or_else(|| head(volume)).unwrap_or(NOBODY)
+            };
             match next.effect {
                 Effect::Write { layer, block, data } => {
+                    let layer = layer_of(layer);
                     for (i, at) in (0..data.len()).step_by(BLOCK_BYTES).enumerate() {
                         let view = data.slice(at..at + BLOCK_BYTES);
                         let block = block + i as u64;
@@ -200,11 +247,13 @@ impl Queue {
                 }
                 Effect::Zero { layer, block, count } => {
                     others += 1;
-                    scratch.ranges.push((layer, block, count, order));
+                    scratch.ranges.push((layer_of(layer), block, count, order));
                 }
                 Effect::Event(entry) => out.entries.push(entry),
+                Effect::Group(entries) => out.entries.extend(entries),
             }
             if is_event {
+                self.heads.extend(out.entries.iter().filter_map(head_of));
                 break;
             }
         }

@@ -59,6 +59,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             state.committed = frame.seq;
             let live = apply(map, extents, frame.extent, &frame.layout, &frame.contents.entries)
                 .expect("a layer's size was checked before its event was accepted");
+            state.queue.committed(&frame.contents.entries);
             extents.at(frame.extent).birth.add(live as u64, state.collect.clock);
             if state.collect.user_wrote(frame.contents.data.len()) {
                 self.collect.notify_all();
@@ -202,18 +203,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 if state.stopped.is_some() {
                     return Err(ShardError::Stopped);
                 }
+                let head = state.map.view(layer).map_or(layer, |view| view.layer);
                 let in_flight = state.order.iter().any(|&i| {
                     state.frames[i as usize].contents.entries.iter().any(|entry| match *entry {
                         Entry::Data { layer: l, block: b, .. } => {
-                            l == layer && b >= block && b < block + count
+                            l == head && b >= block && b < block + count
                         }
                         Entry::Zero { layer: l, block: b, count: n } => {
-                            l == layer && crate::builder::overlap(b, n as u64, block, count)
+                            l == head && crate::builder::overlap(b, n as u64, block, count)
                         }
                         _ => false,
                     })
                 });
-                if !in_flight && !state.queue.touches(layer, block, count) {
+                let changes = state.queue.changes_layer(layer);
+                if !in_flight && !changes && !state.queue.touches(layer, block, count) {
                     return Ok(());
                 }
             }
@@ -262,6 +265,11 @@ pub(crate) fn apply(
             Entry::Zero { layer, block, count } => map.zero(layer, block, count as u64, &mut dead),
             Entry::LayerCreated { layer, blocks } => map.create_layer(layer, blocks)?,
             Entry::LayerDropped { layer } => map.drop_layer(layer, &mut dead),
+            Entry::SnapshotTaken { volume, snapshot, new } => map.take_snapshot(volume, snapshot, new),
+            Entry::SnapshotCloned { volume, snapshot, new } => map.clone_snapshot(volume, snapshot, new),
+            Entry::RolledBack { volume, snapshot, new } => map.roll_back(volume, snapshot, new, &mut dead),
+            Entry::LayerMerged { layer } => map.end_merge(layer),
+            Entry::LayerParted { volume } => map.part(volume, &mut dead),
             Entry::LayerResized { layer, blocks } => map.resize_layer(layer, blocks, &mut dead)?,
             Entry::Map { .. } => data += 1,
         }

@@ -15,6 +15,12 @@ pub enum ShardError {
     Stopped,
     /// The map's memory (`map_cache_bytes`) does not cover another volume of that size.
     MapFull,
+    /// A snapshot does not change.
+    ReadOnly,
+    /// There is no such volume or snapshot, or there is one already.
+    NoSuchLayer,
+    /// Something else happened to the volume meanwhile.
+    Changed,
 }
 
 impl core::fmt::Display for ShardError {
@@ -25,7 +31,10 @@ impl core::fmt::Display for ShardError {
             ShardError::Different => "the compared data differs",
             ShardError::OutOfRange => "beyond the end of the volume",
             ShardError::Stopped => "the shard does not serve",
-            ShardError::MapFull => "map_cache_bytes does not cover a volume of that size",
+            ShardError::MapFull => "map_cache_bytes does not cover another volume of that size",
+            ShardError::ReadOnly => "a snapshot is not written",
+            ShardError::NoSuchLayer => "the shard has no such volume or snapshot, or has one already",
+            ShardError::Changed => "the volume got another layer meanwhile",
         })
     }
 }

@@ -49,6 +49,16 @@ pub enum Entry {
     LayerDropped { layer: LayerId },
     /// The layer has so many blocks now.
     LayerResized { layer: LayerId, blocks: u64 },
+    /// The volume's layer is frozen as a snapshot, and layer `new` lies on top of it.
+    SnapshotTaken { volume: LayerId, snapshot: LayerId, new: LayerId },
+    /// A volume whose layer `new` lies on a snapshot's.
+    SnapshotCloned { volume: LayerId, snapshot: LayerId, new: LayerId },
+    /// The volume has layer `new`, on top of the snapshot's, instead of the one that it had.
+    RolledBack { volume: LayerId, snapshot: LayerId, new: LayerId },
+    /// Nothing of a layer is left in the checkpoint: it has merged into its only child.
+    LayerMerged { layer: LayerId },
+    /// The volume's layer has all that it shows, and no parent any more.
+    LayerParted { volume: LayerId },
     /// A block of a checkpoint: level 0 is a leaf, 1 a page of leaves, 2 the root stream, 3 a list of changed pointers,
     /// 4 the directory of the stream.
     Map { layer: LayerId, level: u8, first: u64, crc: u32 },
@@ -59,6 +69,11 @@ const KIND_ZERO: u8 = 2;
 const KIND_CREATED: u8 = 3;
 const KIND_DROPPED: u8 = 4;
 const KIND_RESIZED: u8 = 5;
+const KIND_SNAPSHOT: u8 = 6;
+const KIND_CLONED: u8 = 7;
+const KIND_ROLLED_BACK: u8 = 8;
+const KIND_MERGED: u8 = 9;
+const KIND_PARTED: u8 = 10;
 const KIND_MAP: u8 = 16; // + level
 const MAP_LEVELS: u8 = 5;
 
@@ -70,6 +85,17 @@ impl Entry {
             Entry::LayerCreated { layer, blocks } => (KIND_CREATED, layer, blocks, 0),
             Entry::LayerDropped { layer } => (KIND_DROPPED, layer, 0, 0),
             Entry::LayerResized { layer, blocks } => (KIND_RESIZED, layer, blocks, 0),
+            Entry::SnapshotTaken { volume, snapshot, new } => {
+                (KIND_SNAPSHOT, volume, snapshot.0.into(), new.0)
+            }
+            Entry::SnapshotCloned { volume, snapshot, new } => {
+                (KIND_CLONED, volume, snapshot.0.into(), new.0)
+            }
+            Entry::RolledBack { volume, snapshot, new } => {
+                (KIND_ROLLED_BACK, volume, snapshot.0.into(), new.0)
+            }
+            Entry::LayerMerged { layer } => (KIND_MERGED, layer, 0, 0),
+            Entry::LayerParted { volume } => (KIND_PARTED, volume, 0, 0),
             Entry::Map { layer, level, first, crc } => (KIND_MAP + level, layer, first, crc),
         };
         assert!(block < 1 << 48, "block numbers have 48 bits");
@@ -87,12 +113,23 @@ impl Entry {
         if word >> 48 & 0xff != 0 {
             return None;
         }
+        let (snapshot, new) = (LayerId(block as u32), LayerId(value));
         Some(match kind {
             KIND_DATA => Entry::Data { layer, block, crc: value },
             KIND_ZERO if value > 0 => Entry::Zero { layer, block, count: value },
             KIND_CREATED if value == 0 => Entry::LayerCreated { layer, blocks: block },
             KIND_DROPPED if (block, value) == (0, 0) => Entry::LayerDropped { layer },
             KIND_RESIZED if value == 0 => Entry::LayerResized { layer, blocks: block },
+            KIND_SNAPSHOT | KIND_CLONED | KIND_ROLLED_BACK
+                if block > u32::MAX.into() || value == u32::MAX =>
+            {
+                return None;
+            }
+            KIND_SNAPSHOT => Entry::SnapshotTaken { volume: layer, snapshot, new },
+            KIND_CLONED => Entry::SnapshotCloned { volume: layer, snapshot, new },
+            KIND_ROLLED_BACK => Entry::RolledBack { volume: layer, snapshot, new },
+            KIND_MERGED if (block, value) == (0, 0) => Entry::LayerMerged { layer },
+            KIND_PARTED if (block, value) == (0, 0) => Entry::LayerParted { volume: layer },
             k if (KIND_MAP..KIND_MAP + MAP_LEVELS).contains(&k) => {
                 Entry::Map { layer, level: k - KIND_MAP, first: block, crc: value }
             }

@@ -142,13 +142,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         gather.pieces.clear();
         gather.crcs.clear();
         gather.failed = None;
+        let layer = state.map.view(layer).map_or(layer, |view| view.layer);
         for i in 0..count {
-            let ptr = match state.map.lookup(layer, block + i as u64) {
-                Lookup::Data(ptr) => Some(ptr),
-                Lookup::Zero | Lookup::Absent => None,
-                Lookup::Away => {
+            let ptr = match state.map.find(layer, block + i as u64) {
+                Ok(Lookup::Data(ptr)) => Some(ptr),
+                Ok(_) => None,
+                Err(away) => {
                     state.stats.lookup.leave(now, peristyle_rt::now());
-                    return Ok(Some(Away::of(layer, block + i as u64)));
+                    return Ok(Some(away));
                 }
             };
             gather.crcs.push(ptr.map_or(0, Ptr::crc));

@@ -51,14 +51,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     fn find_piece(&self, layer: LayerId, block: u64, count: usize) -> Option<Piece> {
-        let state = self.state.borrow();
+        let state = &mut *self.state.borrow_mut();
         if state.stopped.is_some() || count == 0 {
             return None;
         }
-        let find = |i: usize| match state.map.lookup(layer, block.checked_add(i as u64)?) {
-            Lookup::Data(ptr) => Some(ptr),
-            // Zeros, beyond the layer's end, or the leaf has to be read.
-            Lookup::Zero | Lookup::Absent | Lookup::Away => None,
+        let layer = state.map.view(layer)?.layer;
+        let map = &mut state.map;
+        let mut find = |i: usize| match map.find(layer, block.checked_add(i as u64)?) {
+            Ok(Lookup::Data(ptr)) => Some(ptr),
+            // Zeros, beyond the layer's end, or a leaf has to be read.
+            Ok(_) | Err(_) => None,
         };
         let first = find(0)?;
         let mut crcs = [0; BLOCKS_MAX];

@@ -13,7 +13,7 @@ use crate::degraded::SILENCE_LIMIT;
 use crate::error::ShardError;
 use crate::extent::{Extents, Width};
 use crate::frame::{Entry, FITTING_MIN, FrameKind};
-use crate::map::{Away, Lookup, Map, Ptr};
+use crate::map::{Map, Ptr};
 use crate::shard::{Frame, Shard, State};
 use crate::stream::Stream;
 use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId, crc32c};
@@ -27,6 +27,22 @@ pub(crate) struct Moving {
     layer: LayerId,
     block: u64,
     from: Ptr,
+}
+
+/// Blocks are being moved, until this is dropped.
+struct Moves<'a, C: Columns, S: ShardStore>(&'a Shard<C, S>);
+
+impl<'a, C: Columns, S: ShardStore> Moves<'a, C, S> {
+    fn begin(shard: &'a Shard<C, S>) -> Self {
+        shard.moves.set(shard.moves.get() + 1);
+        Moves(shard)
+    }
+}
+
+impl<C: Columns, S: ShardStore> Drop for Moves<'_, C, S> {
+    fn drop(&mut self) {
+        self.0.moves.set(self.0.moves.get() - 1);
+    }
 }
 
 /// Takes a relocation frame into the map, entry by entry; tells how many of its blocks the map points at now.
@@ -61,35 +77,28 @@ pub(crate) fn room_for(state: &State, class: u8, blocks: usize) -> Option<usize>
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
-    /// Where the map has blocks now. All of collection's questions to the map come through here.
-    /// `None`: some of the map cannot be read now.
-    async fn pointers_of(self: &Rc<Self>, layer: LayerId, blocks: &[u64]) -> Option<Vec<Lookup>> {
-        let mut all = Vec::with_capacity(blocks.len());
-        for &block in blocks {
-            let there = loop {
-                let (there, counted) = {
-                    let map = &self.state.borrow().map;
-                    (map.lookup(layer, block), map.is_counted(layer, block))
-                };
+    /// The layer that points at a block of a victim now: the one that the header names, or one that it has merged into.
+    /// All of collection's questions to the map come through here. `Err`: some of the map cannot be read now.
+    async fn holder_of(self: &Rc<Self>, moving: &Moving) -> Result<Option<LayerId>, ShardError> {
+        loop {
+            let missing = {
+                let map = &self.state.borrow().map;
                 // What was overwritten while its leaf was not in memory would keep the victim for ever.
-                match counted && there != Lookup::Away {
-                    true => break there,
-                    false => self.bring(Away::of(layer, block)).await.ok()?,
+                match map.missing_holder(moving.layer, moving.block, true) {
+                    None => return Ok(map.holder(moving.layer, moving.block, moving.from)),
+                    Some(away) => away,
                 }
             };
-            all.push(there);
+            self.bring(missing).await?;
         }
-        Some(all)
     }
 
-    /// Those of the blocks that the map still points at.
+    /// Those of the blocks that the map still points at, each of the layer that has it now.
     async fn still_alive(self: &Rc<Self>, blocks: &[Moving]) -> Option<Vec<Moving>> {
         let mut alive = Vec::with_capacity(blocks.len());
-        for same in blocks.chunk_by(|a, b| a.layer == b.layer) {
-            let numbers: Vec<u64> = same.iter().map(|m| m.block).collect();
-            let now = self.pointers_of(same[0].layer, &numbers).await?;
-            let pairs = same.iter().zip(now).filter(|(m, now)| *now == Lookup::Data(m.from));
-            alive.extend(pairs.map(|(m, _)| *m));
+        for moving in blocks {
+            let holder = self.holder_of(moving).await.ok()?;
+            alive.extend(holder.map(|layer| Moving { layer, ..*moving }));
         }
         Some(alive)
     }
@@ -118,6 +127,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Reads what is still alive of the blocks and appends it as one relocation frame. False: they are where they were.
     pub(crate) async fn move_blocks(self: &Rc<Self>, blocks: &[Moving], class: u8, birth: u64) -> bool {
+        // Headers that are written until this is over may name layers that merge meanwhile.
+        let _moving = Moves::begin(self);
         // Nobody frees the victim under the reads: its last blocks may die meanwhile.
         let reading = self.readers.enter();
         let Some(blocks) = self.still_alive(blocks).await else { return false };

@@ -4,7 +4,6 @@ use crate::builder::Effect;
 use crate::columns::Columns;
 use crate::error::{ResizeError, ShardError};
 use crate::frame::Entry;
-use crate::map::FANOUT;
 use crate::shard::Shard;
 use peristyle_base::{BLOCK_BYTES, LayerId};
 use peristyle_cluster::ShardStore;
@@ -23,19 +22,24 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     ) -> Result<(), ResizeError> {
         // One event of layers at a time: whether memory covers it must be known before it is logged.
         let _turn = self.layer_turn.acquire(1).await;
-        let there = self.state.borrow().map.layer_blocks(layer).ok_or(ShardError::OutOfRange)?;
-        let event = Effect::Event(Entry::LayerResized { layer, blocks });
+        let there = self.state.borrow().map.view_blocks(layer).ok_or(ShardError::OutOfRange)?;
+        let view = self.state.borrow().map.view(layer).expect("just seen");
+        if !view.writable {
+            return Err(ShardError::ReadOnly.into());
+        }
+        let head = view.layer;
+        let event = Effect::Event(Entry::LayerResized { layer: head, blocks });
         if blocks > there {
-            self.state.borrow().map.fits(layer, blocks).map_err(|_| ShardError::MapFull)?;
-            let _ = self.bring_edges(layer, there, blocks - there).await;
+            self.state.borrow().map.fits(head, blocks).map_err(|_| ShardError::MapFull)?;
+            let _ = self.bring_edges(head, there, blocks - there).await;
             self.commit(event).await?;
         } else if blocks < there {
             let _behind = self.lock(layer, blocks, there - blocks).await;
             self.settled(layer, blocks, there - blocks).await?;
-            if !discard && let Some(last) = self.last_data(layer, blocks, there).await? {
+            if !discard && let Some(last) = self.last_data(head, blocks, there).await? {
                 return Err(ResizeError::DataBehind((last + 1) * BLOCK_BYTES as u64 - 1));
             }
-            let _ = self.bring_edges(layer, blocks, there - blocks).await;
+            let _ = self.bring_edges(head, blocks, there - blocks).await;
             self.commit(event).await?;
         }
         Ok(())
@@ -49,14 +53,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         mut below: u64,
     ) -> Result<Option<u64>, ShardError> {
         loop {
-            let found = self.state.borrow().map.last_data(layer, from, below);
+            let found = self.state.borrow_mut().map.last_found(layer, from, &mut below);
             let away = match found {
-                Ok(last) => return Ok(last),
+                Ok(Some(last)) => return Ok(last),
+                // There may be more to look at than one step should.
+                Ok(None) => {
+                    peristyle_rt::end_of_turn().await;
+                    continue;
+                }
                 Err(away) => away,
             };
             self.bring(away).await?;
-            // What was found to hold nothing is not looked at again, though its leaf may have gone.
-            below = below.min((away.leaf + 1) * FANOUT as u64);
         }
     }
 }

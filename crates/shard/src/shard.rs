@@ -238,6 +238,8 @@ pub struct Shard<C: Columns, S: ShardStore> {
     /// Moves are allowed, space was given out or given back, or what there is to collect has changed.
     pub(crate) collect: Notify,
     pub(crate) urgent: Cell<bool>,
+    /// Relocation frames that are being made, or are on their way.
+    pub(crate) moves: Cell<u32>,
     /// The map has no room for more changes before a checkpoint has written some.
     pub(crate) crowded: Cell<bool>,
     /// Reads of hosts, from the look at the map on.
@@ -334,6 +336,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             space: Notify::default(),
             collect: Notify::default(),
             urgent: Cell::new(false),
+            moves: Cell::new(0),
             crowded: Cell::new(false),
             readers: Readers::default(),
             reads: Reads::default(),
@@ -361,6 +364,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         peristyle_rt::spawn(background(self.clone().run_remains()));
         peristyle_rt::spawn(background(self.clone().run_repair()));
         peristyle_rt::spawn(background(self.clone().run_scrub()));
+        peristyle_rt::spawn(background(self.clone().run_merges()));
         peristyle_rt::spawn(background(self.clone().run_collection()));
     }
 

@@ -9,7 +9,9 @@ use crate::frame::{Entry, Header, Layout};
 use crate::map::{Away, Lookup, Ptr};
 use crate::shard::{Shard, State};
 use crate::stats::SpaceFigures;
-use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ColumnName, ColumnPlace, ExtentId, Instant, RowIndex};
+use peristyle_base::{
+    BLOCK_BYTES, COLUMN_ROWS, ColumnName, ColumnPlace, ExtentId, Instant, LayerId, RowIndex,
+};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::sync::Notify;
 use peristyle_rt::{Buf, Duration, join_all, timeout};
@@ -257,23 +259,39 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn is_used(self: &Rc<Self>, entry: &Entry, id: ExtentId) -> Option<bool> {
         match *entry {
             Entry::Data { layer, block, .. } => loop {
-                let there = self.state.borrow().map.lookup(layer, block);
-                match there {
-                    Lookup::Data(ptr) => return Some(ptr.extent() == id),
-                    Lookup::Away => self.bring(Away::of(layer, block)).await.ok()?,
-                    Lookup::Absent | Lookup::Zero => return Some(false),
-                }
+                let missing = {
+                    let map = &self.state.borrow().map;
+                    // A header names the layer that the block was of when it was written.
+                    let here =
+                        |layer| matches!(map.lookup(layer, block), Lookup::Data(ptr) if ptr.extent() == id);
+                    match map.missing_holder(layer, block, false) {
+                        None => return Some(map.successors(layer).any(here)),
+                        Some(away) => away,
+                    }
+                };
+                self.bring(missing).await.ok()?;
             },
             Entry::Map { layer, level: 0 | 1, first, .. } => {
                 if !self.state.borrow().map.all_counted() {
                     return None; // it may be one of those that wait to be counted
                 }
-                let homes = self.map_homes(Away::of(layer, first)).await?;
-                Some(homes.iter().any(|home| home.extent() == id))
+                for away in self.map_blocks_of(layer, first) {
+                    if self.map_homes(away).await?.iter().any(|home| home.extent() == id) {
+                        return Some(true);
+                    }
+                }
+                // A merge may have moved it meanwhile: from one that was not looked at yet to one that was.
+                if self.state.borrow().map.is_merging() { None } else { Some(false) }
             }
             Entry::Map { .. } => Some(self.state.borrow().roots.any_in(id)),
             _ => Some(false),
         }
+    }
+
+    /// The leaves that a map block may be by now of which a header names the layer.
+    fn map_blocks_of(&self, layer: LayerId, first: u64) -> Vec<Away> {
+        let state = self.state.borrow();
+        state.map.successors(layer).map(|layer| Away::of(layer, first)).collect()
     }
 
     /// Where checkpoints have put a page, and one of its leaves.
@@ -327,7 +345,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.each_header(id, async |_, entries| {
                 for entry in entries {
                     if let Entry::Map { layer, level: 0 | 1, first, .. } = *entry {
-                        moved += self.move_map_block(Away::of(layer, first), id).await as usize;
+                        for away in self.map_blocks_of(layer, first) {
+                            moved += self.move_map_block(away, id).await as usize;
+                        }
                     }
                 }
                 moved < MOVED_MAX
@@ -338,6 +358,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// True when a leaf, or its page, lies in the extent, and will lie elsewhere with the next checkpoint.
     async fn move_map_block(self: &Rc<Self>, away: Away, id: ExtentId) -> bool {
+        if !self.state.borrow().map.can_take_more() {
+            return false;
+        }
         let Some([page, leaf]) = self.map_homes(away).await else { return false };
         if page.extent() == id {
             self.state.borrow_mut().map.rewrite_page(away);

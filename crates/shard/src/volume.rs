@@ -72,7 +72,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let _turn = self.layer_turn.acquire(1).await;
         {
             let state = self.state.borrow();
-            match state.map.layer_blocks(layer) {
+            match state.map.view_blocks(layer) {
                 Some(there) if there == blocks => return Ok(()),
                 Some(_) => return Err(ShardError::OutOfRange),
                 None => state.map.fits(layer, blocks).map_err(|_| ShardError::MapFull)?,
@@ -83,15 +83,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     pub async fn drop_layer(&self, layer: LayerId) -> Result<(), ShardError> {
         let _turn = self.layer_turn.acquire(1).await;
-        if self.state.borrow().map.layer_blocks(layer).is_none() {
+        if self.state.borrow().map.view(layer).is_none() {
             return Ok(());
         }
         self.commit(Effect::Event(Entry::LayerDropped { layer })).await
     }
 
-    /// Layers and their sizes in blocks.
+    /// Volumes and snapshots, and their sizes in blocks.
     pub fn layers(&self) -> Vec<(LayerId, u64)> {
-        self.state.borrow().map.layers().collect()
+        let map = &self.state.borrow().map;
+        map.views().map(|(id, view)| (id, map.layer_blocks(view.layer).unwrap_or(0))).collect()
     }
 
     /// Blocks with data, over all layers.
@@ -99,13 +100,25 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.state.borrow().map.mapped_blocks()
     }
 
-    fn check(&self, layer: LayerId, offset: u64, bytes: u64) -> Result<(u64, u64), ShardError> {
-        let blocks = self.state.borrow().map.layer_blocks(layer).ok_or(ShardError::OutOfRange)?;
+    /// The layer that a volume or a snapshot is, as of the last commit.
+    pub(crate) fn head(&self, layer: LayerId) -> Option<LayerId> {
+        self.state.borrow().map.view(layer).map(|view| view.layer)
+    }
+
+    pub(crate) fn check(&self, layer: LayerId, offset: u64, bytes: u64) -> Result<(u64, u64), ShardError> {
+        let blocks = self.state.borrow().map.view_blocks(layer).ok_or(ShardError::OutOfRange)?;
         let end = offset.checked_add(bytes).ok_or(ShardError::OutOfRange)?;
         if end.div_ceil(BLOCK) > blocks {
             return Err(ShardError::OutOfRange);
         }
         Ok((offset / BLOCK, end.div_ceil(BLOCK) - offset / BLOCK))
+    }
+
+    /// As [`check`](Self::check), of what is written.
+    fn check_write(&self, layer: LayerId, offset: u64, bytes: u64) -> Result<(u64, u64), ShardError> {
+        let range = self.check(layer, offset, bytes)?;
+        let writable = self.state.borrow().map.view(layer).is_some_and(|view| view.writable);
+        if writable { Ok(range) } else { Err(ShardError::ReadOnly) }
     }
 
     pub(crate) async fn lock(&self, layer: LayerId, block: u64, count: u64) -> Locked<'_, C, S> {
@@ -136,7 +149,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let op = {
             let _turn = self.lock(layer, block, count).await;
             // The layer may have been made smaller before its turn came.
-            self.check(layer, block * BLOCK, count * BLOCK)?;
+            self.check_write(layer, block * BLOCK, count * BLOCK)?;
             self.accept(effect).await?
         };
         self.ops.wait(op).await
@@ -167,7 +180,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Writes `data` at `offset`, atomically; durable when it returns.
     pub async fn write(self: &Rc<Self>, layer: LayerId, offset: u64, data: View) -> Result<(), ShardError> {
-        let (block, count) = self.check(layer, offset, data.len() as u64)?;
+        let (block, count) = self.check_write(layer, offset, data.len() as u64)?;
         if count > FRAME_BLOCKS_MAX as u64 {
             return Err(ShardError::OutOfRange); // no frame has room for it: it could not be atomic
         }
@@ -193,7 +206,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let whole = offset % BLOCK == 0 && bytes > 0 && bytes.is_multiple_of(BLOCK_BYTES);
         if !whole
             || bytes > FRAME_BLOCKS_MAX * BLOCK_BYTES
-            || self.check(layer, offset, bytes as u64).is_err()
+            || self.check_write(layer, offset, bytes as u64).is_err()
         {
             return Err(data);
         }
@@ -233,7 +246,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Makes a range read as zeros (Write Zeroes, Deallocate, trim). Up to 512 KiB it is atomic.
     pub async fn zero(self: &Rc<Self>, layer: LayerId, offset: u64, bytes: u64) -> Result<(), ShardError> {
-        self.check(layer, offset, bytes)?;
+        self.check_write(layer, offset, bytes)?;
         let end = offset + bytes;
         let (first, last) = (offset.div_ceil(BLOCK), end / BLOCK);
         if offset % BLOCK == 0 && end % BLOCK == 0 {
@@ -263,7 +276,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         while count > 0 {
             let n = count.min(ZERO_BLOCKS_MAX);
             // What cannot be read is written pointer by pointer.
-            let _ = self.bring_edges(layer, block, n).await;
+            if let Some(head) = self.head(layer) {
+                let _ = self.bring_edges(head, block, n).await;
+            }
             self.accept_in_turn(layer, block, n, Effect::Zero { layer, block, count: n as u32 }).await?;
             (block, count) = (block + n, count - n);
         }
@@ -318,7 +333,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         expected: &View,
         data: View,
     ) -> Result<(), ShardError> {
-        let (block, count) = self.check(layer, offset, data.len() as u64)?;
+        let (block, count) = self.check_write(layer, offset, data.len() as u64)?;
         let _mine = self.lock(layer, block, count).await;
         self.compare_locked(layer, offset, expected).await?;
         let whole = match offset % BLOCK == 0 && data.len() % BLOCK_BYTES == 0 {

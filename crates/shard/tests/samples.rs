@@ -10,7 +10,9 @@ use peristyle_shard::checkpoint::root::{
     Counts, Root, decode_changes, decode_directory, encode_changes, encode_directory,
 };
 use peristyle_shard::frame::{Entry, FrameKind, Header, NotHeader};
-use peristyle_shard::map::{FANOUT, Logged, Lookup, PageAt, Ptr, decode_block, encode_block};
+use peristyle_shard::map::{
+    FANOUT, LayerTable, Logged, Lookup, PageAt, Ptr, View, decode_block, encode_block,
+};
 use pool::*;
 
 const USER: &[u8] = include_bytes!("../testdata/frame-header-v1.bin");
@@ -19,6 +21,8 @@ const RELOCATION: &[u8] = include_bytes!("../testdata/frame-header-relocation-v1
 const MAP_BLOCK: &[u8] = include_bytes!("../testdata/map-block-v1.bin");
 const ROOT: &[u8] = include_bytes!("../testdata/checkpoint-root-v1.bin");
 const ROOT_2: &[u8] = include_bytes!("../testdata/checkpoint-root-v2.bin");
+const ROOT_3: &[u8] = include_bytes!("../testdata/checkpoint-root-v3.bin");
+const SNAPSHOTS: &[u8] = include_bytes!("../testdata/frame-header-snapshots-v1.bin");
 const CHANGES: &[u8] = include_bytes!("../testdata/checkpoint-changes-v1.bin");
 const DIRECTORY: &[u8] = include_bytes!("../testdata/checkpoint-directory-v1.bin");
 
@@ -90,9 +94,33 @@ fn relocation() -> (Header, Vec<Entry>) {
     (header, Vec::new())
 }
 
+/// The events of snapshots, in a frame without data.
+fn snapshots() -> (Header, Vec<Entry>) {
+    let header = Header {
+        epoch: Epoch(7),
+        extent: ExtentId(8),
+        seq: Seq(12),
+        committed: Seq(11),
+        cut: Seq(5),
+        blocks: 0,
+        entries: 5,
+        ..user().0
+    };
+    let (l, new) = (LayerId, |n: u32| LayerId(0x8000_0000 + n));
+    let entries = vec![
+        Entry::SnapshotTaken { volume: l(0x11), snapshot: l(0x2122_2324), new: new(1) },
+        Entry::SnapshotCloned { volume: l(0x12), snapshot: l(0x22), new: new(2) },
+        Entry::RolledBack { volume: l(0x13), snapshot: l(0x23), new: new(3) },
+        Entry::LayerMerged { layer: new(4) },
+        Entry::LayerParted { volume: l(0x15) },
+    ];
+    (header, entries)
+}
+
 #[test]
 fn frame_headers_of_version_1_are_read_and_written_as_they_always_were() {
-    for (bytes, (header, entries)) in [(USER, user()), (CHECKPOINT, checkpoint()), (RELOCATION, relocation())]
+    for (bytes, (header, entries)) in
+        [(USER, user()), (CHECKPOINT, checkpoint()), (RELOCATION, relocation()), (SNAPSHOTS, snapshots())]
     {
         let mut read = Vec::new();
         assert_eq!(Header::decode(bytes, &NONCE, &mut read), Ok(header));
@@ -125,7 +153,8 @@ fn what_version_1_never_writes_in_a_header_is_refused() {
         ("no scheme", changed(74, &[0])),
         ("bytes that are zero", changed(76, &[1])),
         ("bytes that are zero, behind the cut", changed(95, &[1])),
-        ("an unknown kind of entry", changed(entry(0) + 11, &[9])),
+        ("an unknown kind of entry", changed(entry(0) + 11, &[11])),
+        ("a snapshot whose number is too long", changed(entry(0) + 11, &[6])),
         ("an entry's byte that is zero", changed(entry(0) + 10, &[1])),
         ("a range of no blocks", changed(entry(0) + 12, &[0; 4])),
         ("a size with a value", changed(entry(1) + 12, &[1])),
@@ -181,7 +210,7 @@ fn checkpoint_roots_of_version_1_are_read_as_they_always_were() {
     ];
     assert_eq!(root.layers, expect);
     for (what, at, byte) in
-        [("version", 8, 3), ("zero", 24, 1), ("behind the layers", 8191, 1), ("pages", 36, 2)]
+        [("version", 8, 4), ("zero", 24, 1), ("behind the layers", 8191, 1), ("pages", 36, 2)]
     {
         let mut bytes = ROOT.to_vec();
         bytes[at] = byte;
@@ -206,6 +235,7 @@ fn the_parts_of_a_checkpoint_are_what_they_were() {
             ),
             (LayerId(u32::MAX), 65_536, vec![(0, PageAt::Home(place(11, 1, 3, 0x2222_2222)))]),
         ],
+        table: None,
         changes: vec![place(12, 0, 0, 0x3333_3333), place(13, 0, 5, 0x4444_4444)],
         listed: 0x01_0203_0405,
         extents: Some(vec![
@@ -232,6 +262,46 @@ fn the_parts_of_a_checkpoint_are_what_they_were() {
     assert_eq!(decode_directory(7, DIRECTORY), Ok(root.changes.clone()));
     encode_directory(7, &root.changes, &mut block);
     assert!(block == DIRECTORY);
+}
+
+#[test]
+fn a_root_of_version_3_has_a_table_of_layers_that_is_validated() {
+    let (l, top) = (LayerId, LayerId(0x8000_0004));
+    let view = |layer, writable| View { layer, writable };
+    let root = Root {
+        seq: Seq(0x6162_6364_6566_6768),
+        layers: vec![
+            (l(1), 70_000, vec![(0, PageAt::Home(place(10, 0, 1, 0x1111_1111))), (1, PageAt::Zero)]),
+            (top, 70_000, vec![]),
+            (l(u32::MAX), 65_536, vec![(0, PageAt::Home(place(11, 1, 3, 0x2222_2222)))]),
+        ],
+        table: Some(LayerTable {
+            layers: vec![(l(1), None, 100), (top, Some(l(1)), -1), (l(u32::MAX), None, 0)],
+            views: vec![(l(1), view(top, true)), (l(2), view(l(1), false))],
+            aliases: vec![(l(0x8000_0003), l(1))],
+            origins: vec![l(1)],
+            next_layer: 0x8000_0005,
+            freeing: -2,
+        }),
+        changes: vec![place(12, 0, 0, 0x3333_3333)],
+        listed: 9,
+        extents: Some(vec![(ExtentId(10), Counts { live: 99, map: 2 })]),
+    };
+    assert_eq!(Root::decode(ROOT_3), Ok(root.clone()));
+    assert!(root.encode() == ROOT_3);
+    let first_layer = 64;
+    let refused = [
+        ("a layer that is its own parent", first_layer + 16, 1),
+        ("a parent that is not there", first_layer + 16, 9),
+        ("a view of no layer", first_layer + 32 + 48 + 32 + 56 + 4, 9),
+        ("a kind of view", first_layer + 32 + 48 + 32 + 56 + 8, 2),
+        ("an alias of itself", first_layer + 32 + 48 + 32 + 56 + 32, 1),
+    ];
+    for (what, at, byte) in refused {
+        let mut bytes = ROOT_3.to_vec();
+        bytes[at..at + 4].copy_from_slice(&[byte, 0, 0, 0]);
+        assert!(Root::decode(&bytes).is_err(), "{what}");
+    }
 }
 
 /// Multiplication in GF(2^8) modulo 0x11d, as slow as it is plain.

@@ -330,6 +330,17 @@ fn entry(entry: &Entry) -> String {
         Entry::LayerCreated { layer, blocks } => format!("layer {layer} created, {blocks} blocks"),
         Entry::LayerDropped { layer } => format!("layer {layer} dropped"),
         Entry::LayerResized { layer, blocks } => format!("layer {layer} resized, {blocks} blocks"),
+        Entry::SnapshotTaken { volume, snapshot, new } => {
+            format!("snapshot {snapshot} of volume {volume}, which has layer {new} now")
+        }
+        Entry::SnapshotCloned { volume, snapshot, new } => {
+            format!("volume {volume} made on snapshot {snapshot}, as layer {new}")
+        }
+        Entry::RolledBack { volume, snapshot, new } => {
+            format!("volume {volume} rolled back to snapshot {snapshot}, as layer {new}")
+        }
+        Entry::LayerMerged { layer } => format!("layer {layer} merged into its child"),
+        Entry::LayerParted { volume } => format!("volume {volume} has no ancestors any more"),
         Entry::Map { layer, level, first, crc } => {
             format!("layer {layer} map level {level} from {first} crc {crc:08x}")
         }

@@ -465,7 +465,8 @@ fn errno(error: ShardError, command: &Command) -> Errno {
         ShardError::OutOfRange if writes => Errno::NoSpc,
         ShardError::NoSpace | ShardError::MapFull => Errno::NoSpc,
         ShardError::Unreadable | ShardError::Different => Errno::Io,
-        ShardError::OutOfRange => Errno::Inval,
+        ShardError::ReadOnly => Errno::Perm,
+        ShardError::OutOfRange | ShardError::NoSuchLayer | ShardError::Changed => Errno::Inval,
         ShardError::Stopped => Errno::Shutdown,
     }
 }

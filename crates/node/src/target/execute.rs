@@ -31,7 +31,8 @@ pub fn status_of(error: ShardError) -> Status {
         ShardError::OutOfRange => Status::LBA_OUT_OF_RANGE.with_dnr(),
         // Linux waits and tries again, on this path or another, and never gives the error to a file system.
         ShardError::Stopped => Status::ANA_TRANSITION,
-        ShardError::MapFull => Status::INTERNAL_ERROR,
+        ShardError::ReadOnly => Status::NAMESPACE_WRITE_PROTECTED.with_dnr(),
+        ShardError::MapFull | ShardError::NoSuchLayer | ShardError::Changed => Status::INTERNAL_ERROR,
     }
 }
 

@@ -53,6 +53,8 @@ enum Wanted {
 }
 
 type References = BTreeMap<ExtentId, Vec<(Ptr, Wanted)>>;
+/// Which layers have merged into which.
+type Successors = BTreeMap<LayerId, LayerId>;
 
 /// Checks the shard of `record`. `scheme` is the pool's. `progress` gets extents done and extents to do.
 pub async fn check_shard<R: Resting>(
@@ -72,15 +74,16 @@ pub async fn check_shard<R: Resting>(
     let extents = extents_of(record.shard, &lists);
     extents.values().for_each(|extent| check_slots(&*resting, record, extent, &mut check.problems));
     check_open_set(record, &lists, &mut check.problems);
-    let mut references = match find_references(resting.clone(), record, scheme, &mut check).await {
-        Some(references) => references,
+    let found = find_references(resting.clone(), record, scheme, &mut check).await;
+    let (mut references, successors) = match found {
+        Some(found) => found,
         None => return check,
     };
     let all = extents.len() as u64;
     for (done, extent) in extents.values().enumerate() {
         progress(done as u64, all);
         let wanted = references.remove(&extent.id).unwrap_or_default();
-        check_extent(&*resting, extent, &wanted, depth, &mut check).await;
+        check_extent(&*resting, extent, (&wanted, &successors), depth, &mut check).await;
     }
     progress(all, all);
     for (extent, wanted) in references {
@@ -148,7 +151,7 @@ async fn find_references<R: Resting>(
     record: &ShardRecord,
     scheme: Scheme,
     check: &mut ShardCheck,
-) -> Option<References> {
+) -> Option<(References, Successors)> {
     let (shard, rebuilt) = match Shard::look_at_rest(resting, record, scheme).await {
         Ok(found) => found,
         Err(error) => {
@@ -186,14 +189,14 @@ async fn find_references<R: Resting>(
     let counted = |e: &&Extent| (e.live, e.meta) != (0, 0) && !references.contains_key(&e.id);
     let wrong: Vec<ExtentId> = extents.iter().filter(counted).map(|e| e.id).collect();
     wrong.into_iter().for_each(|extent| check.problems.add(Problem::CountsDisagree { extent }));
-    Some(references)
+    Some((references, map.all_successors()))
 }
 
 /// The columns of one extent, its headers against what refers to it, and with `Depth::Data` its blocks.
 async fn check_extent<R: Resting>(
     resting: &R,
     extent: &ExtentSlots,
-    wanted: &[(Ptr, Wanted)],
+    (wanted, successors): (&[(Ptr, Wanted)], &Successors),
     depth: Depth,
     check: &mut ShardCheck,
 ) {
@@ -237,14 +240,15 @@ async fn check_extent<R: Resting>(
             check.blocks_read += check_blocks(resting, extent, frame, &code, &mut check.problems).await;
         }
     }
-    check_references(id, &frames.list, wanted, &mut check.problems);
+    check_references(id, &frames.list, (wanted, successors), &mut check.problems);
 }
 
-/// Each reference has its entry in a header, with the same checksum.
+/// Each reference has its entry in a header, with the same checksum. The header names the layer that the block was of when
+/// it was written, which may have merged into another.
 fn check_references(
     extent: ExtentId,
     frames: &[FrameAtRest],
-    wanted: &[(Ptr, Wanted)],
+    (wanted, successors): (&[(Ptr, Wanted)], &Successors),
     problems: &mut Problems,
 ) {
     for (ptr, what) in wanted {
@@ -254,7 +258,8 @@ fn check_references(
         let entry = frame.and_then(|f| Some(*f.data_entry(f.header.layout().block_at(column, row)?)));
         let agrees = match (what, entry) {
             (&Wanted::Data { layer, block }, Some(Entry::Data { layer: l, block: b, crc })) => {
-                (layer, block, ptr.crc()) == (l, b, crc)
+                let mut named = std::iter::successors(Some(l), |l| successors.get(l).copied());
+                (block, ptr.crc()) == (b, crc) && named.any(|named| named == layer)
             }
             (Wanted::Remains, Some(Entry::Data { crc, .. }))
             | (Wanted::Map, Some(Entry::Map { crc, .. })) => crc == ptr.crc(),

@@ -110,7 +110,7 @@ mod tests {
         while !queue.is_empty() {
             let (class, commands) =
                 queue.sort_by_class(&mut scratch, FRAME_BLOCKS_MAX, |_, block| class_of(block));
-            queue.take(&mut scratch, &mut out, (commands, FRAME_BLOCKS_MAX));
+            queue.take(&mut scratch, &mut out, (commands, FRAME_BLOCKS_MAX), Some);
             let entry = |(entry, data): (&Entry, &peristyle_rt::View)| match *entry {
                 Entry::Data { block, .. } => (block, u64::from_le_bytes(data[..8].try_into().unwrap())),
                 _ => panic!("{entry:?}"),

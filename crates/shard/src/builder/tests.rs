@@ -62,7 +62,7 @@ fn a_frame_has_one_effect_per_block_and_it_is_the_last_that_arrived() {
                 queue.push(Pending { effect, op: ops.start(), since: Instant::ZERO, class: None });
             }
             while !queue.is_empty() {
-                queue.take(&mut scratch, &mut out, (usize::MAX, FRAME_BLOCKS_MAX));
+                queue.take(&mut scratch, &mut out, (usize::MAX, FRAME_BLOCKS_MAX), Some);
                 let blocks: Vec<_> = out
                     .entries
                     .iter()
@@ -94,7 +94,7 @@ fn a_command_is_never_split_over_frames_and_an_event_stands_alone() {
         queue.push(Pending { effect: event(), op: ops.start(), since: Instant::ZERO, class: None });
         let mut taken = Vec::new();
         while !queue.is_empty() {
-            queue.take(&mut scratch, &mut out, (usize::MAX, FRAME_BLOCKS_MAX));
+            queue.take(&mut scratch, &mut out, (usize::MAX, FRAME_BLOCKS_MAX), Some);
             taken.push((out.ops.len(), out.data.len(), out.entries.len()));
         }
         assert_eq!(taken, [(2, 240, 240), (1, 1, 1), (1, 0, 1), (1, 0, 1)]);
@@ -113,13 +113,13 @@ fn blocks_of_zeros_are_ranges_of_the_same_frame_and_take_no_more_room_in_it() {
                 queue.push(Pending { effect, op: ops.start(), since: Instant::ZERO, class: None });
             }
             let mut scratch = Scratch::with_room(detect);
-            queue.take(&mut scratch, &mut out, (usize::MAX, FRAME_BLOCKS_MAX));
+            queue.take(&mut scratch, &mut out, (usize::MAX, FRAME_BLOCKS_MAX), Some);
             assert!(queue.is_empty() && out.entries.len() == FRAME_BLOCKS_MAX);
             assert_eq!((out.data.len(), out.zeroes), if detect { (120, 120) } else { (240, 0) });
         }
         let run = Effect::Write { layer: L, block: 7, data: data(100, 0).await };
         queue.push(Pending { effect: run, op: ops.start(), since: Instant::ZERO, class: None });
-        queue.take(&mut Scratch::with_room(true), &mut out, (usize::MAX, FRAME_BLOCKS_MAX));
+        queue.take(&mut Scratch::with_room(true), &mut out, (usize::MAX, FRAME_BLOCKS_MAX), Some);
         assert_eq!(out.entries, [Entry::Zero { layer: L, block: 7, count: 100 }]);
     });
 }

@@ -40,8 +40,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 changes.iter().for_each(|change| map.restore_change(change));
             }
         }
+        self.state.borrow_mut().map.restore_table(root.table.as_ref());
         (roots.changes, roots.listed) = (root.changes, root.listed);
-        let counted = root.extents.is_some();
+        let (counted, layers_counted) = (root.extents.is_some(), root.table.is_some());
         {
             let State { map, extents, .. } = &mut *self.state.borrow_mut();
             let mut live = 0;
@@ -49,13 +50,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 live += u64::from(counts.live);
                 extents.restore_counts(id, counts.live, counts.map);
             }
-            map.restore_mapped(live);
+            map.restore_mapped(if layers_counted { live } else { 0 });
             let own = roots.stream.iter().chain(&roots.directory);
             own.for_each(|ptr| extents.add_meta(*ptr));
         }
         self.state.borrow_mut().roots = roots;
-        if !counted {
-            self.count_blocks().await?;
+        if !layers_counted {
+            self.count_blocks(!counted).await?;
         }
         Ok(())
     }
@@ -106,14 +107,18 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.reconstruct(ptr.extent(), ptr.column(), ptr.row(), ptr.crc()).await
     }
 
-    /// Counts each extent's blocks by a look at the whole map, for a checkpoint of version 1.
-    async fn count_blocks(self: &Rc<Self>) -> Result<(), ShardError> {
-        let count = |state: &mut State, ptr: Ptr, of: Option<(LayerId, u64)>| match of.is_some() {
-            true => {
-                state.map.restore_live();
-                state.extents.add_live(ptr.extent(), 1);
+    /// Counts each layer's blocks by a look at the whole map, for a checkpoint of version 2; and each extent's, for one of
+    /// version 1.
+    async fn count_blocks(self: &Rc<Self>, extents_too: bool) -> Result<(), ShardError> {
+        let count = |state: &mut State, ptr: Ptr, of: Option<(LayerId, u64)>| match of {
+            Some((layer, block)) => {
+                state.map.restore_live(layer, block);
+                if extents_too {
+                    state.extents.add_live(ptr.extent(), 1);
+                }
             }
-            false => state.extents.add_meta(ptr),
+            None if extents_too => state.extents.add_meta(ptr),
+            None => {}
         };
         self.walk(count).await
     }

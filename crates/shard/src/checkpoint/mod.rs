@@ -193,6 +193,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let log_bytes = std::mem::take(&mut state.log_bytes_since_checkpoint);
         state.retire_below = retire_below(state, self.config.ready_extents);
         let listed = state.roots.listed;
+        let moving =
+            self.moves.get() > 0 || state.frames.iter().any(|f| f.busy && f.kind == FrameKind::Relocation);
+        let first = state.extents.iter().map(|e| e.id).min().unwrap_or(state.next_extent);
+        state.map.end_aliases(first, state.next_extent, moving);
         let capture = state.map.capture(listed > 2 * state.map.changes() as u64 + LISTED_SLACK);
         // Writes copy what is being written out; the first copies find their memory here.
         state.map.make_room(capture.leaves.len().min(COPIES_READY));
@@ -296,6 +300,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Root {
             seq: taken.seq,
             layers: layers.collect(),
+            table: Some(taken.capture.table.clone()),
             changes: before.iter().chain(&written.roots.changes).copied().collect(),
             listed: written.roots.listed + if taken.capture.whole { 0 } else { state.roots.listed },
             extents: Some(counts_of(&state.extents, &state.roots, taken)),

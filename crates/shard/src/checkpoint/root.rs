@@ -1,15 +1,21 @@
 //! The bytes of a checkpoint beside its leaves and pages: the root stream, the blocks that list changed pointers, and the
 //! directory that names the stream's blocks. Pure. `docs/disk-format.md`, "Checkpoint", has the tables.
 
-use crate::map::{LayerPages, Logged, Lookup, PTR_BYTES, PageAt, Ptr, pages_of};
+use crate::map::CHAIN_MAX;
+use crate::map::{LayerPages, LayerTable, Logged, Lookup, PTR_BYTES, PageAt, Ptr, View, pages_of};
 use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId, Seq};
+use std::collections::{BTreeMap, BTreeSet};
 
 const ROOT_MAGIC: u64 = u64::from_le_bytes(*b"PERIROOT");
 const CHANGES_MAGIC: u64 = u64::from_le_bytes(*b"PERICHG1");
 const DIRECTORY_MAGIC: u64 = u64::from_le_bytes(*b"PERIDIR1");
 const HEADER_BYTES: usize = 64;
-/// Behind a layer's number, pages and blocks: a parent and flags will stand there.
+/// Behind a layer's number, pages and blocks, in version 2.
 const LAYER_ZEROS: usize = 16;
+/// Instead of a layer's parent: it has none.
+const NO_PARENT: u32 = u32::MAX;
+const VIEW_BYTES: usize = 16;
+const VIEW_READ_ONLY: u32 = 1;
 const PAGE_BYTES: usize = 24;
 const EXTENT_BYTES: usize = 16;
 const CHANGE_BYTES: usize = 24;
@@ -42,6 +48,8 @@ pub struct Counts {
 pub struct Root {
     pub seq: Seq,
     pub layers: Vec<LayerPages>,
+    /// `None` in versions 1 and 2: no layer has a parent, and each is a volume.
+    pub table: Option<LayerTable>,
     /// Blocks that list changes, oldest first, and how many they list.
     pub changes: Vec<Ptr>,
     pub listed: u64,
@@ -56,18 +64,31 @@ impl Root {
         let extents = self.extents.as_deref().unwrap_or_default();
         let mut out = Vec::new();
         out.extend(ROOT_MAGIC.to_le_bytes());
-        out.extend(2u32.to_le_bytes());
+        out.extend(if self.table.is_some() { 3u32 } else { 2 }.to_le_bytes());
         out.extend((self.layers.len() as u32).to_le_bytes());
         out.extend(self.seq.0.to_le_bytes());
         out.extend((self.changes.len() as u32).to_le_bytes());
         out.extend((extents.len() as u32).to_le_bytes());
         out.extend(self.listed.to_le_bytes());
+        if let Some(table) = &self.table {
+            let counts = [table.views.len(), table.aliases.len(), table.origins.len()];
+            counts.iter().for_each(|count| out.extend((*count as u32).to_le_bytes()));
+            out.extend(table.next_layer.to_le_bytes());
+            out.extend(table.freeing.to_le_bytes());
+        }
         out.resize(HEADER_BYTES, 0);
-        for (id, blocks, pages) in &self.layers {
+        for (i, (id, blocks, pages)) in self.layers.iter().enumerate() {
             out.extend(id.0.to_le_bytes());
             out.extend((pages.len() as u32).to_le_bytes());
             out.extend(blocks.to_le_bytes());
-            out.extend([0; LAYER_ZEROS]);
+            match self.table.as_ref().map(|table| table.layers[i]) {
+                Some((_, parent, live)) => {
+                    out.extend(parent.map_or(NO_PARENT, |parent| parent.0).to_le_bytes());
+                    out.extend([0; 4]);
+                    out.extend(live.to_le_bytes());
+                }
+                None => out.extend([0; LAYER_ZEROS]),
+            }
             for &(number, at) in pages {
                 let (kind, ptr) = match at {
                     PageAt::Zero => (PAGE_ZERO, Ptr::ABSENT),
@@ -79,6 +100,7 @@ impl Root {
                 out.extend(ptr.encode());
             }
         }
+        self.table.iter().for_each(|table| encode_table(table, &mut out));
         self.changes.iter().for_each(|ptr| out.extend(ptr.encode()));
         for (id, counts) in extents {
             out.extend(id.0.to_le_bytes());
@@ -98,7 +120,7 @@ impl Root {
         }
         match reader.u32()? {
             1 => decode_version_1(reader),
-            2 => decode_version_2(reader),
+            version @ (2 | 3) => decode_version_2_or_3(reader, version == 3),
             _ => Err(BadRoot),
         }
     }
@@ -107,6 +129,17 @@ impl Root {
     pub fn begins_in(block: &[u8]) -> bool {
         block[..8] == ROOT_MAGIC.to_le_bytes()
     }
+}
+
+fn encode_table(table: &LayerTable, out: &mut Vec<u8>) {
+    for (id, view) in &table.views {
+        let flags = if view.writable { 0 } else { VIEW_READ_ONLY };
+        [id.0, view.layer.0, flags, 0].iter().for_each(|word| out.extend(word.to_le_bytes()));
+    }
+    for (from, to) in &table.aliases {
+        [from.0, to.0].iter().for_each(|word| out.extend(word.to_le_bytes()));
+    }
+    table.origins.iter().for_each(|of| out.extend(of.0.to_le_bytes()));
 }
 
 struct Reader<'a> {
@@ -168,14 +201,28 @@ fn decode_version_1(mut reader: Reader) -> Result<Root, BadRoot> {
     Ok(root)
 }
 
-fn decode_version_2(mut reader: Reader) -> Result<Root, BadRoot> {
+fn decode_version_2_or_3(mut reader: Reader, has_table: bool) -> Result<Root, BadRoot> {
     let (layers, seq) = (reader.u32()?, Seq(reader.u64()?));
     let (changes, extents, listed) = (reader.u32()? as usize, reader.u32()? as usize, reader.u64()?);
-    reader.zeros::<24>()?;
     let mut root = Root { seq, listed, ..Root::default() };
+    let (mut table, mut counts) = (LayerTable::default(), [0; 3]);
+    if has_table {
+        for count in &mut counts {
+            *count = reader.u32()? as usize;
+        }
+        (table.next_layer, table.freeing) = (reader.u32()?, reader.u64()? as i64);
+    } else {
+        reader.zeros::<24>()?;
+    }
     for _ in 0..layers {
         let (id, pages, blocks) = (LayerId(reader.u32()?), reader.u32()? as usize, reader.u64()?);
-        reader.zeros::<LAYER_ZEROS>()?;
+        if has_table {
+            let parent = Some(LayerId(reader.u32()?)).filter(|parent| parent.0 != NO_PARENT);
+            reader.zeros::<4>()?;
+            table.layers.push((id, parent, reader.u64()? as i64));
+        } else {
+            reader.zeros::<LAYER_ZEROS>()?;
+        }
         let mut there = Vec::with_capacity(reader.holds(pages, PAGE_BYTES)?);
         for _ in 0..pages {
             let (number, kind) = (reader.u32()?, reader.u32()?);
@@ -197,6 +244,10 @@ fn decode_version_2(mut reader: Reader) -> Result<Root, BadRoot> {
         }
         root.layers.push((id, blocks, there));
     }
+    if has_table {
+        decode_table(&mut reader, &mut table, counts)?;
+        root.table = Some(table);
+    }
     for _ in 0..reader.holds(changes, PTR_BYTES)? {
         root.changes.push(reader.data_ptr()?);
     }
@@ -212,6 +263,55 @@ fn decode_version_2(mut reader: Reader) -> Result<Root, BadRoot> {
     root.extents = Some(counts);
     reader.end()?;
     Ok(root)
+}
+
+fn decode_table(
+    reader: &mut Reader,
+    table: &mut LayerTable,
+    [views, aliases, origins]: [usize; 3],
+) -> Result<(), BadRoot> {
+    let there: BTreeSet<LayerId> = table.layers.iter().map(|(id, ..)| *id).collect();
+    for _ in 0..reader.holds(views, VIEW_BYTES)? {
+        let (id, layer, flags) = (LayerId(reader.u32()?), LayerId(reader.u32()?), reader.u32()?);
+        reader.zeros::<4>()?;
+        let is_there = there.contains(&layer);
+        let in_order = table.views.last().is_none_or(|(last, _)| *last < id);
+        if !is_there || !in_order || flags > VIEW_READ_ONLY {
+            return Err(BadRoot);
+        }
+        table.views.push((id, View { layer, writable: flags == 0 }));
+    }
+    for _ in 0..reader.holds(aliases, 8)? {
+        let (from, to) = (LayerId(reader.u32()?), LayerId(reader.u32()?));
+        if table.aliases.last().is_some_and(|(last, _)| *last >= from) {
+            return Err(BadRoot);
+        }
+        table.aliases.push((from, to));
+    }
+    for _ in 0..reader.holds(origins, 4)? {
+        table.origins.push(LayerId(reader.u32()?));
+    }
+    match has_loops(table) {
+        true => Err(BadRoot),
+        false => Ok(()),
+    }
+}
+
+/// A chain of parents, or of aliases, that does not end.
+fn has_loops(table: &LayerTable) -> bool {
+    let parents: BTreeMap<LayerId, LayerId> =
+        table.layers.iter().filter_map(|(id, parent, _)| Some((*id, (*parent)?))).collect();
+    let aliases: BTreeMap<LayerId, LayerId> = table.aliases.iter().copied().collect();
+    let ends = |links: &BTreeMap<LayerId, LayerId>, from: &LayerId| {
+        std::iter::successors(Some(*from), |at| links.get(at).copied()).nth(CHAIN_MAX).is_none()
+    };
+    let there: BTreeSet<LayerId> = table.layers.iter().map(|(id, ..)| *id).collect();
+    let lost = |parent: &LayerId| !there.contains(parent);
+    // What an alias leads to is there, or gone for good.
+    let dangling = |(from, to): (&LayerId, &LayerId)| aliases.contains_key(to) || from == to;
+    parents.values().any(lost)
+        || !parents.keys().all(|from| ends(&parents, from))
+        || aliases.iter().any(dangling)
 }
 
 /// One block of changed pointers.
@@ -336,22 +436,38 @@ mod tests {
         ]
     }
 
+    /// Every layer on the one before it, every second one a volume.
+    fn table_of(ids: Vec<u32>, next_layer: u32) -> LayerTable {
+        let ids: Vec<LayerId> = ids.into_iter().map(LayerId).collect();
+        let parent = |i: usize| i.checked_sub(1).map(|i| ids[i]);
+        let view = |i: usize| (LayerId(7 + i as u32), View { layer: ids[i], writable: i % 4 == 0 });
+        LayerTable {
+            layers: (0..ids.len()).map(|i| (ids[i], parent(i), 5 - i as i64)).collect(),
+            views: (0..ids.len()).step_by(2).map(view).collect(),
+            aliases: ids.iter().map(|id| (LayerId(id.0 / 2), LayerId(u32::MAX))).take(1).collect(),
+            origins: ids.clone(),
+            next_layer,
+            freeing: -3,
+        }
+    }
+
     proptest! {
         #[test]
         fn a_checkpoints_parts_survive_their_bytes(
-            seq in any::<u64>(), listed in any::<u64>(),
+            seq in any::<u64>(), listed in any::<u64>(), has_table in any::<bool>(), next_layer in any::<u32>(),
             layers in proptest::collection::btree_map(any::<u32>(), (0u64..1 << 24, proptest::collection::btree_map(0u32..200, page(), 0..20)), 0..8),
             changes in proptest::collection::vec((0u64..1000).prop_map(ptr), 0..20),
             extents in proptest::collection::btree_map(0u64..1 << 47, (any::<u32>(), any::<u32>()), 0..300),
             logged in proptest::collection::vec(logged(), 0..CHANGES_MAX),
             blocks in proptest::collection::vec((0u64..1000).prop_map(ptr), 0..DIRECTORY_MAX), number in any::<u32>(),
         ) {
+            let table = has_table.then(|| table_of(layers.keys().copied().collect(), next_layer));
             let layers = layers.into_iter().map(|(id, (blocks, pages))| {
                 let fits = |n: &u32| (*n as usize) < pages_of(blocks);
                 (LayerId(id), blocks, pages.into_iter().filter(|(n, _)| fits(n)).collect())
             });
             let counts = extents.into_iter().map(|(id, (live, map))| (ExtentId(id), Counts { live, map }));
-            let root = Root { seq: Seq(seq), layers: layers.collect(), changes, listed, extents: Some(counts.collect()) };
+            let root = Root { seq: Seq(seq), layers: layers.collect(), table, changes, listed, extents: Some(counts.collect()) };
             let bytes = root.encode();
             prop_assert!(bytes.len() % BLOCK_BYTES == 0 && Root::begins_in(&bytes));
             prop_assert_eq!(Root::decode(&bytes), Ok(root));

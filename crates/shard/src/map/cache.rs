@@ -22,6 +22,8 @@ pub struct Limits {
     pub changes: usize,
     /// Pages of all layers, in memory or not.
     pub layer_pages: usize,
+    /// Leaves of chains of layers.
+    pub resolved: usize,
 }
 
 impl Limits {
@@ -34,6 +36,8 @@ impl Limits {
             pages: share(1, PAGE_BYTES, 8),
             changes: share(2, CHANGE_BYTES, 16_384),
             layer_pages: share(1, SLOT_BYTES, 1024),
+            // What the copies leave of half an eighth.
+            resolved: (bytes / 32 / LEAF_BYTES).max(64) as usize,
         }
     }
 
@@ -48,6 +52,7 @@ impl Limits {
             + self.pages as u64 * PAGE_BYTES
             + self.changes as u64 * CHANGE_BYTES
             + self.layer_pages as u64 * SLOT_BYTES
+            + self.resolved as u64 * LEAF_BYTES
     }
 }
 
@@ -127,22 +132,31 @@ impl Map {
         let leaf = self.free_leaf_place();
         decode_into(bytes, &mut self.leaves[leaf as usize].ptrs);
         self.attach(leaf, at, child);
-        let Map { changes, leaves, resident_changes, mapped, .. } = self;
-        let l = &mut leaves[leaf as usize];
+        let Map { changes, leaves, resident_changes, .. } = self;
+        let (l, mut dead) = (&mut leaves[leaf as usize], 0);
         changes.take((away.layer, away.leaf), |change| {
             if let (false, Lookup::Data(ptr)) = (change.counted, l.ptrs[change.slot as usize].lookup()) {
-                *mapped -= 1;
+                dead += 1;
                 old(ptr);
             }
             // That it is counted now has to be in the next checkpoint, as the counts are.
             let fresh = change.fresh || !change.counted;
             take_along(l, resident_changes, Change { fresh, ..change });
         });
+        self.tally((away.layer, away.leaf), -dead);
         true
     }
 
-    /// The leaf is in memory and is written by the next checkpoint, so that it lies elsewhere.
-    pub fn rewrite_leaf(&mut self, Away { layer, leaf }: Away) {
+    /// The leaf is in memory and is written by the next checkpoint, so that it lies elsewhere. One that has no block yet
+    /// is made of its changes.
+    pub fn rewrite_leaf(&mut self, away: Away) {
+        let Away { layer, leaf } = away;
+        if self.changes.has((layer, leaf))
+            && self.missing(away) == Missing::Nothing
+            && self.layers.get(&layer).is_some_and(|l| leaf / LEAF < l.pages.len() as u64)
+        {
+            self.leaf_for_change(layer, (leaf / LEAF) as usize, (leaf % LEAF) as usize);
+        }
         if let Some(leaf) = self.resident(layer, leaf) {
             self.leaves[leaf as usize].rewrite = true;
         }
@@ -259,6 +273,20 @@ impl Map {
             }
         }
         false
+    }
+
+    /// A page and a leaf can be brought without a checkpoint that writes others first. Whoever is a part of that checkpoint
+    /// asks, or it would wait for itself.
+    pub fn can_take_more(&self) -> bool {
+        let pages = self.pages.len() - self.free_pages.len() < self.limits.pages;
+        let leaves = self.leaves_used() < self.limits.leaves;
+        (pages || (0..self.pages.len()).any(|at| self.page_can_go(at)))
+            && (leaves || (0..self.leaves.len()).any(|leaf| self.can_go(leaf)))
+    }
+
+    /// So many pages wait for a checkpoint that who can wait for it as well should.
+    pub(super) fn is_full_of_pages(&self) -> bool {
+        2 * self.pages.iter().filter(|page| page.number != NONE && page.dirty).count() > self.limits.pages
     }
 
     pub(super) fn page_can_go(&self, at: usize) -> bool {

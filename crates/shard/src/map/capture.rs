@@ -1,7 +1,7 @@
 //! What a checkpoint takes of the map: what changed, pointer by pointer, and leaves of which much changed as a whole.
 //! Commits go on meanwhile: a leaf that is being written is copied before it changes.
 
-use super::{Bits, Block256, FANOUT, LEAF, Lookup, Map, NONE, Ptr, Slot};
+use super::{Bits, Block256, FANOUT, LEAF, LayerTable, Lookup, Map, NONE, Ptr, Slot};
 use peristyle_base::LayerId;
 use std::collections::BTreeMap;
 
@@ -53,6 +53,7 @@ pub struct CapturedLeaf {
 pub struct Capture {
     /// The remains are the last.
     pub layers: Vec<LayerPages>,
+    pub table: LayerTable,
     pub pages: Vec<CapturedPage>,
     pub leaves: Vec<CapturedLeaf>,
     pub changes: Vec<Logged>,
@@ -73,6 +74,7 @@ impl Map {
         let index: BTreeMap<u32, usize> = pages.iter().enumerate().map(|(i, p)| (p.at, i)).collect();
         let mut capture = Capture {
             layers: self.capture_layers(&index),
+            table: self.table(),
             leaves: Vec::with_capacity(leaves.len()),
             changes: Vec::new(),
             whole,

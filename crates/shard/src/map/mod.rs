@@ -11,9 +11,12 @@ mod bits;
 mod cache;
 mod capture;
 mod changes;
+mod layers;
+mod merge;
 mod ptr;
 mod remains;
 mod resize;
+mod resolved;
 mod restore;
 mod runs;
 mod walk;
@@ -23,9 +26,12 @@ pub use bits::Bits;
 pub use cache::{Away, Limits, Missing};
 pub use capture::{Capture, CapturedLeaf, CapturedPage, LayerPages, Logged, PageAt};
 use changes::{Changes, LeafKey};
-use peristyle_base::{BLOCK_BYTES, LayerId};
+pub use layers::{CHAIN_MAX, LayerTable, Usage, View};
+pub use merge::Merge;
+use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId};
 pub use ptr::{Block256, Lookup, Ptr, decode_block, encode_block};
 pub use remains::Left;
+use resolved::Resolved;
 pub use runs::Run;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -59,6 +65,21 @@ enum Slot {
 struct Layer {
     blocks: u64,
     pages: Vec<Slot>,
+    /// The layer that is asked where this one is absent.
+    parent: Option<LayerId>,
+    children: u32,
+    /// A volume or a snapshot is this layer.
+    named: bool,
+    /// Pointers to data that count as live, those of it included that wait among the remains. Below zero for a while
+    /// when its parent merges into it: the sum of both is what counts.
+    live: i64,
+}
+
+impl Layer {
+    fn new(blocks: u64, parent: Option<LayerId>) -> Layer {
+        let pages = vec![Slot::Absent; pages_of(blocks)];
+        Layer { blocks, pages, parent, children: 0, named: false, live: 0 }
+    }
 }
 
 /// A page in memory.
@@ -105,6 +126,17 @@ pub struct MapFull;
 /// All layers of one shard.
 pub struct Map {
     layers: BTreeMap<LayerId, Layer>,
+    /// Volumes and snapshots, by the numbers that their owners know them by.
+    views: BTreeMap<LayerId, View>,
+    /// Layers that merge into their only child.
+    merging: BTreeMap<LayerId, LayerId>,
+    /// Where the blocks of layers went that have merged: headers still name those. With the first extent that none of
+    /// its headers names the layer any more from, once that is known.
+    aliases: BTreeMap<LayerId, (LayerId, Option<ExtentId>)>,
+    /// Number of the next layer that is made by a snapshot, a clone, or a roll back.
+    next_layer: u32,
+    /// What chains of layers say.
+    resolved: Resolved,
     limits: Limits,
     leaves: Vec<Leaf>,
     free_leaves: Vec<u32>,
@@ -120,6 +152,10 @@ pub struct Map {
     retired: Vec<Ptr>,
     /// The page of remains that takes single leaves, and how many it has.
     open_remains: Option<(u32, usize)>,
+    /// Which layer each page of the remains was of.
+    origins: Vec<LayerId>,
+    /// Live pointers of layers that are gone.
+    freeing: i64,
     /// The next checkpoint lists all changes: what earlier ones listed is not relied on.
     whole_next: bool,
     leaf_hand: usize,
@@ -130,9 +166,13 @@ pub struct Map {
 
 impl Map {
     pub fn new(limits: Limits) -> Map {
-        let remains = Layer { blocks: 0, pages: Vec::new() };
         Map {
-            layers: BTreeMap::from([(REMAINS, remains)]),
+            layers: BTreeMap::from([(REMAINS, Layer::new(0, None))]),
+            views: BTreeMap::new(),
+            merging: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            next_layer: layers::OWN_LAYERS,
+            resolved: Resolved::new(limits.resolved),
             leaves: Vec::with_capacity(limits.leaves.min(4096)),
             free_leaves: Vec::with_capacity(limits.leaves.min(4096)),
             pages: Vec::new(),
@@ -142,22 +182,14 @@ impl Map {
             voided: Vec::new(),
             retired: Vec::new(),
             open_remains: None,
+            origins: Vec::new(),
+            freeing: 0,
             whole_next: false,
             leaf_hand: 0,
             page_hand: 0,
             mapped: 0,
             limits,
         }
-    }
-
-    /// Adds a layer; does nothing when it is there (replay).
-    pub fn create_layer(&mut self, id: LayerId, blocks: u64) -> Result<(), MapFull> {
-        if self.layers.contains_key(&id) {
-            return Ok(());
-        }
-        self.fits(id, blocks)?;
-        self.layers.insert(id, Layer { blocks, pages: vec![Slot::Absent; pages_of(blocks)] });
-        Ok(())
     }
 
     /// Whether the memory covers this layer with so many blocks beside the others.
@@ -239,18 +271,31 @@ impl Map {
                 }
             }
         };
-        self.mapped -= matches!(old, Lookup::Data(_)) as u64;
-        self.mapped += matches!(ptr.lookup(), Lookup::Data(_)) as u64;
+        let is_data = |lookup| i64::from(matches!(lookup, Lookup::Data(_)));
+        self.tally((layer, block / LEAF), is_data(ptr.lookup()) - is_data(old));
         Some(old)
     }
 
-    /// Points a block somewhere else if it is known to be where it was.
+    /// Points a block somewhere else if it is known to be where it was, in its layer or in the one that this has merged
+    /// into.
     pub fn repoint(&mut self, layer: LayerId, block: u64, from: Ptr, to: Ptr) -> bool {
-        let there = self.lookup(layer, block) == Lookup::Data(from);
-        if there {
-            self.set(layer, block, to);
+        let Some(layer) = self.holder(layer, block, from) else { return false };
+        self.set(layer, block, to);
+        self.resolved.repoint(block, from, to);
+        true
+    }
+
+    /// So many more pointers of a leaf count as live.
+    fn tally(&mut self, (layer, leaf): LeafKey, by: i64) {
+        if by == 0 {
+            return;
         }
-        there
+        self.mapped = self.mapped.checked_add_signed(by).expect("what dies was live");
+        let of = if layer == REMAINS { self.origins[(leaf / LEAF) as usize] } else { layer };
+        match self.layers.get_mut(&of).filter(|_| of != REMAINS) {
+            Some(layer) => layer.live += by,
+            None => self.freeing += by,
+        }
     }
 
     /// What the tree, without changes beside it, says of a leaf that is not in memory.

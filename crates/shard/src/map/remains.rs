@@ -42,7 +42,7 @@ impl Map {
             changed.into_iter().for_each(|leaf| self.forget_changes((layer, leaf), old));
             return;
         }
-        let place = self.push_remains(slot);
+        let place = self.push_remains(slot, layer);
         for leaf in changed {
             self.changes.rename((layer, leaf), (REMAINS, place as u64 * LEAF + leaf % LEAF));
         }
@@ -57,7 +57,8 @@ impl Map {
         }
     }
 
-    fn push_remains(&mut self, slot: Slot) -> u32 {
+    fn push_remains(&mut self, slot: Slot, of: LayerId) -> u32 {
+        self.origins.push(of);
         let remains = self.layers.get_mut(&REMAINS).expect("always there");
         remains.pages.push(slot);
         remains.blocks += PAGE_BLOCKS;
@@ -66,15 +67,17 @@ impl Map {
 
     /// Takes a leaf that is not in memory from its page.
     pub(super) fn bury_leaf(&mut self, page: u32, child: usize) {
+        let from = self.key_of(page, child);
+        let is_of = |open: u32| self.origins[self.pages[open as usize].number as usize] == from.0;
         let (open, place) = match self.open_remains {
-            Some((open, used)) if used < FANOUT => (open, used),
+            // All leaves of one page were of one layer.
+            Some((open, used)) if used < FANOUT && is_of(open) => (open, used),
             _ => {
-                let number = self.push_remains(Slot::Absent);
+                let number = self.push_remains(Slot::Absent, from.0);
                 (self.new_page(REMAINS, number, Ptr::ABSENT, Ptr::ABSENT), 0)
             }
         };
         self.open_remains = Some((open, place + 1));
-        let from = self.key_of(page, child);
         let to = self.key_of(open, place);
         if self.changes.rename(from, to) {
             self.voided.push((from.0, from.1, 1));
@@ -127,18 +130,19 @@ impl Map {
         }
         let (mut block, mut counted) = ([Ptr::ABSENT; FANOUT], [false; FANOUT]);
         decode_into(bytes, &mut block);
-        let Map { changes, mapped, .. } = self;
+        let mut dead = 0;
         let mut died = |ptr: Ptr| {
             if let Lookup::Data(ptr) = ptr.lookup() {
-                *mapped -= 1;
+                dead += 1;
                 old(ptr);
             }
         };
-        let any = changes.take((REMAINS, away.leaf), |change| {
+        let any = self.changes.take((REMAINS, away.leaf), |change| {
             died(change.ptr);
             counted[change.slot as usize] = change.counted;
         });
         block.iter().zip(counted).filter(|(_, counted)| !counted).for_each(|(ptr, _)| died(*ptr));
+        self.tally((REMAINS, away.leaf), -dead);
         if any {
             self.voided.push((REMAINS, away.leaf, 1));
         }
@@ -162,6 +166,7 @@ impl Map {
         let remains = self.layers.get_mut(&REMAINS).expect("always there");
         remains.pages.pop();
         remains.blocks -= PAGE_BLOCKS;
+        self.origins.pop();
     }
 
     /// Nothing is left in the tree of the last page.

@@ -1,7 +1,10 @@
 //! Layers that become larger or smaller.
 
-use super::{Away, LEAF, Lookup, Map, MapFull, Missing, Ptr, Slot, pages_of};
+use super::{Away, LEAF, Lookup, Map, MapFull, Missing, PAGE_BLOCKS, Ptr, Slot, pages_of};
 use peristyle_base::LayerId;
+
+/// Leaves that one step looks at, of layers with ancestors.
+const STEP_LEAVES: usize = 64;
 
 impl Map {
     /// Gives a layer another size; does nothing when it is not there. What lies behind a smaller end is given to `old`,
@@ -32,6 +35,38 @@ impl Map {
             self.zero(id, there, blocks - there, &mut old);
         }
         Ok(())
+    }
+
+    /// The last block that holds data, a layer's ancestors asked, from `from` on and before `below`; `None` when there is
+    /// more to look at. What need not be looked at again is taken off `below`.
+    pub fn last_found(
+        &mut self,
+        id: LayerId,
+        from: u64,
+        below: &mut u64,
+    ) -> Result<Option<Option<u64>>, Away> {
+        if self.parent(id).is_none() {
+            let found = self.last_data(id, from, *below);
+            // A leaf that was found to hold nothing may have gone since.
+            return found.map(Some).inspect_err(|away| *below = (*below).min((away.leaf + 1) * LEAF));
+        }
+        for _ in 0..STEP_LEAVES {
+            if *below <= from {
+                return Ok(Some(None));
+            }
+            let last = *below - 1;
+            if self.is_bare_page(id, last) {
+                *below = last / PAGE_BLOCKS * PAGE_BLOCKS;
+                continue;
+            }
+            for block in (from.max(last / LEAF * LEAF)..=last).rev() {
+                if matches!(self.find(id, block)?, Lookup::Data(_)) {
+                    return Ok(Some(Some(block)));
+                }
+            }
+            *below = last / LEAF * LEAF;
+        }
+        Ok(None)
     }
 
     /// The last block that holds data, from `from` on and before `below`. A leaf that has to be read to know that is the

@@ -1,6 +1,6 @@
 //! What a restart puts back of a checkpoint.
 
-use super::{Layer, Logged, Map, MapFull, PAGE_BLOCKS, PageAt, REMAINS, Slot, pages_of};
+use super::{Layer, LayerTable, Logged, Map, MapFull, PAGE_BLOCKS, PageAt, REMAINS, Slot, View, pages_of};
 use crate::map::changes::Change;
 use peristyle_base::LayerId;
 
@@ -26,8 +26,31 @@ impl Map {
             }
         }
         let blocks = if id == REMAINS { slots.len() as u64 * PAGE_BLOCKS } else { blocks };
-        self.layers.insert(id, Layer { blocks, pages: slots });
+        self.layers.insert(id, Layer { pages: slots, ..Layer::new(blocks, None) });
         Ok(())
+    }
+
+    /// What a checkpoint says of its layers beside their pages, once they are there. `None`: it is older than
+    /// snapshots, and its layers are volumes. [`Map::restore_live`] gets what they hold.
+    pub fn restore_table(&mut self, table: Option<&LayerTable>) {
+        let Some(table) = table else {
+            let ids: Vec<LayerId> = self.layers.keys().copied().filter(|id| *id != REMAINS).collect();
+            self.views = ids.iter().map(|&layer| (layer, View { layer, writable: true })).collect();
+            self.origins = vec![REMAINS; self.layers[&REMAINS].pages.len()];
+            self.link_layers();
+            return;
+        };
+        for &(id, parent, live) in &table.layers {
+            if let Some(layer) = self.layers.get_mut(&id) {
+                (layer.parent, layer.live) = (parent, live);
+            }
+        }
+        self.views = table.views.iter().copied().collect();
+        self.aliases = table.aliases.iter().map(|&(from, to)| (from, (to, None))).collect();
+        self.origins.clone_from(&table.origins);
+        self.origins.resize(self.layers[&REMAINS].pages.len(), REMAINS);
+        (self.next_layer, self.freeing) = (table.next_layer, table.freeing);
+        self.link_layers();
     }
 
     /// Something that checkpoints have listed, in their order. What lies in no page of its layer is not
@@ -57,9 +80,9 @@ impl Map {
         self.mapped = blocks;
     }
 
-    /// One more pointer counts as live: for checkpoints that have no counts.
-    pub fn restore_live(&mut self) {
-        self.mapped += 1;
+    /// One more pointer of a block's layer counts as live: for checkpoints that have no counts of layers.
+    pub fn restore_live(&mut self, layer: LayerId, block: u64) {
+        self.tally((layer, block / super::LEAF), 1);
     }
 
     /// For tests and the simulator: no leaf and no page that can be read back is in memory.

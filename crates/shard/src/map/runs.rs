@@ -6,6 +6,8 @@ use peristyle_base::LayerId;
 /// Pointers that one question looks at; what is zero or absent as a whole costs one step. So the longest answer takes
 /// the reactor as long as a frame does.
 const POINTERS_MAX: usize = 64 * 1024;
+/// A look at a chain of layers takes as long as so many at one layer.
+const CHAIN_COST: usize = 8;
 
 /// Consecutive blocks that hold data, or read as zeros without holding any.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,18 +20,30 @@ impl Map {
     /// The first runs of a range, `runs_max` at most: they may end before the range does, and the last may go on
     /// behind what is told of it. Neighbours differ. A leaf that has to be read ends what is told, and is the answer when
     /// it is the first.
-    pub fn runs(&self, layer: LayerId, block: u64, count: u64, runs_max: usize) -> Result<Vec<Run>, Away> {
+    pub fn runs(
+        &mut self,
+        layer: LayerId,
+        block: u64,
+        count: u64,
+        runs_max: usize,
+    ) -> Result<Vec<Run>, Away> {
         let (mut runs, mut looked_at) = (Vec::<Run>::with_capacity(runs_max), 0);
         let end = self.layer_blocks(layer).map_or(0, |blocks| blocks.min(block.saturating_add(count)));
+        let is_chain = self.parent(layer).is_some();
+        let cost = if is_chain { CHAIN_COST } else { 1 };
         let mut at = block;
         while at < end && looked_at < POINTERS_MAX {
-            let (blocks, data) = match self.run_at(layer, at) {
+            let run = match is_chain {
+                true => self.run_of_chain(layer, at),
+                false => self.run_at(layer, at),
+            };
+            let (blocks, data) = match run {
                 Ok(run) => run,
                 Err(away) if at == block => return Err(away),
                 Err(_) => break,
             };
             let blocks = blocks.min(end - at);
-            looked_at += if blocks <= FANOUT as u64 { blocks as usize } else { 1 };
+            looked_at += if blocks <= FANOUT as u64 { blocks as usize * cost } else { 1 };
             let told = runs.len();
             match runs.last_mut() {
                 Some(last) if last.data == data => last.blocks += blocks,
@@ -39,6 +53,23 @@ impl Map {
             at += blocks;
         }
         Ok(runs)
+    }
+
+    /// As [`run_at`](Self::run_at), of a layer with ancestors.
+    fn run_of_chain(&mut self, layer: LayerId, block: u64) -> Result<(u64, bool), Away> {
+        if self.is_bare_page(layer, block) {
+            return Ok((PAGE_BLOCKS - block % PAGE_BLOCKS, false));
+        }
+        let data = matches!(self.find(layer, block)?, Lookup::Data(_));
+        let (_, _, slot) = split(block);
+        let mut blocks = 1;
+        for next in block + 1..block + (FANOUT - slot) as u64 {
+            if matches!(self.find(layer, next)?, Lookup::Data(_)) != data {
+                break;
+            }
+            blocks += 1;
+        }
+        Ok((blocks, data))
     }
 
     /// What a block is, and how many from it on are the same within its leaf, or its page when that has none.

@@ -18,7 +18,7 @@ fn ptr(n: u64) -> Ptr {
 }
 
 fn small() -> Limits {
-    Limits { leaves: 12, pages: 4, changes: 900, layer_pages: 64 }
+    Limits { leaves: 12, pages: 4, changes: 900, layer_pages: 64, resolved: 8 }
 }
 
 #[derive(Clone, Debug)]
@@ -81,6 +81,7 @@ enum Logged1 {
 #[derive(Clone, Default)]
 struct Durable {
     layers: Vec<LayerPages>,
+    table: LayerTable,
     changes: Vec<Logged>,
     live: BTreeMap<ExtentId, u64>,
 }
@@ -265,7 +266,8 @@ impl World {
         });
         let mut changes = if capture.whole { Vec::new() } else { self.durable.changes.clone() };
         changes.extend(capture.changes.iter().copied());
-        self.durable = Durable { layers: layers.collect(), changes, live };
+        let table = capture.table.clone();
+        self.durable = Durable { layers: layers.collect(), table, changes, live };
         self.log.drain(..logged);
         let replaced: BTreeSet<u64> = capture.replaced.iter().map(|ptr| key(*ptr)).collect();
         for gone in self.map.installed(capture, &leaves, &pages) {
@@ -283,6 +285,7 @@ impl World {
             map.restore_layer(*id, *blocks, pages).unwrap();
         }
         durable.changes.iter().for_each(|change| map.restore_change(change));
+        map.restore_table(Some(&durable.table));
         map.restore_mapped(durable.live.values().sum());
         self.live = durable.live;
         self.map = map;

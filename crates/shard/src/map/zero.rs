@@ -1,6 +1,6 @@
 //! Ranges that read as zeros, and layers that go. What is whole is given up in one step, whatever its size.
 
-use super::{FANOUT, LEAF, Lookup, Map, NONE, PAGE_BLOCKS, Ptr, REMAINS, Slot, split};
+use super::{FANOUT, LEAF, Leaf, Lookup, Map, NONE, PAGE_BLOCKS, Ptr, REMAINS, Slot, split};
 use peristyle_base::LayerId;
 
 impl Map {
@@ -30,13 +30,12 @@ impl Map {
     }
 
     /// A layer goes, in one step.
-    pub fn drop_layer(&mut self, id: LayerId, mut old: impl FnMut(Ptr)) {
+    pub(super) fn remove_layer(&mut self, id: LayerId, mut old: impl FnMut(Ptr)) {
         let Some(pages) =
             self.layers.get_mut(&id).filter(|_| id != REMAINS).map(|l| std::mem::take(&mut l.pages))
         else {
             return;
         };
-        self.layers.remove(&id);
         // Leaves beside pages that hold nothing: most pages of a large layer need not be looked through for them.
         for leaf in self.changes.leaves(id, 0, u64::MAX) {
             if matches!(pages[(leaf / LEAF) as usize], Slot::Absent | Slot::Zero) {
@@ -49,6 +48,7 @@ impl Map {
             }
         }
         self.voided.push((id, 0, u32::MAX));
+        self.freeing += self.layers.remove(&id).expect("just seen").live;
     }
 
     pub(super) fn slot_mut(&mut self, layer: LayerId, page: usize) -> &mut Slot {
@@ -86,13 +86,14 @@ impl Map {
 
     /// Changes of a leaf whose block holds nothing.
     pub(super) fn forget_changes(&mut self, key: (LayerId, u64), old: &mut impl FnMut(Ptr)) {
-        let Map { changes, mapped, .. } = self;
-        let any = changes.take(key, |change| {
+        let mut dead = 0;
+        let any = self.changes.take(key, |change| {
             if let Lookup::Data(ptr) = change.ptr.lookup() {
-                *mapped -= 1;
+                dead += 1;
                 old(ptr);
             }
         });
+        self.tally(key, -dead);
         if any {
             self.voided.push((key.0, key.1, 1));
         }
@@ -100,12 +101,15 @@ impl Map {
 
     /// What a leaf in memory points at is live no more.
     pub(super) fn count_resident(&mut self, leaf: u32, old: &mut impl FnMut(Ptr)) {
-        for ptr in self.leaves[leaf as usize].ptrs.iter() {
+        let Leaf { ptrs, page, child, .. } = &self.leaves[leaf as usize];
+        let (key, mut dead) = (self.key_of(*page, *child as usize), 0);
+        for ptr in ptrs.iter() {
             if let Lookup::Data(ptr) = ptr.lookup() {
-                self.mapped -= 1;
+                dead += 1;
                 old(ptr);
             }
         }
+        self.tally(key, -dead);
     }
 
     /// A page does not refer to the block of one of its leaves any more; a checkpoint that is writing the leaf keeps
