@@ -37,9 +37,12 @@ pub enum Command {
     /// Prepare and look at devices
     #[command(subcommand)]
     Device(DeviceCommand),
-    /// List, create, resize and delete volumes of a running node
+    /// List, create, resize, clone and delete volumes of a running node
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Take, list, delete, export and return to snapshots of a running node's volumes
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// How the space of a running node's pool is used
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -288,6 +291,67 @@ pub enum DeviceCommand {
 }
 
 #[derive(Subcommand, Debug)]
+pub enum SnapshotCommand {
+    /// Take a snapshot of a volume, or of several at one point
+    ///
+    /// It takes no space until the volume changes, and no time however large that is. Volumes that are snapshotted together
+    /// must be on one shard; `volume show` names it.
+    #[command(after_help = "\
+Examples:
+  peristyle snapshot create db=db-monday
+  peristyle snapshot create db=db-1 log=log-1      both at the same point")]
+    Create {
+        /// VOLUME=SNAPSHOT
+        #[arg(required = true, value_name = "VOLUME=SNAPSHOT", value_parser = pair)]
+        group: Vec<(String, String)>,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+    List(JsonOption),
+    Show {
+        name: String,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+    /// Delete a snapshot; what its volume and others need of it stays
+    Delete {
+        name: String,
+    },
+    /// Make a volume what it was; what was written since is lost
+    ///
+    /// The volume must have the snapshot's size. Hosts should not use it meanwhile: what they have cached is of the volume as
+    /// it was.
+    #[command(after_help = "Example: peristyle snapshot rollback db-monday --yes")]
+    Rollback {
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Let hosts see a snapshot, as a volume that cannot be written
+    Export {
+        name: String,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+    /// Hide an exported snapshot from hosts
+    Unexport {
+        name: String,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+}
+
+/// `VOLUME=SNAPSHOT`.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (volume, snapshot) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}`: write VOLUME=SNAPSHOT, such as db=db-monday"))?;
+    check_name(snapshot).map_err(|e| e.to_string())?;
+    Ok((volume.into(), snapshot.into()))
+}
+
+#[derive(Subcommand, Debug)]
 pub enum VolumeCommand {
     List(JsonOption),
     /// Create a volume; hosts that are connected see it at once
@@ -325,6 +389,20 @@ Examples:
         /// Give up data behind the new end, for good
         #[arg(long, requires = "shrink")]
         discard_data: bool,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+    /// Make a volume of a snapshot: it is written at once, and shares what it does not change
+    #[command(after_help = "Example: peristyle volume clone db-monday db-test")]
+    Clone {
+        snapshot: String,
+        name: String,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+    /// Copy what a volume shares with others, so that it depends on nothing; it can be used meanwhile
+    Flatten {
+        name: String,
         #[command(flatten)]
         json: JsonOption,
     },

@@ -34,6 +34,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Node(options) => offline::node(options),
         Command::Device(command) => offline::or_online_device(command, admin),
         Command::Volume(command) => online::volume(command, admin),
+        Command::Snapshot(command) => online::snapshot(command, admin),
         Command::Pool(command) => offline::or_online_pool(command, admin),
         Command::Status(options) => online::status(options, admin),
         Command::Stats(options) => online::stats(options, admin),

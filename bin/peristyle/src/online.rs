@@ -1,6 +1,8 @@
 //! Commands that ask a running node.
 
-use crate::cli::{DeviceCommand, InjectOptions, JsonOption, PoolCommand, StatsOptions, VolumeCommand};
+use crate::cli::{
+    DeviceCommand, InjectOptions, JsonOption, PoolCommand, SnapshotCommand, StatsOptions, VolumeCommand,
+};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::render;
@@ -36,9 +38,11 @@ pub fn volume(command: VolumeCommand, admin: Admin) -> Result<(), Failure> {
         VolumeCommand::Resize { name, size, shrink, discard_data, json } => {
             (Request::VolumeResize { name, bytes: size, shrink, discard_data }, json)
         }
+        VolumeCommand::Clone { snapshot, name, json } => (Request::VolumeClone { snapshot, name }, json),
+        VolumeCommand::Flatten { name, json } => (Request::VolumeFlatten { name }, json),
         VolumeCommand::Delete { name, yes } => {
             if !yes {
-                confirm(&name)?;
+                confirm(&format!("Delete volume `{name}` and everything on it"), &name)?;
             }
             (Request::VolumeDelete { name }, JsonOption { json: false })
         }
@@ -54,15 +58,41 @@ pub fn volume(command: VolumeCommand, admin: Admin) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Asks on the terminal; without one, `--yes` is needed.
-fn confirm(name: &str) -> Result<(), Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("deleting a volume needs --yes when nobody can be asked"));
+pub fn snapshot(command: SnapshotCommand, admin: Admin) -> Result<(), Failure> {
+    let (request, json) = match command {
+        SnapshotCommand::Create { group, json } => (Request::SnapshotCreate { group }, json),
+        SnapshotCommand::List(json) => (Request::SnapshotList, json),
+        SnapshotCommand::Show { name, json } => (Request::VolumeShow { name }, json),
+        SnapshotCommand::Delete { name } => (Request::SnapshotDelete { name }, JsonOption { json: false }),
+        SnapshotCommand::Rollback { name, yes } => {
+            if !yes {
+                confirm(&format!("Give up what was written since snapshot `{name}`"), &name)?;
+            }
+            (Request::SnapshotRollback { name }, JsonOption { json: false })
+        }
+        SnapshotCommand::Export { name, json } => (Request::SnapshotExport { name, exported: true }, json),
+        SnapshotCommand::Unexport { name, json } => (Request::SnapshotExport { name, exported: false }, json),
+    };
+    match call(admin, request)? {
+        Response::Volumes { volumes } if json.json => print(&render::json(&volumes)),
+        Response::Volumes { volumes } => print(&render::snapshots(&volumes)),
+        Response::Volume(volume) if json.json => print(&render::json(&volume)),
+        Response::Volume(volume) => print(&render::volume(&volume)),
+        Response::Done => {}
+        other => return Err(unexpected(other)),
     }
-    print(&format!("Delete volume `{name}` and everything on it? Type its name: "));
+    Ok(())
+}
+
+/// Asks on the terminal; without one, `--yes` is needed.
+fn confirm(what: &str, name: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("what cannot be undone needs --yes when nobody can be asked"));
+    }
+    print(&format!("{what}? Type its name: "));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
-    if answer.trim() == name { Ok(()) } else { Err(Failure::failed("not deleted")) }
+    if answer.trim() == name { Ok(()) } else { Err(Failure::failed("nothing was done")) }
 }
 
 pub fn status(options: JsonOption, admin: Admin) -> Result<(), Failure> {

@@ -47,6 +47,32 @@ pub enum Request {
     VolumeDelete {
         name: String,
     },
+    /// Makes a volume of a snapshot.
+    VolumeClone {
+        snapshot: String,
+        name: String,
+    },
+    /// Copies what a volume shares with others.
+    VolumeFlatten {
+        name: String,
+    },
+    SnapshotList,
+    /// All at one point. Each is a volume's name and the snapshot's.
+    SnapshotCreate {
+        group: Vec<(String, String)>,
+    },
+    SnapshotDelete {
+        name: String,
+    },
+    /// Its volume becomes what it was.
+    SnapshotRollback {
+        name: String,
+    },
+    /// Hosts see it, read-only, or do not see it any more.
+    SnapshotExport {
+        name: String,
+        exported: bool,
+    },
     DeviceList,
     /// A device joins: formatted if it is blank, or has been given up before and `format` is set.
     DeviceAdd {
@@ -162,6 +188,25 @@ pub struct VolumeInfo {
     pub lba_bytes: u32,
     pub shard: u32,
     pub state: VolumeState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_of: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageInfo>,
+}
+
+/// What a volume or a snapshot takes of the pool, without parity. Each block is in `own_bytes` of one of them at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct UsageInfo {
+    /// All that it, and what it is built on, hold: `unique_bytes` and `shared_bytes`.
+    pub mapped_bytes: u64,
+    /// Of its own layer, if nothing else is built on that.
+    pub unique_bytes: u64,
+    /// What others use as well.
+    pub shared_bytes: u64,
+    /// Of its own layer.
+    pub own_bytes: u64,
+    /// Layers that it consists of.
+    pub layers: u32,
 }
 
 impl From<&Volume> for VolumeInfo {
@@ -175,6 +220,8 @@ impl From<&Volume> for VolumeInfo {
             lba_bytes: v.lba_bytes,
             shard: v.shard.0,
             state: v.state,
+            snapshot_of: v.snapshot_of.clone(),
+            usage: None,
         }
     }
 }
@@ -182,7 +229,11 @@ impl From<&Volume> for VolumeInfo {
 impl State {
     /// All volumes, by namespace id.
     pub fn volume_infos(&self) -> Vec<VolumeInfo> {
-        self.volumes.values().map(VolumeInfo::from).collect()
+        self.volumes.values().filter(|v| v.snapshot_of.is_none()).map(VolumeInfo::from).collect()
+    }
+    /// All snapshots.
+    pub fn snapshot_infos(&self) -> Vec<VolumeInfo> {
+        self.volumes.values().filter(|v| v.snapshot_of.is_some()).map(VolumeInfo::from).collect()
     }
 }
 
@@ -413,6 +464,9 @@ impl From<ControlError> for ApiError {
             | BadLba(_)
             | NotDeleting(_)
             | DeviceGone(_)
+            | IsSnapshot(_)
+            | NotSnapshot(_)
+            | HasSnapshots(_)
             | WouldShrink { .. } => Code::Invalid,
             Exists { .. } | IdentityTaken(_) | AlreadyThere(_) => Code::Exists,
             NotFound { .. } => Code::NotFound,

@@ -18,6 +18,13 @@ fn requests() -> Vec<Request> {
         VolumeCreate { name: name(), bytes: MIB, lba_bytes: None },
         VolumeResize { name: name(), bytes: MIB, shrink: true, discard_data: true },
         VolumeDelete { name: name() },
+        VolumeClone { snapshot: name(), name: name() },
+        VolumeFlatten { name: name() },
+        SnapshotList,
+        SnapshotCreate { group: vec![(name(), name())] },
+        SnapshotDelete { name: name() },
+        SnapshotRollback { name: name() },
+        SnapshotExport { name: name(), exported: true },
         DeviceList,
         Stats,
         Inject { device: "0".into(), fault: FaultKind::Stall, duration_ms: 5000 },
@@ -64,6 +71,8 @@ fn volume() -> VolumeInfo {
         lba_bytes: 4096,
         shard: 0,
         state: VolumeState::Active,
+        snapshot_of: None,
+        usage: None,
     }
 }
 
@@ -138,6 +147,8 @@ fn the_longest_list_of_volumes_fits_into_a_line() {
         bytes: u64::MAX,
         shard: 63,
         state: VolumeState::Deleting,
+        snapshot_of: Some("x".repeat(63)),
+        usage: None,
         ..volume()
     };
     let response = Ok(Response::Volumes { volumes: vec![longest; 1024] });

@@ -340,3 +340,42 @@ fn a_device_that_was_given_up_never_serves_again_under_its_old_name() {
     .unwrap();
     assert_eq!(old.state, DeviceState::Active, "a store of an earlier version");
 }
+
+#[test]
+fn snapshots_are_of_their_volume_and_keep_it_and_a_group_is_made_as_a_whole() {
+    let folder = TempDir::new();
+    let control = complete(folder.store());
+    let of = create(&control, "db", 1).unwrap();
+    let group = |names: &[(&str, &str, u8)]| {
+        let wish = |&(of, name, n): &(&str, &str, u8)| (of.to_string(), spec(name, n));
+        Change::CreateSnapshots(names.iter().map(wish).collect())
+    };
+    let before = control.state().clone();
+    let missing = apply(&control, group(&[("db", "a", 2), ("nothing", "b", 3)]));
+    assert!(matches!(missing, Err(ControlError::NotFound { .. })), "{missing:?}");
+    assert_eq!(*control.state(), before, "none of a group without one of them");
+    apply(&control, group(&[("db", "a", 2)])).unwrap();
+    let a = control.state().volume("a").unwrap().clone();
+    assert_eq!((a.bytes, a.shard, a.state), (of.bytes, of.shard, VolumeState::Kept));
+    assert_eq!(control.state().active_volumes().count(), 1, "hosts do not see it");
+    assert!(a.layer > of.layer && a.snapshot_of.as_deref() == Some("db"));
+    let refused = |change| apply(&control, change).unwrap_err();
+    let name = || "a".to_string();
+    assert_eq!(refused(group(&[("a", "b", 3)])), ControlError::IsSnapshot(name()));
+    assert_eq!(refused(Change::BeginDelete { name: "db".into() }), ControlError::HasSnapshots("db".into()));
+    let larger = Change::ResizeVolume { name: name(), bytes: 128 * MIB, shrink: false };
+    assert_eq!(refused(larger), ControlError::IsSnapshot(name()));
+    let no_snapshot = Change::ExportSnapshot { name: "db".into(), exported: true };
+    assert_eq!(refused(no_snapshot), ControlError::NotSnapshot("db".into()));
+    apply(&control, Change::CloneSnapshot { snapshot: name(), spec: spec("c", 4) }).unwrap();
+    apply(&control, Change::ExportSnapshot { name: name(), exported: true }).unwrap();
+    let state = control.state().clone();
+    let clone = state.volume("c").unwrap();
+    assert_eq!(
+        (clone.cloned_from, clone.shard, clone.state),
+        (Some(a.layer.0), of.shard, VolumeState::Active)
+    );
+    drop(control);
+    let control = ready(Control::open(folder.store())).unwrap().expect("it was created");
+    assert_eq!(*control.state(), state, "a restart knows all of it");
+}

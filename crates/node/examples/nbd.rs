@@ -63,6 +63,7 @@ async fn serve(config: NodeConfig, addr: Addr) {
         lba_bytes: 4096,
         shard: ShardId(0),
         layer: LayerId(1),
+        read_only: false,
     };
     let volume = node.volume(&spec).expect("the shard has a home");
     volume.ensure_layer(VOLUME_BYTES / 4096).await.expect("room for the map");

@@ -338,6 +338,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             VolumeRequest::Flush => shard.stopped().map_or(Ok(()), |_| Err(ShardError::Stopped)),
             VolumeRequest::EnsureLayer { blocks } => shard.ensure_layer(layer, blocks).await,
             VolumeRequest::DropLayer => shard.drop_layer(layer).await,
+            VolumeRequest::Snapshot { group } => shard.snapshot(&group).await,
+            VolumeRequest::CloneOf { snapshot } => shard.clone_snapshot(layer, snapshot).await,
+            VolumeRequest::RollBack { snapshot } => shard.roll_back(layer, snapshot).await,
+            VolumeRequest::Flatten => shard.flatten(layer).await,
+            VolumeRequest::Usage => return VolumeAnswer::Usage(shard.usage(layer)),
         })
     }
 

@@ -6,7 +6,7 @@ use peristyle_base::{LayerId, ShardId};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::{IoVec, ReactorId, View};
 use peristyle_shard::map::Run;
-use peristyle_shard::{ResizeError, ShardError};
+use peristyle_shard::{ResizeError, ShardError, Usage};
 use std::rc::Rc;
 
 /// What a volume is, apart from its data. Plain values: travels between reactors.
@@ -22,6 +22,8 @@ pub struct VolumeSpec {
     pub lba_bytes: u32,
     pub shard: ShardId,
     pub layer: LayerId,
+    /// A snapshot: hosts are told that it cannot be written.
+    pub read_only: bool,
 }
 
 /// One operation on a layer. Offsets and lengths are bytes, multiples of 512.
@@ -67,6 +69,19 @@ pub enum VolumeRequest {
         discard: bool,
     },
     DropLayer,
+    /// Of this volume and others of its shard: each volume's layer, and the number that its snapshot gets.
+    Snapshot {
+        group: Vec<(LayerId, LayerId)>,
+    },
+    /// Makes the volume on a snapshot.
+    CloneOf {
+        snapshot: LayerId,
+    },
+    RollBack {
+        snapshot: LayerId,
+    },
+    Flatten,
+    Usage,
 }
 
 pub enum VolumeAnswer {
@@ -74,6 +89,8 @@ pub enum VolumeAnswer {
     Done(Result<(), ShardError>),
     Allocation(Result<Vec<Run>, ShardError>),
     Resized(Result<(), ResizeError>),
+    /// `None`: there is no such volume.
+    Usage(Option<Usage>),
 }
 
 /// A volume's data, as one reactor reaches it. Cheap to clone.
@@ -111,7 +128,8 @@ impl<S: ShardStore + Clone + 'static> Volume<S> {
             VolumeAnswer::Done(result) => result,
             VolumeAnswer::Data(result) => result.map(|_| ()),
             VolumeAnswer::Allocation(result) => result.map(|_| ()),
-            VolumeAnswer::Resized(_) => Err(ShardError::Stopped), // the answer to another question
+            // The answer to another question.
+            VolumeAnswer::Resized(_) | VolumeAnswer::Usage(_) => Err(ShardError::Stopped),
         }
     }
 
@@ -165,6 +183,26 @@ impl<S: ShardStore + Clone + 'static> Volume<S> {
         match self.ensure_layer(blocks).await {
             Err(ShardError::OutOfRange) => self.resize_layer(blocks, false).await,
             done => Ok(done?),
+        }
+    }
+    /// Snapshots of volumes of one shard at one point: see [`peristyle_shard::Shard::snapshot`].
+    pub async fn snapshot(&self, group: Vec<(LayerId, LayerId)>) -> Result<(), ShardError> {
+        self.done(VolumeRequest::Snapshot { group }).await
+    }
+    pub async fn clone_of(&self, snapshot: LayerId) -> Result<(), ShardError> {
+        self.done(VolumeRequest::CloneOf { snapshot }).await
+    }
+    pub async fn roll_back(&self, snapshot: LayerId) -> Result<(), ShardError> {
+        self.done(VolumeRequest::RollBack { snapshot }).await
+    }
+    pub async fn flatten(&self) -> Result<(), ShardError> {
+        self.done(VolumeRequest::Flatten).await
+    }
+    /// What the volume takes; `None` when its shard does not know it.
+    pub async fn usage(&self) -> Result<Option<Usage>, ShardError> {
+        match self.ask(VolumeRequest::Usage).await {
+            VolumeAnswer::Usage(usage) => Ok(usage),
+            other => Err(failure(other)),
         }
     }
     pub async fn drop_layer(&self) -> Result<(), ShardError> {

@@ -115,6 +115,7 @@ fn volume_spec(plan: &Plan, volume: usize) -> VolumeSpec {
         lba_bytes: 512,
         shard: shard_of(volume, plan.shards),
         layer: LayerId(1 + volume as u32),
+        read_only: false,
     }
 }
 

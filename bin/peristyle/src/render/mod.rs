@@ -8,7 +8,7 @@ mod tables;
 pub use at_rest::{extents, pool_check};
 pub use ready::{Rates, Ready, ReadyVolume, StatusLine};
 pub use stats::stats;
-pub use tables::{balance, device_reports, devices, pool, status, volume, volumes};
+pub use tables::{balance, device_reports, devices, pool, snapshots, status, volume, volumes};
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;

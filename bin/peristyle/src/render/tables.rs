@@ -12,6 +12,7 @@ use peristyle_control::desired::VolumeState;
 fn state(state: VolumeState) -> String {
     match state {
         VolumeState::Active => "active".into(),
+        VolumeState::Kept => "kept".into(),
         VolumeState::Deleting => "deleting".into(),
     }
 }
@@ -33,8 +34,24 @@ pub fn volumes(list: &[VolumeInfo]) -> String {
     table(&["name", "nsid", "size", "lba", "state", "uuid"], &[1, 2, 3], list.iter().map(row))
 }
 
+pub fn snapshots(list: &[VolumeInfo]) -> String {
+    if list.is_empty() {
+        return "no snapshots; create one: peristyle snapshot create VOLUME=SNAPSHOT\n".into();
+    }
+    let row = |v: &VolumeInfo| {
+        vec![
+            v.name.clone(),
+            v.snapshot_of.clone().unwrap_or_default(),
+            format_bytes(v.bytes),
+            state(v.state),
+            v.usage.map_or(String::new(), |u| format_bytes(u.own_bytes)),
+        ]
+    };
+    table(&["name", "volume", "size", "state", "own"], &[2, 4], list.iter().map(row))
+}
+
 pub fn volume(v: &VolumeInfo) -> String {
-    pairs(&[
+    let mut lines = vec![
         ("name", v.name.clone()),
         ("namespace id", v.nsid.to_string()),
         ("size", format!("{} ({} bytes)", format_bytes(v.bytes), v.bytes)),
@@ -43,7 +60,17 @@ pub fn volume(v: &VolumeInfo) -> String {
         ("uuid", v.uuid.clone()),
         ("nguid", v.nguid.clone()),
         ("shard", v.shard.to_string()),
-    ])
+    ];
+    lines.extend(v.snapshot_of.iter().map(|of| ("snapshot of", of.clone())));
+    if let Some(u) = &v.usage {
+        lines.extend([
+            ("mapped", format_bytes(u.mapped_bytes)),
+            ("unique", format_bytes(u.unique_bytes)),
+            ("shared", format_bytes(u.shared_bytes)),
+            ("own layer", format!("{}, the top of {}", format_bytes(u.own_bytes), u.layers)),
+        ]);
+    }
+    pairs(&lines)
 }
 
 pub fn devices(list: &[DeviceInfo]) -> String {
@@ -217,6 +244,8 @@ mod tests {
             lba_bytes: 4096,
             shard: 2,
             state: VolumeState::Active,
+            snapshot_of: None,
+            usage: None,
         }
     }
 

@@ -7,7 +7,7 @@ use peristyle_base::{BLOCK_BYTES, DeviceId, Scheme};
 use peristyle_cluster::{PoolView, Protection};
 use peristyle_control::api::{
     ApiError, Code, DeviceInfo, ExtentCount, FaultKind, PoolInfo, Request, Response, ShardInfo, Stats,
-    Status, VolumeInfo,
+    Status, UsageInfo, VolumeInfo,
 };
 use peristyle_control::config::ListenAddr;
 use peristyle_control::desired::{Change, Volume};
@@ -17,8 +17,9 @@ use peristyle_node::devices::SharedDevice;
 use peristyle_node::{DeviceState, ShardPhase, Wish};
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, Fault, Instant};
+use peristyle_shard::Usage;
 use peristyle_shard::stats::{KINDS, PHASES, SpaceFigures};
-use peristyle_shard::{AllocClass, ResizeError, ShardError};
+use peristyle_shard::{AllocClass, GROUP_MAX, ResizeError, ShardError};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -50,10 +51,21 @@ fn state_of(d: &SharedDevice) -> &'static str {
 fn internal(e: ShardError) -> ApiError {
     let code = match e {
         ShardError::MapFull | ShardError::NoSpace => Code::LimitReached,
-        ShardError::Stopped => Code::Busy,
+        ShardError::Stopped | ShardError::Changed => Code::Busy,
         _ => Code::Internal,
     };
     ApiError::new(code, e.to_string())
+}
+
+fn usage_info(u: Usage) -> UsageInfo {
+    let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
+    UsageInfo {
+        mapped_bytes: bytes(u.unique + u.shared),
+        unique_bytes: bytes(u.unique),
+        shared_bytes: bytes(u.shared),
+        own_bytes: bytes(u.own),
+        layers: u.depth,
+    }
 }
 
 fn not_resized(error: ResizeError, name: &str, bytes: u64) -> ApiError {
@@ -134,9 +146,126 @@ impl Admin {
         Ok(Response::Volume(VolumeInfo::from(&volume)))
     }
 
-    async fn delete(&self, name: String) -> Result<Response, ApiError> {
+    /// The store first: whatever is cut short, a start takes a snapshot that was never taken off the list, and makes a
+    /// clone that is not there.
+    async fn snapshot(&self, group: Vec<(String, String)>) -> Result<Response, ApiError> {
+        let _turn = self.turn.acquire(1).await;
+        let volumes: Vec<Volume> = group.iter().map(|g| self.find(&g.0)).collect::<Result<_, _>>()?;
+        if volumes.is_empty() || volumes.len() > GROUP_MAX {
+            return Err(ApiError::new(Code::Invalid, format!("1 to {GROUP_MAX} volumes have one snapshot")));
+        }
+        if volumes.iter().any(|v| v.shard != volumes[0].shard) {
+            let why = "the volumes are on several shards: only those of one shard have one point in time";
+            return Err(ApiError::new(Code::Invalid, why));
+        }
+        let wish = |name: &String| VolumeWish { name: name.clone(), bytes: 0, lba_bytes: 0 };
+        let wishes = group.iter().map(|(of, name)| (of.clone(), wish(name).spec(peristyle_rt::fill_random)));
+        self.control.apply(&Change::CreateSnapshots(wishes.collect())).await?;
+        let snapshots: Vec<Volume> = group.iter().map(|g| self.find(&g.1)).collect::<Result<_, _>>()?;
+        let layers = volumes.iter().zip(&snapshots).map(|(of, snapshot)| (of.layer, snapshot.layer));
+        let handle = self.node.volume(&spec_of(&volumes[0])).ok_or_else(|| internal(ShardError::Stopped))?;
+        if let Err(e) = handle.snapshot(layers.collect()).await {
+            for snapshot in &snapshots {
+                self.forget(snapshot, e).await?;
+            }
+            return Err(internal(e));
+        }
+        Ok(Response::Volumes { volumes: snapshots.iter().map(VolumeInfo::from).collect() })
+    }
+
+    /// What was not made is taken off the store again. If it may have been made, the next start decides.
+    async fn forget(&self, volume: &Volume, error: ShardError) -> Result<(), ApiError> {
+        if error != ShardError::Stopped {
+            self.control.apply(&Change::BeginDelete { name: volume.name.clone() }).await?;
+            self.control.apply(&Change::FinishDelete { volume: volume.id }).await?;
+        }
+        Ok(())
+    }
+
+    async fn clone_snapshot(&self, snapshot: String, name: String) -> Result<Response, ApiError> {
+        let _turn = self.turn.acquire(1).await;
+        let of = self.find(&snapshot)?;
+        let wish = VolumeWish { name: name.clone(), bytes: 0, lba_bytes: 0 };
+        let spec = wish.spec(peristyle_rt::fill_random);
+        self.control.apply(&Change::CloneSnapshot { snapshot, spec }).await?;
+        let volume = self.find(&name)?;
+        let spec = spec_of(&volume);
+        let handle = self.node.volume(&spec).ok_or_else(|| internal(ShardError::Stopped))?;
+        if let Err(e) = handle.clone_of(of.layer).await {
+            self.forget(&volume, e).await?;
+            return Err(internal(e));
+        }
+        super::target::put(&self.node, &spec).await.map_err(internal)?;
+        self.publish_exports();
+        Ok(Response::Volume(self.info(&volume).await?))
+    }
+
+    async fn roll_back(&self, name: String) -> Result<Response, ApiError> {
+        let _turn = self.turn.acquire(1).await;
+        let snapshot = self.find(&name)?;
+        let of = snapshot.snapshot_of.as_deref();
+        let not_one = || ApiError::new(Code::Invalid, format!("`{name}` is no snapshot"));
+        let volume = self.find(of.ok_or_else(not_one)?)?;
+        if volume.bytes != snapshot.bytes {
+            let why = format!(
+                "the volume `{}` has {} bytes and the snapshot {}: resize the volume first",
+                volume.name, volume.bytes, snapshot.bytes
+            );
+            return Err(ApiError::new(Code::Invalid, why));
+        }
+        let handle = self.node.volume(&spec_of(&volume)).ok_or_else(|| internal(ShardError::Stopped))?;
+        handle.roll_back(snapshot.layer).await.map_err(internal)?;
+        Ok(Response::Done)
+    }
+
+    async fn export(&self, name: String, exported: bool) -> Result<Response, ApiError> {
+        let _turn = self.turn.acquire(1).await;
+        self.control.apply(&Change::ExportSnapshot { name: name.clone(), exported }).await?;
+        let snapshot = self.find(&name)?;
+        match exported {
+            true => super::target::put(&self.node, &spec_of(&snapshot)).await.map_err(internal)?,
+            false => super::target::remove(&self.node, snapshot.id.0).await,
+        }
+        self.publish_exports();
+        Ok(Response::Volume(self.info(&snapshot).await?))
+    }
+
+    /// Others may change meanwhile: it takes as long as there is to copy.
+    async fn flatten(&self, name: String) -> Result<Response, ApiError> {
+        let volume = self.find(&name)?;
+        if volume.snapshot_of.is_some() {
+            return Err(ApiError::new(Code::Invalid, format!("`{name}` is a snapshot, which never changes")));
+        }
+        let handle = self.node.volume(&spec_of(&volume)).ok_or_else(|| internal(ShardError::Stopped))?;
+        handle.flatten().await.map_err(internal)?;
+        Ok(Response::Volume(self.info(&volume).await?))
+    }
+
+    /// With what it takes.
+    async fn info(&self, volume: &Volume) -> Result<VolumeInfo, ApiError> {
+        let handle = self.node.volume(&spec_of(volume)).ok_or_else(|| internal(ShardError::Stopped))?;
+        let usage = handle.usage().await.map_err(internal)?;
+        Ok(VolumeInfo { usage: usage.map(usage_info), ..VolumeInfo::from(volume) })
+    }
+
+    async fn snapshots(&self) -> Result<Response, ApiError> {
+        let snapshots: Vec<Volume> =
+            self.control.state().volumes.values().filter(|v| v.snapshot_of.is_some()).cloned().collect();
+        let mut volumes = Vec::with_capacity(snapshots.len());
+        for snapshot in &snapshots {
+            volumes.push(self.info(snapshot).await?);
+        }
+        Ok(Response::Volumes { volumes })
+    }
+
+    async fn delete(&self, name: String, is_snapshot: bool) -> Result<Response, ApiError> {
         let _turn = self.turn.acquire(1).await;
         let volume = self.find(&name)?;
+        if volume.snapshot_of.is_some() != is_snapshot {
+            let (is, command) = if is_snapshot { ("a volume", "volume") } else { ("a snapshot", "snapshot") };
+            let why = format!("`{name}` is {is}: `peristyle {command} delete` deletes it");
+            return Err(ApiError::new(Code::Invalid, why));
+        }
         self.control.apply(&Change::BeginDelete { name }).await?;
         // Hosts lose it before its blocks go.
         super::target::remove(&self.node, volume.id.0).await;
@@ -321,14 +450,24 @@ impl AdminHandler for Admin {
         Ok(match request {
             Request::Status => Response::Status(self.status().await),
             Request::VolumeList => Response::Volumes { volumes: self.control.state().volume_infos() },
-            Request::VolumeShow { name } => Response::Volume(VolumeInfo::from(&self.find(&name)?)),
+            Request::VolumeShow { name } => {
+                let volume = self.find(&name)?;
+                Response::Volume(self.info(&volume).await?)
+            }
             Request::VolumeCreate { name, bytes, lba_bytes } => {
                 return self.create(name, bytes, lba_bytes).await;
             }
             Request::VolumeResize { name, bytes, shrink, discard_data } => {
                 return self.resize(name, bytes, shrink, discard_data).await;
             }
-            Request::VolumeDelete { name } => return self.delete(name).await,
+            Request::VolumeDelete { name } => return self.delete(name, false).await,
+            Request::VolumeClone { snapshot, name } => return self.clone_snapshot(snapshot, name).await,
+            Request::VolumeFlatten { name } => return self.flatten(name).await,
+            Request::SnapshotList => return self.snapshots().await,
+            Request::SnapshotCreate { group } => return self.snapshot(group).await,
+            Request::SnapshotDelete { name } => return self.delete(name, true).await,
+            Request::SnapshotRollback { name } => return self.roll_back(name).await,
+            Request::SnapshotExport { name, exported } => return self.export(name, exported).await,
             Request::PoolShow => Response::Pool(self.pool().await),
             Request::PoolBalance => Response::Balance(self.balance().await),
             Request::PoolScrub => {

@@ -5,6 +5,7 @@ use super::busy::{in_use, when_free};
 use super::{Observer, Plan, store};
 use crate::failure::Failure;
 use crate::render::{Rates, Ready, ReadyVolume, StatusLine};
+use peristyle_base::LayerId;
 use peristyle_base::units::format_bytes;
 use peristyle_control::config::{HugePages, ListenAddr, Poll};
 use peristyle_control::desired::{Change, VolumeState};
@@ -244,6 +245,7 @@ pub fn spec_of(v: &peristyle_control::desired::Volume) -> VolumeSpec {
         lba_bytes: v.lba_bytes,
         shard: v.shard,
         layer: v.layer,
+        read_only: v.snapshot_of.is_some(),
     }
 }
 
@@ -259,7 +261,23 @@ async fn settle_volumes(
         let Some(handle) = node.volume(&spec) else { continue };
         let failed = |e: ResizeError| Failure::failed(format!("volume {}: {e}", spec.name));
         match volume.state {
-            VolumeState::Active => {
+            VolumeState::Active | VolumeState::Kept if volume.snapshot_of.is_some() => {
+                match handle.usage().await.map_err(|e| failed(e.into()))? {
+                    Some(_) if volume.state == VolumeState::Active => active.push(spec),
+                    Some(_) => {}
+                    // It was asked for and never taken.
+                    None => {
+                        control.apply(&Change::BeginDelete { name: volume.name }).await?;
+                        control.apply(&Change::FinishDelete { volume: volume.id }).await?;
+                    }
+                }
+            }
+            VolumeState::Active | VolumeState::Kept => {
+                if let Some(snapshot) = volume.cloned_from
+                    && handle.usage().await.map_err(|e| failed(e.into()))?.is_none()
+                {
+                    handle.clone_of(LayerId(snapshot)).await.map_err(|e| failed(e.into()))?;
+                }
                 handle.settle_layer(spec.bytes.div_ceil(4096)).await.map_err(failed)?;
                 active.push(spec);
             }

@@ -33,6 +33,18 @@ pub enum Change {
         count: usize,
     },
     CreateVolume(VolumeSpec),
+    /// Snapshots of volumes of one shard, each with its volume's name; their layers are made next.
+    CreateSnapshots(Vec<(String, VolumeSpec)>),
+    /// A volume on a snapshot; its layer is made next.
+    CloneSnapshot {
+        snapshot: String,
+        spec: VolumeSpec,
+    },
+    /// Whether hosts see a snapshot.
+    ExportSnapshot {
+        name: String,
+        exported: bool,
+    },
     /// Its layer has that size already.
     ResizeVolume {
         name: String,
@@ -79,6 +91,17 @@ impl State {
             Change::SetDeviceState { device, state } => self.set_device_state(*device, *state)?,
             Change::AddShards { pool, count } => self.add_shards(*pool, *count)?,
             Change::CreateVolume(spec) => self.create_volume(spec)?,
+            Change::CreateSnapshots(group) => {
+                // All of them or none.
+                let mut after = self.clone();
+                group.iter().try_for_each(|(volume, spec)| after.create_snapshot(volume, spec))?;
+                *self = after;
+            }
+            Change::CloneSnapshot { snapshot, spec } => self.clone_snapshot(snapshot, spec)?,
+            Change::ExportSnapshot { name, exported } => {
+                self.snapshot_mut(name)?.state =
+                    if *exported { VolumeState::Active } else { VolumeState::Kept };
+            }
             Change::ResizeVolume { name, bytes, shrink } => self.resize_volume(name, *bytes, *shrink)?,
             Change::BeginDelete { name } => self.begin_delete(name)?,
             Change::FinishDelete { volume } => self.finish_delete(*volume)?,
@@ -140,6 +163,41 @@ impl State {
     }
 
     fn create_volume(&mut self, spec: &VolumeSpec) -> Result<(), ControlError> {
+        let shard = self.emptiest_shard();
+        self.insert_volume(spec, shard, |_| ())
+    }
+
+    /// On the shard of its volume, and as large and hidden.
+    fn create_snapshot(&mut self, volume: &str, spec: &VolumeSpec) -> Result<(), ControlError> {
+        let of = self.active_mut(volume)?.clone();
+        if of.snapshot_of.is_some() {
+            return Err(ControlError::IsSnapshot(volume.into()));
+        }
+        let spec = VolumeSpec { bytes: of.bytes, lba_bytes: of.lba_bytes, ..spec.clone() };
+        self.insert_volume(&spec, Some(of.shard), |v| {
+            (v.state, v.snapshot_of) = (VolumeState::Kept, Some(volume.into()));
+        })
+    }
+
+    fn clone_snapshot(&mut self, snapshot: &str, spec: &VolumeSpec) -> Result<(), ControlError> {
+        let of = self.snapshot_mut(snapshot)?.clone();
+        let spec = VolumeSpec { bytes: of.bytes, lba_bytes: of.lba_bytes, ..spec.clone() };
+        self.insert_volume(&spec, Some(of.shard), |v| v.cloned_from = Some(of.layer.0))
+    }
+
+    fn snapshot_mut(&mut self, name: &str) -> Result<&mut Volume, ControlError> {
+        match self.active_mut(name)? {
+            v if v.snapshot_of.is_none() => Err(ControlError::NotSnapshot(name.into())),
+            v => Ok(v),
+        }
+    }
+
+    fn insert_volume(
+        &mut self,
+        spec: &VolumeSpec,
+        shard: Option<ShardId>,
+        also: impl FnOnce(&mut Volume),
+    ) -> Result<(), ControlError> {
         check_name(&spec.name)?;
         check_lba(spec.lba_bytes)?;
         check_volume_bytes(spec.bytes)?;
@@ -159,17 +217,21 @@ impl State {
         if self.volumes.len() >= VOLUMES_MAX {
             return Err(ControlError::TooMany { kind: "volume", max: VOLUMES_MAX });
         }
-        let shard = self.emptiest_shard().ok_or(ControlError::NoShards)?;
+        let shard = shard.ok_or(ControlError::NoShards)?;
         let (id, layer) = (self.free_volume_id(), self.cluster.next_layer);
-        // The last numbers are kept for the shard's own use (map blocks and the like).
-        if layer.0 >= u32::MAX - 256 {
+        // The rest is for the shard's own use: layers under snapshots, map blocks and the like.
+        if layer.0 >= LAYERS_END {
             return Err(ControlError::LayersUsedUp);
         }
         self.cluster.next_volume = VolumeId(id.0 % VOLUMES_MAX as u32 + 1);
         self.cluster.next_layer = layer.next();
         let VolumeSpec { name, bytes, lba_bytes, uuid, nguid } = spec.clone();
         let state = VolumeState::Active;
-        self.volumes.insert(id, Volume { id, name, uuid, nguid, bytes, lba_bytes, shard, layer, state });
+        let (snapshot_of, cloned_from) = (None, None);
+        let mut volume =
+            Volume { id, name, uuid, nguid, bytes, lba_bytes, shard, layer, state, snapshot_of, cloned_from };
+        also(&mut volume);
+        self.volumes.insert(id, volume);
         Ok(())
     }
 
@@ -196,6 +258,9 @@ impl State {
 
     fn resize_volume(&mut self, name: &str, bytes: u64, shrink: bool) -> Result<(), ControlError> {
         let volume = self.active_mut(name)?;
+        if volume.snapshot_of.is_some() {
+            return Err(ControlError::IsSnapshot(name.into()));
+        }
         check_volume_bytes(bytes)?;
         if bytes < volume.bytes && !shrink {
             return Err(ControlError::WouldShrink { name: name.into(), bytes: volume.bytes, wanted: bytes });
@@ -205,6 +270,9 @@ impl State {
     }
 
     fn begin_delete(&mut self, name: &str) -> Result<(), ControlError> {
+        if self.snapshots_of(name).next().is_some() {
+            return Err(ControlError::HasSnapshots(name.into()));
+        }
         let volume = self.active_mut(name)?;
         volume.state = VolumeState::Deleting;
         Ok(())

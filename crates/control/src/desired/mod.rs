@@ -109,6 +109,8 @@ pub struct Shard {
 pub enum VolumeState {
     /// Served to hosts.
     Active,
+    /// Kept and not served: a snapshot that is not exported.
+    Kept,
     /// No longer served; its blocks are being given back.
     Deleting,
 }
@@ -134,13 +136,23 @@ pub struct Volume {
     #[serde(with = "layer_id")]
     pub layer: LayerId,
     pub state: VolumeState,
+    /// A snapshot of this volume: never written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_of: Option<String>,
+    /// The snapshot's layer that it was made on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloned_from: Option<u32>,
 }
 
 impl State {
     pub fn volume(&self, name: &str) -> Option<&Volume> {
         self.volumes.values().find(|v| v.name == name)
     }
-    /// Volumes that hosts see.
+    /// Snapshots of a volume.
+    pub fn snapshots_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Volume> {
+        self.volumes.values().filter(move |v| v.snapshot_of.as_deref() == Some(name))
+    }
+    /// Volumes, and snapshots, that hosts see.
     pub fn active_volumes(&self) -> impl Iterator<Item = &Volume> {
         self.volumes.values().filter(|v| v.state == VolumeState::Active)
     }

@@ -17,6 +17,9 @@ pub const LBA_BYTES_DEFAULT: u32 = 4096;
 /// 0 means "no layer" in tools and logs.
 pub const LAYER_FIRST: LayerId = LayerId(1);
 
+/// Numbers of volumes' layers end below this.
+pub(super) const LAYERS_END: u32 = 1 << 31;
+
 /// A request that cannot be granted, in words for whoever asked.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ControlError {
@@ -57,6 +60,12 @@ pub enum ControlError {
     NoShards,
     #[error("a shard's pool does not exist: create the pool first")]
     NoPool,
+    #[error("`{0}` is a snapshot, which never changes: make a clone of it")]
+    IsSnapshot(String),
+    #[error("`{0}` is no snapshot; `peristyle snapshot list` shows what there is")]
+    NotSnapshot(String),
+    #[error("the volume `{0}` has snapshots: delete them first")]
+    HasSnapshots(String),
     #[error("layer numbers are used up")]
     LayersUsedUp,
     #[error(

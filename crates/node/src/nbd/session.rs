@@ -417,7 +417,7 @@ impl<S: ShardStore + Clone + 'static> Session<S> {
 }
 
 fn export_of(spec: &VolumeSpec) -> Export {
-    Export { bytes: spec.bytes, block_bytes: BLOCK_BYTES_MIN, read_only: false }
+    Export { bytes: spec.bytes, block_bytes: BLOCK_BYTES_MIN, read_only: spec.read_only }
 }
 
 /// One part. Writes are durable when they return, so FUA asks for nothing more.

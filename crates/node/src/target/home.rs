@@ -90,7 +90,7 @@ fn namespace(spec: &VolumeSpec) -> Namespace {
         lba_size,
         lbas: spec.bytes >> lba_size.shift(),
         lbas_used: spec.bytes >> lba_size.shift(),
-        read_only: false,
+        read_only: spec.read_only,
         ana_group: ANA_GROUP,
     }
 }

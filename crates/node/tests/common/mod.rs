@@ -44,6 +44,7 @@ pub fn volume(nsid: u32, lba_bytes: u32) -> VolumeSpec {
         lba_bytes,
         shard: ShardId(0),
         layer: LayerId(nsid),
+        read_only: false,
     }
 }
 

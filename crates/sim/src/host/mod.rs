@@ -143,6 +143,7 @@ impl Rig {
                 lba_bytes,
                 shard: shard_of(nsid as usize - 1, shards),
                 layer: LayerId(nsid),
+                read_only: false,
             })
             .collect();
         let target = TargetConfig {
