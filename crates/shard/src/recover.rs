@@ -120,6 +120,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.start_tasks();
         self.append_kept(&replay, &kept).await?;
         self.state.borrow_mut().recovering = false;
+        self.progress.notify_all(); // layers that merge go on
         self.write_record(|_| {}).await.map_err(|_| RecoverError::Fenced)?;
         peristyle_rt::spawn(background(self.clone().settle_old_extents()));
         Ok(report)

@@ -25,6 +25,8 @@ pub enum Operation {
     GiveBack,
     /// A layer that becomes smaller and grows back.
     Resize,
+    /// A snapshot that is taken, and deleted again: its layer merges into its child's.
+    Snapshot,
     /// Extents that hold nothing any more, behind a checkpoint, while the shard serves.
     FreeUnused,
     /// Columns of a device that is to leave, or is given up, are made anew on others while the shard serves.
@@ -57,6 +59,7 @@ impl Operation {
         Operation::SealExtent,
         Operation::GiveBack,
         Operation::Resize,
+        Operation::Snapshot,
         Operation::FreeUnused,
         Operation::Rebuild,
         Operation::Recovery,
@@ -78,6 +81,7 @@ impl Operation {
             Operation::SealExtent => "shard: seal an extent",
             Operation::GiveBack => "shard: give an extent back",
             Operation::Resize => "shard: resize a layer",
+            Operation::Snapshot => "shard: snapshot and merge",
             Operation::FreeUnused => "shard: free unused extents",
             Operation::Rebuild => "shard: make columns anew",
             Operation::Recovery => "shard: recovery",

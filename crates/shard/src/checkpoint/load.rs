@@ -174,8 +174,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// For tests and the simulator, while nobody commits: whether the counts are those of the map and of the checkpoint.
     pub async fn check_counts(self: &Rc<Self>) -> Result<(), String> {
-        // What layers have lost is counted beside this.
-        while !self.state.borrow().map.all_counted() {
+        // What layers have lost is counted beside this, and merges have checkpoints taken.
+        while !self.is_at_rest() {
             peristyle_rt::sleep(COUNTING).await;
         }
         let mut counted: BTreeMap<ExtentId, (u32, u32)> = BTreeMap::new();

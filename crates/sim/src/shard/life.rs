@@ -1,5 +1,6 @@
 //! What happens to the shard, and what its hosts do.
 
+use super::snapshot::Frozen;
 use super::watch::{Watch, WatchedColumns, WatchedStore};
 use super::{Plan, Remains};
 use crate::model::{Model, SECTOR, fill};
@@ -14,12 +15,12 @@ use peristyle_node::message::NodeBus;
 use peristyle_rt::sim::{CrashState, DiskHandle, Rng};
 use peristyle_rt::{Buf, Device, Duration, ReactorId, join_all};
 use peristyle_shard::{RecoverError, Shard, ShardConfig, ShardError};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 const CLUSTER: Uuid = Uuid([0xC1; 16]);
 const SHARD: ShardId = ShardId(1);
-const LAYER: LayerId = LayerId(1);
+pub(super) const LAYER: LayerId = LayerId(1);
 const BLOCK: u64 = BLOCK_BYTES as u64 / SECTOR;
 /// Blocks of the largest write: atomic all the same.
 const LARGE: u64 = 128;
@@ -33,6 +34,8 @@ pub struct Rig {
     pub plan: Plan,
     pub seed: u64,
     pub model: Model,
+    /// A snapshot, if there may be one.
+    pub frozen: Rc<RefCell<Option<Frozen>>>,
     pub store: MemoryShardStore,
     pub watch: Watch,
 }
@@ -48,12 +51,15 @@ pub async fn format_all(disks: &[DiskHandle]) {
 impl Rig {
     /// Changes when a crash is promised something else, or is one of something else.
     pub fn promise(&self) -> u64 {
-        self.model.acknowledged() << 40 | self.store.puts() << 16 | u64::from(self.watch.under_way.bits())
+        let snapshot = self.frozen.borrow().as_ref().map_or(0, |frozen| 1 + frozen.phase as u64);
+        let under_way = u64::from(self.watch.under_way.bits());
+        self.model.acknowledged() << 44 | snapshot << 40 | self.store.puts() << 20 | under_way
     }
 
     pub fn remains(&self, disks: &CrashState) -> Remains {
         let record = self.store.peek(SHARD).map(|(record, _)| record);
-        Remains { disks: disks.clone(), record, model: self.model.crashed_copy() }
+        let frozen = self.frozen.borrow().as_ref().map(Frozen::crashed_copy);
+        Remains { disks: disks.clone(), record, model: self.model.crashed_copy(), frozen }
     }
 
     async fn columns(&self, disks: &[DiskHandle], away: &[usize]) -> Rc<WatchedColumns> {
@@ -90,6 +96,7 @@ impl Rig {
         owner.free_unused(&mut rng).await;
         owner.empty_a_device(&mut Rng::new(self.seed ^ 0xE4D)).await;
         owner.cut_off_and_grow(&mut Rng::new(self.seed ^ 0xC07)).await;
+        owner.take_snapshot_and_delete_it(&mut Rng::new(self.seed ^ 0x5A9)).await;
         join_two(owner.checkpoint(), owner.write_some(&mut rng.fork(), 3)).await;
         if let Some(failing) = self.plan.failing {
             owner.write_while_failing(&disks[failing], failing, &mut rng).await;
@@ -117,7 +124,7 @@ pub async fn take_up_with_devices_away(rig: &Rig, disks: &[DiskHandle], away: &[
 }
 
 /// Both at once.
-async fn join_two<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
+pub(super) async fn join_two<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
     let (first, second) = (std::cell::RefCell::new(None), std::cell::RefCell::new(None));
     let a = async { *first.borrow_mut() = Some(a.await) };
     let b = async { *second.borrow_mut() = Some(b.await) };
@@ -129,9 +136,9 @@ async fn join_two<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) 
 /// Who serves the shard, or thinks so.
 #[derive(Clone)]
 pub struct Owner {
-    rig: Rig,
+    pub(super) rig: Rig,
     columns: Rc<WatchedColumns>,
-    shard: Rc<Shard<WatchedColumns, WatchedStore>>,
+    pub(super) shard: Rc<Shard<WatchedColumns, WatchedStore>>,
 }
 
 impl Owner {
@@ -372,6 +379,7 @@ impl Owner {
     /// All that was promised is there, and what the shard counts is what its map says.
     pub async fn compare_all(&self) {
         let model = &self.rig.model;
+        self.compare_snapshot().await;
         self.shard.check_counts().await.unwrap_or_else(|wrong| panic!("at rest: {wrong}"));
         for first in (0..model.sectors()).step_by((LARGE * BLOCK) as usize) {
             let count = (LARGE * BLOCK).min(model.sectors() - first);

@@ -7,6 +7,7 @@
 
 mod at_rest;
 mod life;
+mod snapshot;
 mod watch;
 
 use crate::Outcome;
@@ -19,6 +20,7 @@ use peristyle_cluster::{MemoryShardStore, ShardRecord};
 use peristyle_column::Geometry;
 use peristyle_rt::sim::{CrashState, DiskConfig, DiskHandle, Image, Rng, Stop, Sweep, WorldConfig, run_with};
 use peristyle_rt::{BufConfig, Duration};
+use snapshot::Frozen;
 use watch::Watch;
 
 /// States of one crash, and how many of them are drawn.
@@ -90,6 +92,7 @@ struct Remains {
     disks: CrashState,
     record: Option<ShardRecord>,
     model: Model,
+    frozen: Option<Frozen>,
 }
 
 struct Sweeper {
@@ -134,7 +137,7 @@ impl Sweeper {
     fn rig(&self, model: Model, store: MemoryShardStore) -> Rig {
         let half_a_put = Duration::from_micros(if self.plan.slow_store { 3_000 } else { 150 });
         let watch = Watch { half_a_put, ..Watch::default() };
-        Rig { plan: self.plan.clone(), seed: self.seed, model, store, watch }
+        Rig { plan: self.plan.clone(), seed: self.seed, model, frozen: Default::default(), store, watch }
     }
 
     /// The whole life, and what a crash at each of its events may leave.
@@ -164,6 +167,7 @@ impl Sweeper {
     /// The recovery of one of these, and what a crash at each of its events may leave.
     fn sweep_recovery(&mut self, from: &Remains) -> Vec<Remains> {
         let rig = self.rig(from.model.crashed_copy(), store_of(from.record.as_ref()));
+        *rig.frozen.borrow_mut() = from.frozen.as_ref().map(Frozen::crashed_copy);
         let (recovering, mut again) = (rig.clone(), Vec::new());
         let (swept, _) = self.sweep(from.disks.clone(), 3 ^ self.recovered << 8).run(
             |_, disks| async move {
@@ -184,6 +188,7 @@ impl Sweeper {
     /// A process that finds only some of the devices comes up or waits, and then it is gone: it must not have guessed.
     fn recover_with_devices_away(&mut self, remains: Remains) -> Remains {
         let rig = self.rig(remains.model, store_of(remains.record.as_ref()));
+        *rig.frozen.borrow_mut() = remains.frozen;
         let mut rng = Rng::new(self.seed ^ self.recovered << 20);
         let mut away = vec![rng.below(self.plan.devices as u64) as usize];
         away.extend((0..self.plan.devices).filter(|i| *i != away[0] && rng.coin()).collect::<Vec<_>>());
@@ -200,6 +205,7 @@ impl Sweeper {
     fn recover(&mut self, remains: Remains) {
         self.check_at_rest(&remains);
         let rig = self.rig(remains.model, store_of(remains.record.as_ref()));
+        *rig.frozen.borrow_mut() = remains.frozen;
         let (model, count) = (rig.model.clone(), self.recovered);
         self.in_world(4, remains.disks, move |disks| async move {
             let owner = Owner::take(&rig, &disks).await;
