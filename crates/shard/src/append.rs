@@ -16,6 +16,9 @@ use peristyle_cluster::ShardStore;
 use peristyle_rt::{Buf, Duration, IoVec, select};
 use std::rc::Rc;
 
+/// Users' blocks wait for collection to catch up for so long at most.
+const BEHIND_NS: u64 = 50_000_000;
+
 enum Step {
     /// Append this frame (again).
     Append(u16),
@@ -96,12 +99,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if state.order.len() >= self.config.frames_in_flight_max {
             return Step::Wait(None);
         }
+        // Who writes faster than space comes back is slowed down early and evenly, not stopped when there is none.
+        let waited = state.queue.oldest().map_or(0, |since| now.nanos_since(since));
+        if state.collect.is_behind() && waited < BEHIND_NS {
+            return Step::Wait(Some(Duration::from_nanos(BEHIND_NS - waited)));
+        }
         if state.queue.left_over() > 0 {
             return Step::Build;
         }
         let batching = Batching {
             pending: state.queue.blocks().max(1),
-            pending_ns: state.queue.oldest().map_or(0, |since| now.nanos_since(since)),
+            pending_ns: waited,
             in_flight_frames: frames,
             in_flight_blocks: blocks,
             running_ns: now.nanos_since(oldest),

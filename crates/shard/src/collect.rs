@@ -49,10 +49,12 @@ pub(crate) struct Collect {
     /// There is nothing worth collecting, as of so many deaths.
     nothing_at: Option<u64>,
     /// Checkpoints that were taken since it cannot go on by itself, and did not make room.
-    futile: usize,
+    pub futile: usize,
     /// Collection waits for an extent; and there was no room for one.
     pub extent_wanted: bool,
     pub spent: bool,
+    /// Blocks that the last checkpoint wrote, however little had changed.
+    pub checkpoint_cost: u64,
     /// Room that checkpoints wait for before they are taken for it, in extents.
     pub worth: usize,
 }
@@ -65,14 +67,14 @@ pub(crate) struct Room {
     pub free: usize,
     /// Ready for users' full frames.
     pub ready: usize,
-    /// Without a block: they come back with the next checkpoint.
+    /// Without a block of volumes or of the map: they come back with the next checkpoint.
     pub dead: usize,
 }
 
 impl Room {
     /// Extents that collection keeps available at least, beside those that wait for a checkpoint.
     fn margin(&self, ready_extents: usize) -> usize {
-        ready_extents + 1 + self.total / 128
+        ready_extents + 1 + self.total / 256
     }
 
     /// Users will have used it up before long.
@@ -106,6 +108,11 @@ impl Collect {
         self.rate > 0
     }
 
+    /// It has not made use of what users' writes allow: the space that they take comes back too slowly.
+    pub fn is_behind(&self) -> bool {
+        self.rate > 0 && self.owed >= OWED_MAX && !self.is_stuck()
+    }
+
     /// It cannot go on by itself.
     pub fn is_stuck(&self) -> bool {
         self.nothing_at.is_some() || self.spent
@@ -129,7 +136,10 @@ impl Collect {
 pub(crate) fn guess_births(state: &mut State, scheme: Scheme) {
     let blocks = (scheme.k() * COLUMN_ROWS as usize) as u64;
     state.collect.clock = state.next_extent.0 * blocks;
-    state.extents.iter_mut().for_each(|e| e.birth.add(1, e.id.0 * blocks));
+    state.extents.iter_mut().for_each(|e| {
+        let at = e.id.0 * blocks;
+        e.birth.add(1, at, at);
+    });
     state.extents.count_dead();
 }
 
@@ -161,17 +171,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn allowed(&self, blocks: usize) {
         let due = || {
             let state = &mut *self.state.borrow_mut();
-            if state.stopped.is_some() || (state.short && state.settled) {
-                return true;
-            }
+            let need = state.stopped.is_some() || (state.short && state.settled);
             let parts = blocks as u64 * PARTS;
             let enough = state.settled && state.collect.owed >= parts;
             state.collect.owed -= if enough { parts } else { 0 };
-            enough
+            enough || need
+        };
+        let go = || {
+            let go = due();
+            self.work.notify_all(); // users' frames may have waited
+            go
         };
         loop {
             self.assess();
-            if due() {
+            if go() {
                 return;
             }
             self.collect.notified().await;
@@ -187,7 +200,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             Policy::CostBenefit => classes,
             _ => classes.one_each(),
         };
-        state.collect.worth = worth(room, state.stats.checkpoint_blocks, &self.config);
+        state.collect.worth = worth(room, state.collect.checkpoint_cost, &self.config);
         state.collect.rate = match self.config.collection {
             Policy::Off => 0,
             _ => room.rate(self.config.ready_extents, state.collect.worth),
@@ -206,7 +219,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             total: slots(|d| d.slots_total),
             free: slots(|d| d.slots_free()),
             ready: state.extents.ready[crate::extent::Width::Wide as usize].len(),
-            dead: state.extents.dead,
+            dead: state.extents.gone,
         }
     }
 
@@ -344,12 +357,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 }
 
-/// Extents that have to be dead before a checkpoint is taken for their sake: one that writes much is worth it for many only.
-/// The share of space that waits costs as much again, so that the best is where both are equal.
+/// Extents that have to be dead before a checkpoint is taken for their sake. What it writes however little has changed is
+/// worth it for many only; the share of space that waits costs as much again, so that the best is where both are equal. What
+/// changed has to be written some time: that does not count.
 fn worth(room: Room, checkpoint_blocks: u64, config: &crate::ShardConfig) -> usize {
     let extent = (config.scheme.k() * COLUMN_ROWS as usize) as f64;
     let best = 0.6 * (room.total as f64 * checkpoint_blocks as f64 / extent).sqrt();
-    (best as usize).clamp(config.ready_extents, room.total / 16 + config.ready_extents)
+    (best as usize).clamp(config.ready_extents.max(room.total / 128), room.total / 16 + config.ready_extents)
 }
 
 #[cfg(test)]

@@ -60,14 +60,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let live = apply(map, extents, frame.extent, &frame.layout, &frame.contents.entries)
                 .expect("a layer's size was checked before its event was accepted");
             state.queue.committed(&frame.contents.entries);
-            extents.at(frame.extent).birth.add(live as u64, state.collect.clock);
+            let now = state.collect.clock;
+            extents.at(frame.extent).birth.add(live as u64, now, now);
             if state.collect.user_wrote(frame.contents.data.len()) {
                 self.collect.notify_all();
             }
             assert_eq!(state.order.pop_front(), Some(index));
         }
         if frame.kind == FrameKind::Relocation {
-            stats.moved_blocks += apply_moved(map, extents, frame) as u64;
+            stats.moved_blocks += apply_moved(map, extents, frame, state.collect.clock) as u64;
         }
         if frame.kind == FrameKind::Meta
             && let Some(&(op, _)) = frame.contents.ops.first()

@@ -90,13 +90,23 @@ pub struct Extent {
 pub struct Birth {
     sum: u64,
     blocks: u64,
+    filled: u64,
 }
 
 impl Birth {
-    /// So many blocks more, of this time.
-    pub fn add(&mut self, blocks: u64, at: u64) {
+    /// So many blocks more, of this time, that lie here from now on.
+    pub fn add(&mut self, blocks: u64, at: u64, now: u64) {
         self.sum = self.sum.saturating_add(at.saturating_mul(blocks));
         self.blocks += blocks;
+        self.filled = now;
+    }
+    /// It has held blocks of volumes.
+    pub fn is_known(&self) -> bool {
+        self.blocks > 0
+    }
+    /// When its last blocks came: since then it has only lost some.
+    pub fn filled(&self) -> u64 {
+        self.filled
     }
     pub fn mean(&self) -> u64 {
         self.sum / self.blocks.max(1)
@@ -168,6 +178,10 @@ impl Extent {
     /// It is sealed, and the map does not point at it.
     pub fn is_dead(&self) -> bool {
         self.phase == ExtentPhase::Sealed && self.live == 0 && !self.leftover
+    }
+    /// It is dead, and has no block of the map either: the next checkpoint lets go of it.
+    pub fn holds_nothing(&self) -> bool {
+        self.is_dead() && self.meta == 0
     }
     /// It is sealed, but a column that a device still has missed its seal.
     pub fn seal_is_due(&self) -> bool {
@@ -264,8 +278,10 @@ pub struct Extents {
     current: [Option<ExtentId>; Stream::COUNT],
     /// The stock, by [`Width`].
     pub ready: [VecDeque<ExtentId>; 4],
-    /// Sealed extents without a block: they come back with a checkpoint. Counted at a start, and kept from then on.
+    /// Sealed extents without a block, and those of them that come back with the next checkpoint because they hold no
+    /// block of the map either. Counted at a start, and kept from then on.
     pub dead: usize,
+    pub gone: usize,
     /// Blocks that have died, over all extents: whoever found nothing to collect looks again when it has grown.
     pub deaths: u64,
     /// The last block of an extent that is sealed died, or an extent without one was sealed, since this was unset.
@@ -300,6 +316,7 @@ impl Extents {
     pub fn remove(&mut self, id: ExtentId) -> Option<Extent> {
         let extent = self.items.remove(&id);
         self.dead = self.dead.saturating_sub(usize::from(extent.as_ref().is_some_and(Extent::is_dead)));
+        self.gone = self.gone.saturating_sub(usize::from(extent.as_ref().is_some_and(Extent::holds_nothing)));
         extent
     }
     pub fn get(&self, id: ExtentId) -> Option<&Extent> {
@@ -310,6 +327,7 @@ impl Extents {
     }
     pub fn count_dead(&mut self) {
         self.dead = self.items.values().filter(|e| e.is_dead()).count();
+        self.gone = self.items.values().filter(|e| e.holds_nothing()).count();
     }
     /// # Panics — when the extent is not there: the caller holds its number from a live structure.
     pub fn at(&mut self, id: ExtentId) -> &mut Extent {
@@ -354,6 +372,7 @@ impl Extents {
     /// A checkpoint has put one more map block there.
     pub fn add_meta(&mut self, ptr: Ptr) {
         if let Some(extent) = self.items.get_mut(&ptr.extent()) {
+            self.gone -= usize::from(extent.holds_nothing());
             extent.meta += 1;
         }
     }
@@ -367,6 +386,7 @@ impl Extents {
     pub fn drop_meta(&mut self, ptr: Ptr) {
         if let Some(extent) = self.items.get_mut(&ptr.extent()) {
             extent.meta = extent.meta.checked_sub(1).expect("counts follow the checkpoint");
+            self.gone += usize::from(extent.holds_nothing());
         }
     }
     /// The map does not point at a block any more.
@@ -377,6 +397,7 @@ impl Extents {
             if extent.is_dead() {
                 self.died = true;
                 self.dead += 1;
+                self.gone += usize::from(extent.holds_nothing());
             }
         }
     }

@@ -46,7 +46,7 @@ impl<C: Columns, S: ShardStore> Drop for Moves<'_, C, S> {
 }
 
 /// Takes a relocation frame into the map, entry by entry; tells how many of its blocks the map points at now.
-pub(crate) fn apply_moved(map: &mut Map, extents: &mut Extents, frame: &Frame) -> u32 {
+pub(crate) fn apply_moved(map: &mut Map, extents: &mut Extents, frame: &Frame, now: u64) -> u32 {
     let contents = &frame.contents;
     let mut live = 0;
     for (i, (entry, &from)) in contents.entries.iter().zip(&contents.moved_from).enumerate() {
@@ -58,7 +58,7 @@ pub(crate) fn apply_moved(map: &mut Map, extents: &mut Extents, frame: &Frame) -
         }
     }
     extents.add_live(frame.extent, live);
-    extents.at(frame.extent).birth.add(live as u64, contents.birth);
+    extents.at(frame.extent).birth.add(live as u64, contents.birth, now);
     live
 }
 

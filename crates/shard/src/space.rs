@@ -32,7 +32,7 @@ const EARLY_PERIOD: Duration = Duration::from_secs(1);
 /// Map blocks that one checkpoint moves out of extents that hold nothing else, and the share of an extent that may be
 /// such: one that is full of map blocks stays.
 const MOVED_MAX: usize = 4096;
-const MOVED_SHARE: u32 = 8;
+const MOVED_SHARE: u32 = 2;
 
 /// Reads under way. Two counters take turns, so that one can wait for those that began before a moment.
 #[derive(Default)]
@@ -122,6 +122,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let blocks = e.scheme.k() as u64 * u64::from(rows);
             figures.dead_blocks += blocks.saturating_sub(u64::from(e.live + e.meta));
             figures.waiting_extents += u64::from(e.is_dead());
+            figures.map_extents += u64::from(e.is_dead() && e.meta > 0);
+            let open = e.phase == ExtentPhase::Open;
+            figures.open_rows += if open { u64::from(COLUMN_ROWS - e.next_row) } else { 0 };
         }
         figures
     }
@@ -207,6 +210,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 state.collect.lived(state.collect.clock.saturating_sub(extent.birth.mean()));
             }
             state.collect.spent = false;
+            if extent.birth.is_known() {
+                state.collect.futile = 0; // more came back than what the checkpoint before had written
+            }
             extent
         };
         self.free_columns(&extent).await;
@@ -403,33 +409,37 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// While the pool is low on room, sees to it that a checkpoint is behind what could be freed. True: look again.
     async fn look(&self, early_at: &mut Instant) -> bool {
         let room = self.room();
-        let (short, stuck, worth) = {
+        let (short, stuck, dead, worth) = {
             let state = &mut *self.state.borrow_mut();
             state.extents.died = false;
             let stuck = state.short && state.collect.is_stuck();
-            (state.short, stuck, state.collect.worth.max(self.config.ready_extents))
+            (state.short, stuck, state.extents.dead, state.collect.worth.max(self.config.ready_extents))
         };
         if !short && room.free * LOW_SHARE > room.total {
             // Others may take what room there is.
-            return room.dead > 0;
+            return dead > 0;
         }
-        if room.dead == 0 {
+        if dead == 0 {
             return false;
         }
-        // While collection goes on, a checkpoint waits for what makes it worth what it writes.
-        let worth = if stuck { 1 } else { worth };
+        // While collection goes on, a checkpoint waits for what makes it worth what it writes; not for ever: nothing comes of
+        // moves that devices do not answer.
         let now = peristyle_rt::now();
+        let need = stuck || (short && now.since(*early_at) >= EARLY_PERIOD);
+        let worth = if need { 1 } else { worth };
         let due = {
             let state = &mut *self.state.borrow_mut();
             let mark = replay_mark(state);
-            let dead = |e: &&Extent| e.is_dead() && !state.freeable.contains(&e.id);
+            // Extents with blocks of the map take one that writes these anew: for those alone only a pool that cannot go on.
+            let dead =
+                |e: &&Extent| (e.holds_nothing() || (need && e.is_dead())) && !state.freeable.contains(&e.id);
             let (mut behind, mut held_back, mut last) = (0, 0, ExtentId(0));
             for e in state.extents.iter().filter(dead) {
                 *(if e.id < mark { &mut behind } else { &mut held_back }) += 1;
                 last = last.max(e.id);
             }
             // An extent that takes frames holds the mark back: others take its place.
-            if held_back >= worth && behind < worth {
+            if held_back >= if short { worth } else { 2 * worth } && behind < worth {
                 state.retire_below = state.retire_below.max(last.next());
                 state.room_wanted = true;
                 self.supply_wanted.notify_all();

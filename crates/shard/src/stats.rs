@@ -29,8 +29,8 @@ pub struct Stats {
     pub victim_shares: u64,
     /// Blocks that collection moved.
     pub moved_blocks: u64,
-    /// Blocks of the last checkpoint.
-    pub checkpoint_blocks: u64,
+    /// Blocks that checkpoints wrote: leaves, pages, lists of changes, roots.
+    pub map_blocks: [u64; 4],
     pub reappended: u64,
     pub abandoned: u64,
     pub checkpoints: u64,
@@ -67,6 +67,10 @@ pub struct SpaceFigures {
     pub extents: [[u64; KINDS.len()]; PHASES.len()],
     /// Extents that hold nothing, and wait for a checkpoint or to be freed.
     pub waiting_extents: u64,
+    /// … of these: extents that hold blocks of the map.
+    pub map_extents: u64,
+    /// Rows of open extents that nothing was appended to.
+    pub open_rows: u64,
     /// Extents that were freed while the shard ran.
     pub freed_extents: u64,
 }
@@ -79,6 +83,8 @@ impl SpaceFigures {
         let mine = self.extents.iter_mut().flatten();
         mine.zip(other.extents.iter().flatten()).for_each(|(mine, more)| *mine += more);
         self.waiting_extents += other.waiting_extents;
+        self.map_extents += other.map_extents;
+        self.open_rows += other.open_rows;
         self.freed_extents += other.freed_extents;
     }
 }
@@ -123,6 +129,10 @@ impl Stats {
                 ("reappended_frames", self.reappended),
                 ("abandoned_extents", self.abandoned),
                 ("checkpoints", self.checkpoints),
+                ("checkpoint_leaves", self.map_blocks[0]),
+                ("checkpoint_pages", self.map_blocks[1]),
+                ("checkpoint_changes", self.map_blocks[2]),
+                ("checkpoint_roots", self.map_blocks[3]),
                 ("map_reads", self.map_reads),
                 ("early_checkpoints", self.early_checkpoints),
                 ("freed_extents", self.freed_extents),

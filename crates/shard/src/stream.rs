@@ -82,7 +82,7 @@ impl Classes {
         let (user, moved) = match extents {
             0..96 => (1, 1),
             96..160 => (1, 3),
-            160..768 => (2, 5),
+            160..768 => (3, 3),
             _ => (3, 5),
         };
         Classes { user, moved, checkpoints_apart: extents >= 96 }

@@ -515,7 +515,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) fn sealed(&self, id: ExtentId, unsealed: &[usize]) {
         let state = &mut *self.state.borrow_mut();
         let extent = state.extents.at(id);
-        let dead_before = extent.is_dead();
+        let (dead_before, gone_before) = (extent.is_dead(), extent.holds_nothing());
         extent.missing = unsealed.iter().fold(0, |set, c| set | 1 << c);
         extent.completing = false;
         extent.verified_at = peristyle_rt::now();
@@ -528,8 +528,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if extent.missing == 0 {
             extent.frames = Vec::new();
         }
-        let died = extent.is_dead() && !dead_before;
+        let (died, gone) = (extent.is_dead() && !dead_before, extent.holds_nothing() && !gone_before);
         state.extents.dead += usize::from(died);
+        state.extents.gone += usize::from(gone);
         // It may have died before, or held back the mark of those that did.
         state.extents.died = true;
         self.space.notify_all();

@@ -149,9 +149,15 @@ fn a_restart_finds_what_was_moved_before_the_checkpoint_and_what_was_moved_after
                     until_moved(&world, &shard, &mut rng).await;
                 }
                 if rng.below(2) == 0 {
-                    // In the middle of a frame: some of its columns never come.
-                    world.home.pool.rule(|a| match a.class {
-                        Some(WriteClass::Collection) if a.column != 1 => Do::Hang,
+                    // In the middle of a frame: some of its columns never come. Those of one extent: with every move like
+                    // that a pool has no room some day, and hosts wait.
+                    let extent = Cell::new(None);
+                    world.home.pool.rule(move |a| match a.class {
+                        Some(WriteClass::Collection) if a.column != 1 => {
+                            let first = extent.get().unwrap_or(a.extent);
+                            extent.set(Some(first));
+                            if a.extent == first { Do::Hang } else { Do::It }
+                        }
                         _ => Do::It,
                     });
                     world.scatter(&shard, (0..100).map(|_| rng.below(BLOCKS))).await;

@@ -27,6 +27,8 @@ const SHARD: ShardId = ShardId(0);
 const LAYER: LayerId = LayerId(1);
 /// Blocks of one command while the pool is filled.
 const FILL_BLOCKS: u64 = 120;
+/// Looks at where the pool's space is, while its capacity is written once.
+const SAMPLES: u64 = 256;
 /// Blocks of a full frame of users' writes.
 const FULL_BLOCKS: usize = 240;
 
@@ -35,6 +37,7 @@ type OneShard = Rc<Shard<NodeColumns, MemoryShardStore>>;
 struct Pool {
     columns: Rc<NodeColumns>,
     shard: OneShard,
+    scheme: Scheme,
     /// Blocks that users can store.
     capacity: u64,
 }
@@ -47,7 +50,20 @@ struct Measured {
     victims: u64,
     victim_share: f64,
     latency: Histogram,
+    /// Users' blocks of each frame, on average; those that were overwritten while they waited are not among them.
+    frame_blocks: f64,
+    absorbed: f64,
+    /// Blocks that checkpoints wrote for each that users wrote: leaves, pages, lists of changes, roots.
+    map: [f64; 4],
+    checkpoints: u64,
+    /// Space that holds nothing, by [`IDLE`]: shares of the capacity, on average.
+    idle: [f64; IDLE.len()],
 }
+
+/// Space that cannot hold users' blocks just now: nobody's, ready, rest of open extents, waiting for a checkpoint, extents
+/// with blocks of the map only.
+const IDLE: [&str; 5] = ["free", "ready", "open", "dead", "map"];
+const MAP: [&str; 4] = ["checkpoint_leaves", "checkpoint_pages", "checkpoint_changes", "checkpoint_roots"];
 
 impl Measured {
     /// Slots are zeroed by a command without data; what memory does for it is shown, and not counted.
@@ -124,7 +140,7 @@ impl Pool {
         let (shard, _) =
             Shard::recover(SHARD, NodeId(0), config, columns.clone(), store).await.expect("a new shard");
         let capacity = u64::from(slots) * extent_blocks(options.scheme);
-        Pool { columns, shard, capacity }
+        Pool { columns, shard, scheme: options.scheme, capacity }
     }
 
     fn device_bytes(&self) -> [u64; WritePurpose::ALL.len()] {
@@ -134,6 +150,22 @@ impl Pool {
             sum.iter_mut().zip(&stats.writes).for_each(|(sum, writes)| *sum += writes.bytes);
         }
         sum
+    }
+
+    /// Extents, by [`IDLE`]. Narrow ones take half of the space or less.
+    fn idle(&self) -> [f64; IDLE.len()] {
+        let servers = self.columns.servers();
+        let free: u32 = servers.iter().map(|s| s.usage().free.saturating_sub(s.usage().reserved)).sum();
+        let space = self.shard.stats_snapshot(now()).space;
+        let [wide, narrow, shrunk] = space.extents[0].map(|n| n as f64);
+        let width = |scheme: Scheme| scheme.width() as f64 / self.scheme.width() as f64;
+        [
+            f64::from(free) / self.scheme.width() as f64,
+            wide + shrunk + narrow * width(self.scheme.narrow()),
+            space.open_rows as f64 / f64::from(COLUMN_ROWS),
+            (space.waiting_extents - space.map_extents) as f64,
+            space.map_extents as f64,
+        ]
     }
 
     fn counter(&self, name: &str) -> u64 {
@@ -165,7 +197,10 @@ async fn fill(pool: &Pool, volume: u64) {
 /// Writes so many single blocks; `rate`: so many a second, or as fast as it goes.
 async fn run(pool: &Pool, options: &CollectOptions, blocks: &Blocks, count: u64, rate: u64) -> Measured {
     let data = random_view(1).await;
-    let before = (pool.device_bytes(), pool.counter("victims"), pool.counter("victim_shares"));
+    let names = ["victims", "victim_shares", "frames", "frame_blocks", "checkpoints"];
+    let counters = || (names.map(|n| pool.counter(n)), MAP.map(|n| pool.counter(n)), pool.device_bytes());
+    let before = counters();
+    let idle = RefCell::new(Vec::with_capacity(2 * SAMPLES as usize));
     let (left, latency) = (Cell::new(count), RefCell::new(Histogram::default()));
     let began = now();
     let worker = |_| async {
@@ -178,19 +213,28 @@ async fn run(pool: &Pool, options: &CollectOptions, blocks: &Blocks, count: u64,
             let offset = blocks.next() * BLOCK_BYTES as u64;
             pool.shard.write(LAYER, offset, data.clone()).await.expect("collection makes room");
             latency.borrow_mut().record(now().nanos_since(started));
+            if number.is_multiple_of((count / SAMPLES).max(1)) {
+                idle.borrow_mut().push(pool.idle());
+            }
         }
     };
     join_all((0..options.qd).map(worker)).await;
-    let mut device_bytes = pool.device_bytes();
-    device_bytes.iter_mut().zip(before.0).for_each(|(now, before)| *now -= before);
-    let victims = pool.counter("victims") - before.1;
-    let shares = (pool.counter("victim_shares") - before.2) as f64 / 1e6;
+    let after = counters();
+    let [victims, shares, frames, frame_blocks, checkpoints] =
+        std::array::from_fn(|i| after.0[i] - before.0[i]);
+    let idle = idle.into_inner();
+    let extents = pool.capacity as f64 / extent_blocks(pool.scheme) as f64;
     Measured {
         user_bytes: count * BLOCK_BYTES as u64,
-        device_bytes,
+        device_bytes: std::array::from_fn(|i| after.2[i] - before.2[i]),
         victims,
-        victim_share: shares / victims.max(1) as f64,
+        victim_share: shares as f64 / 1e6 / victims.max(1) as f64,
         latency: latency.into_inner(),
+        frame_blocks: frame_blocks as f64 / frames.max(1) as f64,
+        absorbed: 1.0 - frame_blocks as f64 / count as f64,
+        map: std::array::from_fn(|i| (after.1[i] - before.1[i]) as f64 / count as f64),
+        checkpoints,
+        idle: std::array::from_fn(|i| idle.iter().map(|x| x[i]).sum::<f64>() / idle.len() as f64 / extents),
     }
 }
 
@@ -261,6 +305,35 @@ fn analytic_limit(utilisation: f64, scheme: Scheme) -> f64 {
     scheme.width() as f64 / scheme.k() as f64 / (1.0 - low)
 }
 
+/// Why it is what it is.
+fn explain(m: &Measured, utilisation: f64, scheme: Scheme) {
+    let list = |names: &[&str], values: Vec<String>| {
+        names.iter().zip(values).map(|(n, v)| format!("{n} {v}")).collect::<Vec<_>>().join(", ")
+    };
+    println!(
+        "users' frames have {:.0} blocks; {:.1} % of the blocks were overwritten while they waited for one",
+        m.frame_blocks,
+        100.0 * m.absorbed
+    );
+    println!(
+        "{} checkpoints; blocks of the map for each of users: {}",
+        m.checkpoints,
+        list(&["leaves", "pages", "changes", "roots"], m.map.map(|v| format!("{v:.4}")).into())
+    );
+    let idle: f64 = m.idle.iter().sum();
+    println!(
+        "of the capacity no blocks can lie in {:.1} %: {}",
+        100.0 * idle,
+        list(&IDLE, m.idle.map(|v| format!("{:.2}", 100.0 * v)).into())
+    );
+    let real = utilisation / (1.0 - idle);
+    println!(
+        "so {:.1} % of the rest is full; greedy cleaning of uniform writes there has {:.3}",
+        100.0 * real,
+        analytic_limit(real, scheme)
+    );
+}
+
 fn report(
     options: &CollectOptions,
     pool: &Pool,
@@ -276,7 +349,8 @@ fn report(
     if options.json {
         let parts: Vec<_> = parts
             .iter()
-            .map(|p| json!({"ratio": p.ratio(), "victims": p.victims, "victim_share": p.victim_share, "p99_us": p99(p)}))
+            .map(|p| json!({"ratio": p.ratio(), "victims": p.victims, "victim_share": p.victim_share, "p99_us": p99(p),
+                "frame_blocks": p.frame_blocks, "idle": p.idle, "map": p.map}))
             .collect();
         let empty = empty.as_ref().map(p99);
         let out = json!({"device_bytes_per_user_byte": total, "limit": limit, "parts": parts, "empty_p99_us": empty});
@@ -295,6 +369,8 @@ fn report(
         names.extend(WritePurpose::ALL.iter().map(|p| p.name()));
         names.extend(["victims", "live share", "p99 us"]);
         print!("{}", table(&names, &[1], lines));
+        let last = parts.last().expect("once at least");
+        explain(last, volume as f64 / pool.capacity as f64, options.scheme);
         println!("device bytes per user byte {total:.3}; greedy cleaning of uniform writes has {limit:.3}");
     }
     match options.bar {

@@ -202,8 +202,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
         }
         let dead = extents.iter().filter(|e| e.is_dead()).count();
-        if dead != extents.dead {
-            return Err(format!("{dead} extents are dead and {} are counted", extents.dead));
+        let gone = extents.iter().filter(|e| e.holds_nothing()).count();
+        if (dead, gone) != (extents.dead, extents.gone) {
+            let counts = (extents.dead, extents.gone);
+            return Err(format!("{dead} extents are dead, {gone} hold nothing, and {counts:?} are counted"));
         }
         match counted.is_empty() {
             true => Ok(()),

@@ -30,7 +30,8 @@ const COPIES_READY: usize = 256;
 /// A checkpoint that failed is tried again after the first pause; each further pause is twice as long, up to the last.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// All changes are listed anew once so many more have been listed than there are.
+/// All changes are listed anew once so many times as many have been listed as there are, and some more.
+const LISTED_FACTOR: u64 = 3;
 const LISTED_SLACK: u64 = 4096;
 
 /// What the durable checkpoint has beside leaves and pages.
@@ -87,6 +88,11 @@ struct Written {
 }
 
 impl Written {
+    /// Leaves, pages, lists of changes, roots.
+    fn by_kind(&self) -> [u64; 4] {
+        let Roots { stream, directory, changes, .. } = &self.roots;
+        [self.leaves.len(), self.pages.len(), changes.len(), stream.len() + directory.len()].map(|n| n as u64)
+    }
     fn blocks(&self) -> impl Iterator<Item = Ptr> + '_ {
         self.leaves.iter().chain(&self.pages).copied().chain(self.roots.blocks())
     }
@@ -160,8 +166,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.supply_wanted.notify_all();
         let mut written = Written::default();
         let result = self.write_checkpoint(&mut taken, &mut written).await;
+        let wrote = written.by_kind();
         {
-            let State { map, extents, roots, stats, record, log_bytes_since_checkpoint, .. } =
+            let State { map, extents, roots, stats, collect, log_bytes_since_checkpoint, .. } =
                 &mut *self.state.borrow_mut();
             if let Err(error) = result {
                 map.failed(taken.capture);
@@ -181,7 +188,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 roots.changes.splice(0..0, before.changes);
             }
             stats.checkpoints += 1;
-            stats.checkpoint_blocks = record.checkpoint.as_ref().map_or(0, |c| c.blocks as u64);
+            let blocks = wrote;
+            stats.map_blocks.iter_mut().zip(blocks).for_each(|(sum, more)| *sum += more);
+            collect.checkpoint_cost = blocks[1] + blocks[3];
         }
         self.let_go(taken.unused);
         Ok(())
@@ -197,7 +206,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.moves.get() > 0 || state.frames.iter().any(|f| f.busy && f.kind == FrameKind::Relocation);
         let first = state.extents.iter().map(|e| e.id).min().unwrap_or(state.next_extent);
         state.map.end_aliases(first, state.next_extent, moving);
-        let capture = state.map.capture(listed > 2 * state.map.changes() as u64 + LISTED_SLACK);
+        let capture = state.map.capture(listed > LISTED_FACTOR * state.map.changes() as u64 + LISTED_SLACK);
         // Writes copy what is being written out; the first copies find their memory here.
         state.map.make_room(capture.leaves.len().min(COPIES_READY));
         let mark = replay_mark(state);
