@@ -177,6 +177,8 @@ pub(crate) struct State {
     pub roots: Roots,
     /// Extents that are to be freed: nothing refers to them any more.
     pub freeable: Vec<ExtentId>,
+    /// … and those that are being freed.
+    pub freeing: usize,
     /// What could be freed lies behind extents that take frames.
     pub room_wanted: bool,
     /// Checkpoint frames that are done: where they went.
@@ -295,6 +297,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             settled: false,
             roots: Roots::default(),
             freeable: Vec::new(),
+            freeing: 0,
             room_wanted: false,
             meta_done: Vec::with_capacity(16),
             committed: Seq(0),

@@ -173,9 +173,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn free_all(self: &Rc<Self>) {
         loop {
             let ids: Vec<ExtentId> = {
-                let freeable = &mut self.state.borrow_mut().freeable;
-                let count = freeable.len().min(FREES_MAX);
-                freeable.drain(..count).collect()
+                let state = &mut *self.state.borrow_mut();
+                let count = state.freeable.len().min(FREES_MAX);
+                state.freeing = count;
+                state.freeable.drain(..count).collect()
             };
             if ids.is_empty() || self.stopped().is_some() {
                 return;
@@ -183,6 +184,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             // Nobody finds them in the map any more; who found them before may still be reading.
             self.readers.wait_for_earlier().await;
             join_all(ids.into_iter().map(|id| self.free_extent(id))).await;
+            self.state.borrow_mut().freeing = 0;
             self.supply_wanted.notify_all();
             self.collect.notify_all();
         }
@@ -453,8 +455,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if due {
             *early_at = now;
             self.state.borrow_mut().stats.early_checkpoints += 1;
-            let _ = self.checkpoint().await; // looked at again
-            self.state.borrow_mut().collect.took_checkpoint();
+            if self.checkpoint().await.is_ok() {
+                self.state.borrow_mut().collect.took_checkpoint();
+            }
         }
         true
     }
