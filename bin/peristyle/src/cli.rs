@@ -297,9 +297,8 @@ pub enum SnapshotCommand {
     /// It takes no space until the volume changes, and no time however large that is. Volumes that are snapshotted together
     /// must be on one shard; `volume show` names it.
     #[command(after_help = "\
-Examples:
-  peristyle snapshot create db=db-monday
-  peristyle snapshot create db=db-1 log=log-1      both at the same point")]
+Two volumes at the same point:
+  peristyle snapshot create db=db-1 log=log-1")]
     Create {
         /// VOLUME=SNAPSHOT
         #[arg(required = true, value_name = "VOLUME=SNAPSHOT", value_parser = pair)]

@@ -335,7 +335,7 @@ fn a_device_that_was_given_up_never_serves_again_under_its_old_name() {
     assert!(set(&mut state, DeviceState::Active).is_err());
     assert_eq!(state.devices[&id].state, DeviceState::Removed);
     let old: Device = serde_json::from_str(
-        "{\"id\":\"01010101-0101-0101-0101-010101010101\",\"pool\":\"0\",\"domain\":1,\"path\":\"/dev/1\"}",
+        "{\"id\":\"01010101-0101-0101-0101-010101010101\",\"pool\":0,\"domain\":1,\"path\":\"/dev/1\"}",
     )
     .unwrap();
     assert_eq!(old.state, DeviceState::Active, "a store of an earlier version");

@@ -372,7 +372,7 @@ impl Extents {
     /// A checkpoint has put one more map block there.
     pub fn add_meta(&mut self, ptr: Ptr) {
         if let Some(extent) = self.items.get_mut(&ptr.extent()) {
-            self.gone -= usize::from(extent.holds_nothing());
+            self.gone = self.gone.saturating_sub(usize::from(extent.holds_nothing()));
             extent.meta += 1;
         }
     }
