@@ -5,6 +5,7 @@
 //! without room for users' extents is collected as fast as it can be.
 
 use crate::columns::{AllocClass, Columns};
+use crate::extent::{Extent, ExtentPhase};
 use crate::relocate::{Moving, room_for};
 use crate::shard::{Shard, State};
 use crate::stream::{Classes, class_of};
@@ -268,7 +269,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Whether the pool is full: it has no room, and none can be made.
     pub(crate) fn judge(&self, state: &mut State) {
-        let coming_back = state.freeing > 0 || !state.freeable.is_empty();
+        // Those that were taken out of use without a frame in them are given back in a moment.
+        let unused = |e: &Extent| e.phase == ExtentPhase::Closed && e.committed_rows == 0;
+        let coming_back = state.freeing > 0 || !state.freeable.is_empty() || state.extents.iter().any(unused);
         let hope = coming_back || (state.extents.dead > 0 && state.collect.futile < FUTILE_MAX);
         let full = state.short && state.collect.is_stuck() && !hope;
         if full != state.full {

@@ -177,7 +177,7 @@ pub(crate) struct State {
     pub roots: Roots,
     /// Extents that are to be freed: nothing refers to them any more.
     pub freeable: Vec<ExtentId>,
-    /// … and those that are being freed.
+    /// … and those that are being freed or given back.
     pub freeing: usize,
     /// What could be freed lies behind extents that take frames.
     pub room_wanted: bool,
@@ -242,6 +242,8 @@ pub struct Shard<C: Columns, S: ShardStore> {
     pub(crate) urgent: Cell<bool>,
     /// Relocation frames that are being made, or are on their way.
     pub(crate) moves: Cell<u32>,
+    /// One is being written.
+    pub(crate) checkpointing: Cell<bool>,
     /// The map has no room for more changes before a checkpoint has written some.
     pub(crate) crowded: Cell<bool>,
     /// Reads of hosts, from the look at the map on.
@@ -340,6 +342,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             collect: Notify::default(),
             urgent: Cell::new(false),
             moves: Cell::new(0),
+            checkpointing: Cell::new(false),
             crowded: Cell::new(false),
             readers: Readers::default(),
             reads: Reads::default(),

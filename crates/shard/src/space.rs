@@ -175,7 +175,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let ids: Vec<ExtentId> = {
                 let state = &mut *self.state.borrow_mut();
                 let count = state.freeable.len().min(FREES_MAX);
-                state.freeing = count;
+                state.freeing += count;
                 state.freeable.drain(..count).collect()
             };
             if ids.is_empty() || self.stopped().is_some() {
@@ -183,8 +183,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             // Nobody finds them in the map any more; who found them before may still be reading.
             self.readers.wait_for_earlier().await;
+            let count = ids.len();
             join_all(ids.into_iter().map(|id| self.free_extent(id))).await;
-            self.state.borrow_mut().freeing = 0;
+            self.state.borrow_mut().freeing -= count;
             self.supply_wanted.notify_all();
             self.collect.notify_all();
         }

@@ -539,11 +539,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Gives back an extent that never took a committed frame. It leaves the open set first.
     async fn discard(self: &Rc<Self>, id: ExtentId) {
         let Some(extent) = self.state.borrow_mut().extents.remove(id) else { return };
+        self.state.borrow_mut().freeing += 1;
         // Also when it is not in the record: one that lists it may be on its way to the store right now.
-        if self.write_record(|_| {}).await.is_err() {
-            return;
+        if self.write_record(|_| {}).await.is_ok() {
+            self.free_columns(&extent).await;
         }
-        self.free_columns(&extent).await;
+        self.state.borrow_mut().freeing -= 1;
+        self.supply_wanted.notify_all();
     }
 
     pub(crate) async fn free_columns(&self, extent: &Extent) {

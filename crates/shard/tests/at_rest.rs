@@ -158,7 +158,7 @@ const DAMAGES: &[(&str, Plant, &[&str], &[&str])] = &[
     ("more columns are lost than can be", |s| (1..3).for_each(|c| s.home.pool.lose_column(s.sealed, c)),
         &["column-lost", "extent-lost"], &[]),
     ("an extent is lost", |s| (0..3).for_each(|c| s.home.pool.lose_column(s.sealed, c)), &["extent-lost"], &[]),
-    ("a column twice", |s| s.home.pool.copy_column(s.sealed, 1, s.spare(), |_, _| ()), &["column-twice"], &[]),
+    ("a column twice", |s| s.home.pool.copy_column(s.sealed, 1, s.spare(), |_, sealed| *sealed = None), &["column-twice"], &[]),
     ("two columns on one device", |s| {
             let to = s.home.pool.device_of(s.sealed, 0);
             s.home.pool.move_column(s.sealed, 1, to, |_, _| ());

@@ -104,8 +104,11 @@ fn check_slots<R: Resting>(resting: &R, record: &ShardRecord, extent: &ExtentSlo
     let rows = extent.sealed_rows();
     let mut domains: HashMap<u32, usize> = HashMap::new();
     for (column, slots) in extent.columns.iter().enumerate() {
-        // A column that moves or is made anew has a second slot until that is done.
-        if slots.iter().filter(|s| s.state != SlotState::Filling).count() > 1 {
+        // A column that moves or is made anew has a second slot until that is done: one that is being filled, then a sealed
+        // one beside its old self, of which the next start frees one.
+        let readable: Vec<_> = slots.iter().filter(|s| s.state != SlotState::Filling).collect();
+        let moved = readable.len() == 2 && readable.iter().all(|s| s.state == SlotState::Sealed);
+        if readable.len() > 1 && !(moved && readable[0].rows == readable[1].rows) {
             problems.add(Problem::ColumnTwice { extent: id, column });
         }
         let Some(slot) = extent.slot(column) else { continue };

@@ -122,7 +122,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 return;
             }
             let number = self.state.borrow().checkpoint_asked;
+            self.checkpointing.set(true);
             let result = self.take_checkpoint().await;
+            self.checkpointing.set(false);
             pause = match result {
                 Ok(()) => Duration::ZERO,
                 Err(_) => (pause * 2).clamp(RETRY_MIN, RETRY_MAX),
