@@ -186,14 +186,16 @@ impl SharedDevice {
 
 /// Slots of a device that each shard keeps back for checkpoints, and again for re-appends, at most.
 const RESERVE_SLOTS: u32 = 4;
-/// Devices with fewer slots are too small to keep any back.
-const RESERVED_MIN: u32 = 12;
+/// Devices with fewer slots for each shard are too small to keep any back.
+const RESERVED_MIN: usize = 12;
 /// … and for what collection moves: two extents.
 const COLLECTION_SLOTS: u32 = 2;
 
-/// What a shard keeps back of a device with so many slots. Without any a full pool could not be started again.
-pub fn reserve(slots: u32) -> Reserve {
-    let each = (slots / 32).clamp(u32::from(slots >= RESERVED_MIN), RESERVE_SLOTS);
+/// What each of so many shards keeps back of a device with so many slots. Without any a full pool could not be started
+/// again.
+pub fn reserve(slots: u32, shards: usize) -> Reserve {
+    let least = u32::from(slots as usize >= RESERVED_MIN * shards);
+    let each = (slots / 32).clamp(least, RESERVE_SLOTS);
     Reserve { collection: each.min(COLLECTION_SLOTS), meta: each, reappend: each }
 }
 

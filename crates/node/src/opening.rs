@@ -55,7 +55,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         let server =
             Server::open(device, self.config().cluster, server).await.map_err(DeviceOpenError::Label)?;
         // Kept back so that a full pool still restarts, unmaps and checkpoints (invariant 11).
-        let reserve = crate::devices::reserve(server.usage().total);
+        let reserve = crate::devices::reserve(server.usage().total, self.config().shards.len());
         self.config().shards.iter().for_each(|&(shard, _)| server.set_reserve(shard, reserve));
         Ok(server)
     }

@@ -120,7 +120,7 @@ impl Pool {
             let device = Device::open(&spec).await.expect("memory");
             format(&device, FormatOptions { cluster, device: id(i), force: false }).await.expect("blank");
             let server = Server::open(device, cluster, ServerConfig::default()).await.expect("formatted");
-            server.set_reserve(SHARD, peristyle_node::devices::reserve(server.usage().total));
+            server.set_reserve(SHARD, peristyle_node::devices::reserve(server.usage().total, 1));
             columns.publish_usage(&server);
             slots = server.usage().total - server.usage().reserved;
             columns.add_server(server);
