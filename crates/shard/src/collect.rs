@@ -280,26 +280,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
-    /// For tests and the simulator: seals what takes frames, and moves what is alive in some extent, worth it or not. False:
-    /// there was nothing, or it could not be moved.
-    pub async fn collect_any(self: &Rc<Self>) -> bool {
-        {
-            let state = &mut *self.state.borrow_mut();
-            state.collect.owed = OWED_MAX;
-            for id in state.extents.all_current().into_iter().flatten() {
-                self.close(state, id);
-            }
-        }
-        for _ in 0..100 {
-            let victim = self.state.borrow().extents.iter().filter(|e| may_be_victim(e)).map(|e| e.id).min();
-            match victim {
-                Some(id) => return self.collect_extent(id).await,
-                None => peristyle_rt::sleep(SPENT_PERIOD / 100).await,
-            }
-        }
-        false
-    }
-
     /// Moves everything that is alive in an extent, so that it can be freed behind the next checkpoint. False: some of it
     /// could not be moved.
     async fn collect_extent(self: &Rc<Self>, id: ExtentId) -> bool {
