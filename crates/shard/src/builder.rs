@@ -1,6 +1,7 @@
 //! What is pending, and how a frame is made of it. Pure but for the views that it carries.
 
 use crate::frame::{ENTRIES_MAX, Entry, FRAME_BLOCKS_MAX};
+use crate::map::NOBODY;
 use crate::map::Ptr;
 use crate::ops::OpId;
 use peristyle_base::{BLOCK_BYTES, Instant, LayerId, crc32c};
@@ -54,10 +55,7 @@ pub struct Queue {
     heads: Vec<(LayerId, LayerId)>,
 }
 
-/// The layer of a volume that is gone: what is written there is lost.
-const NOBODY: LayerId = LayerId(u32::MAX - 1);
-
-/// Which volume has which layer from an event on.
+/// Which volume has which layer from an event on. What is written to a volume that is gone is lost.
 fn head_of(event: &Entry) -> Option<(LayerId, LayerId)> {
     match *event {
         Entry::SnapshotTaken { volume, new, .. }

@@ -271,9 +271,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) fn judge(&self, state: &mut State) {
         // Those that were taken out of use without a frame in them are given back in a moment.
         let unused = |e: &Extent| e.phase == ExtentPhase::Closed && e.committed_rows == 0;
-        let coming_back = state.freeing > 0 || !state.freeable.is_empty() || state.extents.iter().any(unused);
-        let hope = coming_back || (state.extents.dead > 0 && state.collect.futile < FUTILE_MAX);
-        let full = state.short && state.collect.is_stuck() && !hope;
+        let hope = || {
+            state.freeing > 0
+                || !state.freeable.is_empty()
+                || (state.extents.dead > 0 && state.collect.futile < FUTILE_MAX)
+                || state.extents.iter().any(unused)
+        };
+        let full = state.short && state.collect.is_stuck() && !hope();
         if full != state.full {
             state.full = full;
             self.supplied.notify_all();

@@ -5,6 +5,7 @@ use crate::columns::{AllocClass, Columns, Fate};
 use crate::degraded::SILENCE_LIMIT;
 use crate::extent::{Extent, ExtentPhase};
 use crate::remake::Trouble;
+use crate::scrub::scrub_left;
 use crate::shard::{Shard, State};
 use peristyle_base::{ColumnIndex, ColumnName, ColumnPlace, DeviceId, Epoch, ExtentId, Instant};
 use peristyle_cluster::{DeviceView, ShardStore, best_move, is_uneven};
@@ -296,11 +297,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// A copy of the figures, complete.
     pub fn repair_figures(&self, now: Instant) -> RepairFigures {
         let state = self.state.borrow();
-        let verified = || state.extents.iter().filter(|e| is_candidate(e)).map(|e| e.verified_at);
-        let oldest = verified().min();
+        let oldest = state.extents.iter().filter(|e| is_candidate(e)).map(|e| e.verified_at).min();
         RepairFigures {
             working_ns: state.repair.began.map_or(0, |began| now.nanos_since(began)),
-            scrub_left: verified().filter(|&at| at < state.repair.scrub_asked).count() as u64,
+            scrub_left: scrub_left(&state) as u64,
             // When they were verified before a start is not known: their age counts from there.
             unverified_ns: oldest.map_or(0, |at| now.nanos_since(at.max(state.repair.since))),
             ..state.repair.figures

@@ -7,7 +7,7 @@ use crate::degraded::SILENCE_LIMIT;
 use crate::encode::REMAKE_BYTES;
 use crate::extent::Extent;
 use crate::repair::is_candidate;
-use crate::shard::Shard;
+use crate::shard::{Shard, State};
 use peristyle_base::{BLOCK_BYTES, ColumnName, ColumnPlace, ExtentId, Instant, RowIndex, crc32c};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::{Buf, Duration, timeout};
@@ -87,8 +87,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Whether everything that [`scrub_now`](Self::scrub_now) asked for was read.
     pub fn is_scrubbed(&self) -> bool {
         let state = self.state.borrow();
-        let asked = state.repair.scrub_asked;
-        state.settled && state.extents.iter().filter(|e| is_candidate(e)).all(|e| e.verified_at >= asked)
+        state.settled && scrub_left(&state) == 0
     }
 
     async fn scrub_extent(&self, id: ExtentId) {
@@ -223,4 +222,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         // A device that gives nothing is not damaged in some rows: it is away.
         (failed < count as u64).then_some(damaged + failed)
     }
+}
+
+/// Extents that a scrub which was asked for has yet to read.
+pub(crate) fn scrub_left(state: &State) -> usize {
+    let asked = state.repair.scrub_asked;
+    state.extents.iter().filter(|e| is_candidate(e) && e.verified_at < asked).count()
 }

@@ -168,7 +168,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.supply_wanted.notify_all();
         let mut written = Written::default();
         let result = self.write_checkpoint(&mut taken, &mut written).await;
-        let wrote = written.by_kind();
+        let blocks = written.by_kind();
         {
             let State { map, extents, roots, stats, collect, log_bytes_since_checkpoint, .. } =
                 &mut *self.state.borrow_mut();
@@ -190,7 +190,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 roots.changes.splice(0..0, before.changes);
             }
             stats.checkpoints += 1;
-            let blocks = wrote;
             stats.map_blocks.iter_mut().zip(blocks).for_each(|(sum, more)| *sum += more);
             collect.checkpoint_cost = blocks[1] + blocks[3];
         }

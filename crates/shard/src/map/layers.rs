@@ -13,6 +13,9 @@ pub const LAYERS_MAX: usize = 65_536;
 /// Numbers from here on are those of layers that the shard makes; below are those of volumes and snapshots.
 pub(super) const OWN_LAYERS: u32 = 1 << 31;
 
+/// No layer has this number: for one that is not made yet, or is gone.
+pub const NOBODY: LayerId = LayerId(u32::MAX - 1);
+
 /// What a volume or a snapshot is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct View {
@@ -200,7 +203,7 @@ impl Map {
         let blocks = self.layer_blocks(layer).unwrap_or(0);
         let room = self.layers.len() + self.aliases.len() + more <= LAYERS_MAX;
         match room && self.chain(layer).count() < CHAIN_MAX {
-            true => self.fits(REMAINS_LIKE, blocks.saturating_mul(more as u64)),
+            true => self.fits(NOBODY, blocks.saturating_mul(more as u64)),
             false => Err(MapFull),
         }
     }
@@ -285,6 +288,3 @@ impl Map {
         }
     }
 }
-
-/// Nobody's number, for a layer that is not made yet.
-const REMAINS_LIKE: LayerId = LayerId(u32::MAX - 1);

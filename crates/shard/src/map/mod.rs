@@ -26,7 +26,7 @@ pub use bits::Bits;
 pub use cache::{Away, Limits, Missing};
 pub use capture::{Capture, CapturedLeaf, CapturedPage, LayerPages, Logged, PageAt};
 use changes::{Changes, LeafKey};
-pub use layers::{CHAIN_MAX, LayerTable, Usage, View};
+pub use layers::{CHAIN_MAX, LayerTable, NOBODY, Usage, View};
 pub use merge::Merge;
 use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId};
 pub use ptr::{Block256, Lookup, Ptr, decode_block, encode_block};
