@@ -1,7 +1,7 @@
 //! `peristyle dev` as a child: started, asked for its ready line, killed without warning.
 
-use crate::tools;
-use anyhow::{Context, Result, anyhow, bail};
+use crate::{cmd, tools};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
+
+/// An answer takes this long at most; the machine may be busy with other things.
+const ASK_LIMIT: Duration = Duration::from_secs(30);
 
 /// What `peristyle dev --json` prints on one line once hosts can connect.
 #[derive(Deserialize, Debug)]
@@ -134,6 +137,17 @@ impl Drop for Daemon {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// What the program answers, asked of the daemon that serves this store; an error if it ends badly.
+pub fn ask(store: &Path, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(tools::daemon());
+    command.arg("--admin").arg(store.join("admin.sock")).args(arguments);
+    let what = arguments.join(" ");
+    let said = cmd::answer(&mut command, &store.with_extension("said"), ASK_LIMIT)?;
+    let (status, text) = said.with_context(|| format!("no answer to {what}"))?;
+    ensure!(status.success(), "{what}: {status}: {text}");
+    Ok(text)
 }
 
 /// Reads the daemon's output to its end, so that it never waits for us; everything goes to the log.

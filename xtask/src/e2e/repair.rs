@@ -2,7 +2,7 @@
 //! everything is where it should be.
 
 use super::Size;
-use super::daemon::{Daemon, Devices, Setup, free_port, store};
+use super::daemon::{self, Daemon, Devices, Setup, free_port, store};
 use super::files::Random;
 use super::nbd_raw::{program, same};
 use super::scratch::Scratch;
@@ -100,7 +100,7 @@ pub fn run(size: Size) -> Result<()> {
         rot(path, seed)?;
         std::fs::copy(path, copy)?;
     }
-    let damaged = damaged_rows(&pool, &copies)?;
+    let damaged = damaged_rows(&setup.dir, &copies)?;
     ensure!(damaged > 0, "no row that holds something was hit");
     program("nbdcopy", &[&uri, &after.display().to_string()])?;
     same(&before, &after)?;
@@ -111,7 +111,7 @@ pub fn run(size: Size) -> Result<()> {
     println!("{damaged} rows of two devices were damaged: every read was right, and a scrub repaired them");
     daemon.alive()?;
     daemon.kill()?;
-    let left = damaged_rows(&pool, &paths)?;
+    let left = damaged_rows(&setup.dir, &paths)?;
     ensure!(left == 0, "{left} rows are damaged after the scrub");
 
     let mut daemon = Daemon::start(&setup)?;
@@ -130,10 +130,6 @@ fn join_and_leave(pool: &Pool<'_>, folder: &Path, paths: &[PathBuf]) -> Result<(
         File::create(path)?.set_len(mib * MIB)?;
     }
     let name = |path: &Path| path.display().to_string();
-    let at_rest = |pool: &Pool<'_>| {
-        let even = |now: &Balance| now.repair.draining_columns == 0 && now.is_even();
-        pool.when(even)
-    };
     pool.command(&["device", "add", &name(&new[0].0)])?;
     let moved = pool.when(|now| now.repair.moved_columns > 0 && now.is_even())?.repair.moved_columns;
     pool.command(&["device", "replace", &name(&paths[1]), &name(&new[1].0)])?;
@@ -142,7 +138,7 @@ fn join_and_leave(pool: &Pool<'_>, folder: &Path, paths: &[PathBuf]) -> Result<(
     pool.until_gone(&paths[2])?;
     pool.command(&["device", "remove", &name(&paths[3])])?;
     pool.command(&["device", "keep", &name(&paths[3])])?;
-    let now = at_rest(pool)?;
+    let now = pool.when(|now| now.repair.draining_columns == 0 && now.is_even())?;
     println!(
         "a device joined, another was replaced and a third left, {moved} columns moved to the first: no device is farther \
          than {:.1} % from its share",
@@ -237,10 +233,12 @@ fn rot(path: &Path, seed: u64) -> Result<()> {
 }
 
 /// Rows of sealed columns that are not what they were, as the offline check finds them.
-fn damaged_rows(pool: &Pool<'_>, paths: &[PathBuf]) -> Result<u64> {
+fn damaged_rows(store: &Path, paths: &[PathBuf]) -> Result<u64> {
     let mut command = Command::new(tools::daemon());
     command.args(["device", "check", "--json"]).args(paths);
-    let (_, text) = pool.ask(&mut command)?;
+    // It ends badly when it finds something.
+    let said = cmd::answer(&mut command, &store.with_extension("checked"), LIMIT)?;
+    let (_, text) = said.context("device check does not end")?;
     // It is followed by the verdict.
     let json = text.lines().next().context("device check says nothing")?;
     let reports: Vec<Checked> = serde_json::from_str(json).context("device check")?;
@@ -256,18 +254,8 @@ struct Pool<'a> {
 }
 
 impl Pool<'_> {
-    fn ask(&self, command: &mut Command) -> Result<(bool, String)> {
-        let said = cmd::answer(command, &self.store.with_extension("said"), LIMIT)?;
-        let (status, text) = said.context("no answer")?;
-        Ok((status.success(), text))
-    }
-
     fn command(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(tools::daemon());
-        command.arg("--admin").arg(self.store.join("admin.sock")).args(arguments);
-        let (done, text) = self.ask(&mut command)?;
-        ensure!(done, "peristyle {}: {text}", arguments.join(" "));
-        Ok(text)
+        daemon::ask(self.store, arguments)
     }
 
     fn balance(&self) -> Result<Balance> {

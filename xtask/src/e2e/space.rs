@@ -1,14 +1,12 @@
 //! What the guest's file system gives back comes back to the pool, as `peristyle pool show` tells it.
 
-use super::daemon::{Daemon, Devices, Setup, free_port, store};
+use super::daemon::{self, Daemon, Devices, Setup, free_port, store};
 use super::kernel_host::Guest;
 use super::scratch::Scratch;
 use super::{Size, kernel_host};
-use crate::{cmd, tools};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// What the guest prints before a moment's name and the size by which it is told to go on.
@@ -92,10 +90,6 @@ fn when(store: &Path, wanted: impl Fn(Space) -> bool) -> Result<Space> {
 }
 
 fn look(store: &Path) -> Result<Space> {
-    let mut command = Command::new(tools::daemon());
-    command.arg("--admin").arg(store.join("admin.sock")).args(["pool", "show", "--json"]);
-    let said = cmd::answer(&mut command, &store.with_extension("pool"), Duration::from_secs(30))?;
-    let (status, text) = said.context("pool show does not answer")?;
-    ensure!(status.success(), "pool show: {status}: {text}");
+    let text = daemon::ask(store, &["pool", "show", "--json"])?;
     serde_json::from_str(&text).with_context(|| format!("pool show: {text}"))
 }
