@@ -37,6 +37,14 @@ const FUTILE_MAX: usize = 3;
 /// A victim is left for another one after waiting for so long.
 const ROOM_LIMIT: Duration = Duration::from_secs(10);
 
+/// How fast a victim's blocks are moved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// As what users write allows.
+    Allowed,
+    AtOnce,
+}
+
 /// What collection knows and plans.
 #[derive(Default)]
 pub(crate) struct Collect {
@@ -159,7 +167,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 continue;
             };
             self.found_something();
-            if !self.collect_extent(victim.id).await {
+            if !self.collect_extent(victim.id, Pace::Allowed).await {
                 let now = peristyle_rt::now();
                 spared.retain(|_, until| *until > now);
                 spared.insert(victim.id, now + SPARED_PERIOD);
@@ -284,9 +292,28 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
+    /// For tests and the simulator: seals what takes frames, and moves what is alive in some extent, worth it or not. False:
+    /// there was nothing, or it could not be moved.
+    pub async fn collect_any(self: &Rc<Self>) -> bool {
+        {
+            let state = &mut *self.state.borrow_mut();
+            for id in state.extents.all_current().into_iter().flatten() {
+                self.close(state, id);
+            }
+        }
+        for _ in 0..100 {
+            let victim = self.state.borrow().extents.iter().filter(|e| may_be_victim(e)).map(|e| e.id).min();
+            match victim {
+                Some(id) => return self.collect_extent(id, Pace::AtOnce).await,
+                None => peristyle_rt::sleep(SPENT_PERIOD / 100).await,
+            }
+        }
+        false
+    }
+
     /// Moves everything that is alive in an extent, so that it can be freed behind the next checkpoint. False: some of it
     /// could not be moved.
-    async fn collect_extent(self: &Rc<Self>, id: ExtentId) -> bool {
+    async fn collect_extent(self: &Rc<Self>, id: ExtentId, pace: Pace) -> bool {
         let (class, birth) = {
             let state = &mut *self.state.borrow_mut();
             let (clock, usual) = (state.collect.clock, state.collect.usual_life);
@@ -306,7 +333,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.silent.borrow_mut().clear();
         let moved = match self.live_blocks(id).await {
             None => false,
-            Some(live) => self.move_all(&live, class, birth).await,
+            Some(live) => self.move_all(&live, pace, class, birth).await,
         };
         // A block of which the map was not in memory at the commit is where it was.
         let state = &mut *self.state.borrow_mut();
@@ -319,10 +346,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
-    async fn move_all(self: &Rc<Self>, live: &[Moving], class: u8, birth: u64) -> bool {
+    async fn move_all(self: &Rc<Self>, live: &[Moving], pace: Pace, class: u8, birth: u64) -> bool {
         let mut left = live;
         while !left.is_empty() {
-            if left.len() < live.len() {
+            if left.len() < live.len() && pace == Pace::Allowed {
                 self.allowed(left.len().min(MOVED_BLOCKS)).await;
             }
             // Frames of about the same size: a small one at the end would cost a header of its own.

@@ -12,6 +12,7 @@ pub mod checkpoint;
 mod collect;
 pub mod columns;
 mod commit;
+mod cut;
 mod degraded;
 mod encode;
 mod error;

@@ -296,7 +296,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Reads every data block of a copy, reconstructing what is damaged; with `out`, keeps the blocks.
-    async fn examine(self: &Rc<Self>, found: &Found, mut out: Option<&mut Vec<View>>) -> Verdict {
+    pub(crate) async fn examine(self: &Rc<Self>, found: &Found, mut out: Option<&mut Vec<View>>) -> Verdict {
         let layout = found.header.layout();
         let mut lacking = false;
         let first_data = found.entries.len() - layout.blocks as usize;
@@ -375,47 +375,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
         }
         readable
-    }
-
-    /// Rows of unsealed extents that stay: all before the first frame that is not known to be committed, less
-    /// checkpoint frames at the end that were never finished.
-    async fn cut_extents(
-        self: &Rc<Self>,
-        replay: &Replay,
-        scans: &[Scan],
-        kept: &[(Seq, ExtentId)],
-    ) -> Result<(), RecoverError> {
-        for scan in scans {
-            let sealed = self.state.borrow_mut().extents.at(scan.extent).phase == ExtentPhase::Sealed;
-            if sealed || !scan.whole {
-                continue;
-            }
-            let mut cut = replay.cut_row(scan.extent, &scan.headers, scan.end);
-            let first_cut = cut;
-            let before = scan.headers.iter().zip(&scan.entries).filter(|(h, _)| h.first_row.0 < first_cut);
-            let trailing = before.rev().take_while(|(h, _)| h.kind != FrameKind::User);
-            for (header, entries) in trailing {
-                let found = Found { header: *header, entries: entries.clone() };
-                match self.examine(&found, None).await {
-                    Verdict::Complete => {}
-                    Verdict::NeverCommitted => cut = header.first_row.0,
-                    // A checkpoint may need it: what cannot be read now is no reason to give it up.
-                    Verdict::Unknown => {
-                        let (extent, row) = (scan.extent, header.first_row.0);
-                        return Err(RecoverError::HeadersUnreadable { extent, row });
-                    }
-                }
-            }
-            let state = &mut *self.state.borrow_mut();
-            let extent = state.extents.at(scan.extent);
-            extent.committed_rows = cut;
-            extent.next_row = cut;
-            // Frames of the kept tail are read from here once more; their rows go when they have moved.
-            if !kept.iter().any(|k| k.1 == scan.extent) {
-                extent.frames.retain(|f| f.0 < cut);
-            }
-        }
-        Ok(())
     }
 
     /// Appends the kept tail anew, in order, then one empty frame: its header records the cut before anything

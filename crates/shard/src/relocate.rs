@@ -24,9 +24,9 @@ use std::rc::Rc;
 /// A live block of a victim, and the pointer that the map has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moving {
-    layer: LayerId,
-    block: u64,
-    from: Ptr,
+    pub layer: LayerId,
+    pub block: u64,
+    pub from: Ptr,
 }
 
 /// Blocks are being moved, until this is dropped.
@@ -79,7 +79,7 @@ pub(crate) fn room_for(state: &State, class: u8, blocks: usize) -> Option<usize>
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// The layer that points at a block of a victim now: the one that the header names, or one that it has merged into.
     /// All of collection's questions to the map come through here. `Err`: some of the map cannot be read now.
-    async fn holder_of(self: &Rc<Self>, moving: &Moving) -> Result<Option<LayerId>, ShardError> {
+    pub(crate) async fn holder_of(self: &Rc<Self>, moving: &Moving) -> Result<Option<LayerId>, ShardError> {
         loop {
             let missing = {
                 let map = &self.state.borrow().map;

@@ -298,13 +298,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// The leaves that a map block may be by now of which a header names the layer.
-    fn map_blocks_of(&self, layer: LayerId, first: u64) -> Vec<Away> {
+    pub(crate) fn map_blocks_of(&self, layer: LayerId, first: u64) -> Vec<Away> {
         let state = self.state.borrow();
         state.map.successors(layer).map(|layer| Away::of(layer, first)).collect()
     }
 
     /// Where checkpoints have put a page, and one of its leaves.
-    async fn map_homes(self: &Rc<Self>, away: Away) -> Option<[Ptr; 2]> {
+    pub(crate) async fn map_homes(self: &Rc<Self>, away: Away) -> Option<[Ptr; 2]> {
         loop {
             let homes = self.state.borrow().map.homes(away);
             match homes {

@@ -4,7 +4,7 @@ mod pool;
 use peristyle_base::ExtentId;
 use peristyle_cluster::Fault;
 use peristyle_rt::sim;
-use peristyle_shard::frame::FrameKind;
+use peristyle_shard::frame::{Entry, FrameKind};
 use peristyle_shard::{ColumnFault, RecoverError, ShardError};
 use pool::*;
 use std::cell::Cell;
@@ -324,6 +324,61 @@ fn a_checkpoints_frame_that_was_never_complete_is_cut_off() {
         ms(5000).await;
         assert!(home.pool.columns_of(extent).values().all(|rows| *rows == Some(last)));
         expect(&shard, 0, 2, 1).await;
+    });
+}
+
+#[test]
+fn a_checkpoints_frame_that_lacks_its_parity_is_cut_off_if_nothing_points_at_it() {
+    sim::run(16, |_| async {
+        let home = Home::new("2+1", 4);
+        let (extent, last) = with_half_a_checkpoint(&home).await;
+        for row in [last, last + 1] {
+            home.pool.change_row(extent, 2, row, |block| block.fill(0));
+        }
+        let shard = home.recover().await.unwrap();
+        ms(5000).await;
+        assert!(home.pool.columns_of(extent).values().all(|rows| *rows == Some(last)));
+        expect(&shard, 0, 2, 1).await;
+    });
+}
+
+#[test]
+fn a_frame_of_the_checkpoint_that_lost_its_parity_is_not_cut_off() {
+    sim::run(17, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        // So many that their leaf is written.
+        write(&shard, 0, 64, 1).await.unwrap();
+        write(&shard, 64, 64, 1).await.unwrap();
+        write(&shard, 128, 64, 1).await.unwrap();
+        shard.checkpoint().await.unwrap();
+        home.kill(shard);
+        let header =
+            |e: ExtentId, row| home.pool.header(e, 0, row).filter(|(h, _)| h.kind == FrameKind::Meta);
+        let extent = home.pool.extents().into_iter().find(|&e| header(e, 0).is_some()).expect("its frames");
+        let frames: Vec<u16> = (0..512).filter(|&row| header(extent, row).is_some()).collect();
+        // Each is pointed at in a way of its own.
+        let entries = frames.iter().flat_map(|&row| header(extent, row).unwrap().1);
+        let mut levels: Vec<u8> = entries
+            .map(|entry| match entry {
+                Entry::Map { level, .. } => level,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        levels.sort_unstable();
+        levels.dedup();
+        assert_eq!(levels, [0, 1, 2, 3, 4], "leaves, pages, the root stream, changes, the directory");
+        for &row in &frames {
+            home.pool.change_row(extent, 2, row, |block| block.fill(0));
+            home.pool.change_row(extent, 2, row + 1, |block| block.fill(0));
+        }
+        let shard = home.recover().await.unwrap();
+        ms(5000).await;
+        let end = frames.last().unwrap() + 2;
+        assert!(home.pool.columns_of(extent).values().all(|rows| *rows == Some(end)));
+        expect(&shard, 0, 2, 1).await;
+        home.kill(shard);
+        expect(&home.recover().await.unwrap(), 0, 2, 1).await;
     });
 }
 

@@ -29,6 +29,8 @@ pub enum Operation {
     Snapshot,
     /// Extents that hold nothing any more, behind a checkpoint, while the shard serves.
     FreeUnused,
+    /// What is alive in an extent is appended to another one, while hosts write.
+    Relocate,
     /// Columns of a device that is to leave, or is given up, are made anew on others while the shard serves.
     Rebuild,
     /// From the raised epoch until the shard serves.
@@ -61,6 +63,7 @@ impl Operation {
         Operation::Resize,
         Operation::Snapshot,
         Operation::FreeUnused,
+        Operation::Relocate,
         Operation::Rebuild,
         Operation::Recovery,
         Operation::Settle,
@@ -83,6 +86,7 @@ impl Operation {
             Operation::Resize => "shard: resize a layer",
             Operation::Snapshot => "shard: snapshot and merge",
             Operation::FreeUnused => "shard: free unused extents",
+            Operation::Relocate => "shard: move blocks",
             Operation::Rebuild => "shard: make columns anew",
             Operation::Recovery => "shard: recovery",
             Operation::Settle => "shard: settle old extents",

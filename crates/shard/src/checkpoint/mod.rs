@@ -55,6 +55,9 @@ impl Roots {
     pub(crate) fn lists_in(&self, extent: ExtentId) -> bool {
         self.changes.iter().any(|ptr| ptr.extent() == extent)
     }
+    pub(crate) fn has(&self, ptr: Ptr) -> bool {
+        self.blocks().any(|block| block == ptr)
+    }
     pub(crate) fn for_each(&self, f: impl FnMut(Ptr)) {
         self.blocks().for_each(f);
     }

@@ -71,7 +71,7 @@ impl Rig {
         for (i, disk) in disks.iter().enumerate().filter(|(i, _)| !away.contains(i)) {
             let device = Device::open(&disk.spec()).await.expect("there");
             let server = Server::open(device, CLUSTER, ServerConfig::default()).await.expect("was formatted");
-            server.set_reserve(SHARD, Reserve { collection: 0, meta: 2, reappend: 2 });
+            server.set_reserve(SHARD, Reserve { collection: 2, meta: 2, reappend: 2 });
             columns.publish_usage(&server);
             columns.add_server(server);
             columns.table().get(device_id(i)).expect("listed").set_open();
@@ -95,6 +95,7 @@ impl Rig {
         // Before any other checkpoint: replay still looks at the extents that were filled.
         owner.free_unused(&mut rng).await;
         owner.empty_a_device(&mut Rng::new(self.seed ^ 0xE4D)).await;
+        owner.collect(&mut Rng::new(self.seed ^ 0xC011)).await;
         owner.cut_off_and_grow(&mut Rng::new(self.seed ^ 0xC07)).await;
         owner.take_snapshot_and_delete_it(&mut Rng::new(self.seed ^ 0x5A9)).await;
         join_two(owner.checkpoint(), owner.write_some(&mut rng.fork(), 3)).await;
@@ -238,6 +239,12 @@ impl Owner {
         while freed() < before + self.rig.plan.scheme.width() as u64 && peristyle_rt::now() < end {
             peristyle_rt::sleep(Duration::from_micros(50)).await;
         }
+    }
+
+    /// What is alive in an extent is moved while hosts overwrite some of it. A checkpoint lets go of the extent then.
+    async fn collect(&self, rng: &mut Rng) {
+        join_two(self.shard.collect_any(), self.write_some(&mut rng.fork(), 3)).await;
+        join_two(self.checkpoint(), self.write_some(&mut rng.fork(), 2)).await;
     }
 
     /// Writes somewhere, unless another owner has put an end to this one.

@@ -78,8 +78,12 @@ impl Columns for WatchedColumns {
         crcs: View,
         class: WriteClass,
     ) -> Result<(), ColumnFault> {
-        let _step = (!matches!(class, WriteClass::Meta | WriteClass::Repair))
-            .then(|| self.watch.under_way.begin(Operation::Frame));
+        let operation = match class {
+            WriteClass::Meta | WriteClass::Repair => None,
+            WriteClass::Collection => Some(Operation::Relocate),
+            WriteClass::User | WriteClass::Reappend => Some(Operation::Frame),
+        };
+        let _step = operation.map(|operation| self.watch.under_way.begin(operation));
         self.columns.append(place, name, epoch, row, data, crcs, class).await
     }
 

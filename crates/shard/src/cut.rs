@@ -1,0 +1,134 @@
+//! Where extents end that nobody sealed: at a takeover, before anything is written.
+
+use crate::columns::Columns;
+use crate::extent::ExtentPhase;
+use crate::find::Scan;
+use crate::frame::{Entry, FrameKind, Header};
+use crate::map::Ptr;
+use crate::recover::RecoverError;
+use crate::relocate::Moving;
+use crate::replay::{Found, Replay, Verdict};
+use crate::shard::Shard;
+use peristyle_base::{BLOCK_BYTES, ExtentId, Seq};
+use peristyle_cluster::ShardStore;
+use peristyle_rt::View;
+use std::rc::Rc;
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    /// Rows of unsealed extents that stay: all before the first frame that is not known to be committed, less frames at the
+    /// end that stand in no sequence and were never committed.
+    pub(crate) async fn cut_extents(
+        self: &Rc<Self>,
+        replay: &Replay,
+        scans: &[Scan],
+        kept: &[(Seq, ExtentId)],
+    ) -> Result<(), RecoverError> {
+        for scan in scans {
+            let sealed = self.state.borrow_mut().extents.at(scan.extent).phase == ExtentPhase::Sealed;
+            if sealed || !scan.whole {
+                continue;
+            }
+            let mut cut = replay.cut_row(scan.extent, &scan.headers, scan.end);
+            let first_cut = cut;
+            let before = scan.headers.iter().zip(&scan.entries).filter(|(h, _)| h.first_row.0 < first_cut);
+            let trailing = before.rev().take_while(|(h, _)| h.kind != FrameKind::User);
+            for (header, entries) in trailing {
+                let found = Found { header: *header, entries: entries.clone() };
+                if !self.was_committed(&found).await? {
+                    cut = header.first_row.0;
+                }
+            }
+            let state = &mut *self.state.borrow_mut();
+            let extent = state.extents.at(scan.extent);
+            extent.committed_rows = cut;
+            extent.next_row = cut;
+            // Frames of the kept tail are read from here once more; their rows go when they have moved.
+            if !kept.iter().any(|k| k.1 == scan.extent) {
+                extent.frames.retain(|f| f.0 < cut);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a frame that stands in no sequence may have been committed: its data is there, and all columns have their
+    /// pieces of it. If some have not, or are away, something points at a frame that was committed, and nothing at one that
+    /// was not.
+    async fn was_committed(self: &Rc<Self>, found: &Found) -> Result<bool, RecoverError> {
+        let mut data = Vec::with_capacity(found.header.blocks as usize);
+        match self.examine(found, Some(&mut data)).await {
+            Verdict::Complete => Ok(self.is_whole(found, &data).await || self.is_referred_to(found).await),
+            Verdict::NeverCommitted => Ok(false),
+            // A checkpoint may need it: what cannot be read now is no reason to give it up.
+            Verdict::Unknown => {
+                let (extent, row) = (found.header.extent, found.header.first_row.0);
+                Err(RecoverError::HeadersUnreadable { extent, row })
+            }
+        }
+    }
+
+    /// Every column answers that it has what the frame wrote there.
+    async fn is_whole(&self, found: &Found, data: &[View]) -> bool {
+        let layout = found.header.layout();
+        let code = Self::code(&mut self.state.borrow_mut(), layout.scheme);
+        let mut parity = vec![vec![0; layout.data_rows() * BLOCK_BYTES]; layout.scheme.m()];
+        for r in 0..layout.data_rows() {
+            let row = layout.first_row.0 + 1 + r as u16;
+            let block = |c| layout.block_at(c, row).map(|i| &data[i][..]);
+            let blocks: Vec<Option<&[u8]>> = (0..layout.scheme.k()).map(block).collect();
+            let mut out: Vec<&mut [u8]> =
+                parity.iter_mut().map(|p| &mut p[r * BLOCK_BYTES..][..BLOCK_BYTES]).collect();
+            code.encode_sparse(&blocks, &mut out);
+        }
+        for column in 0..layout.scheme.width() {
+            let Some((row, rows)) = layout.written(column) else { continue };
+            let Some(bytes) = self.read_rows(found.header.extent, column, row, rows).await else {
+                return false;
+            };
+            let (head, rest) = bytes.split_at(if layout.has_header(column) { BLOCK_BYTES } else { 0 });
+            let is_header = |head| Header::decode(head, &found.header.nonce, &mut Vec::new()).is_ok();
+            let is_there = match column.checked_sub(layout.scheme.k()) {
+                Some(p) => rest == &parity[p][..],
+                None => layout
+                    .blocks_of(column)
+                    .zip(rest.chunks(BLOCK_BYTES))
+                    .all(|(i, there)| there == &data[i][..]),
+            };
+            if !is_there || !(head.is_empty() || is_header(head)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether the map or the checkpoint points at a block of the frame. True, too, when it cannot be told now.
+    async fn is_referred_to(self: &Rc<Self>, found: &Found) -> bool {
+        let (layout, extent) = (found.header.layout(), found.header.extent);
+        let data = found.entries.iter().filter_map(|e| Some((e, e.data_crc()?)));
+        for (i, (entry, crc)) in data.enumerate() {
+            let (column, row) = layout.place(i);
+            if self.points_at(entry, Ptr::new(extent, column, row, crc)).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn points_at(self: &Rc<Self>, entry: &Entry, ptr: Ptr) -> bool {
+        match *entry {
+            Entry::Data { layer, block, .. } => {
+                let holder = self.holder_of(&Moving { layer, block, from: ptr }).await;
+                return !matches!(holder, Ok(None));
+            }
+            Entry::Map { layer, level: 0 | 1, first, .. } => {
+                for away in self.map_blocks_of(layer, first) {
+                    if self.map_homes(away).await.is_none_or(|homes| homes.contains(&ptr)) {
+                        return true;
+                    }
+                }
+            }
+            _ => {}
+        }
+        let state = self.state.borrow();
+        state.roots.has(ptr) || state.map.retired().contains(&ptr)
+    }
+}
