@@ -28,16 +28,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if sealed || !scan.whole {
                 continue;
             }
-            let mut cut = replay.cut_row(scan.extent, &scan.headers, scan.end);
-            let first_cut = cut;
-            let before = scan.headers.iter().zip(&scan.entries).filter(|(h, _)| h.first_row.0 < first_cut);
-            let trailing = before.rev().take_while(|(h, _)| h.kind != FrameKind::User);
-            for (header, entries) in trailing {
-                let found = Found { header: *header, entries: entries.clone() };
-                if !self.was_committed(&found).await? {
-                    cut = header.first_row.0;
-                }
-            }
+            let end = replay.cut_row(scan.extent, &scan.headers, scan.end);
+            let cut = self.cut_trailing(scan, end).await?;
             let state = &mut *self.state.borrow_mut();
             let extent = state.extents.at(scan.extent);
             extent.committed_rows = cut;
@@ -50,20 +42,35 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(())
     }
 
-    /// Whether a frame that stands in no sequence may have been committed: its data is there, and all columns have their
-    /// pieces of it. If some have not, or are away, something points at a frame that was committed, and nothing at one that
-    /// was not.
-    async fn was_committed(self: &Rc<Self>, found: &Found) -> Result<bool, RecoverError> {
-        let mut data = Vec::with_capacity(found.header.blocks as usize);
-        match self.examine(found, Some(&mut data)).await {
-            Verdict::Complete => Ok(self.is_whole(found, &data).await || self.is_referred_to(found).await),
-            Verdict::NeverCommitted => Ok(false),
-            // A checkpoint may need it: what cannot be read now is no reason to give it up.
-            Verdict::Unknown => {
-                let (extent, row) = (found.header.extent, found.header.first_row.0);
-                Err(RecoverError::HeadersUnreadable { extent, row })
+    /// The same row, or that of the first of some frames at the end that stand in no sequence and were never committed:
+    /// nothing points at such a frame, nor at one behind it, since an extent's frames commit in order.
+    async fn cut_trailing(self: &Rc<Self>, scan: &Scan, end: u16) -> Result<u16, RecoverError> {
+        let mut cut = end;
+        let mut behind: Vec<Found> = Vec::new();
+        let before = scan.headers.iter().zip(&scan.entries).filter(|(h, _)| h.first_row.0 < end);
+        for (header, entries) in before.rev().take_while(|(h, _)| h.kind != FrameKind::User) {
+            let found = Found { header: *header, entries: entries.clone() };
+            let mut data = Vec::with_capacity(header.blocks as usize);
+            let verdict = self.examine(&found, Some(&mut data)).await;
+            if verdict == Verdict::Unknown {
+                // A checkpoint may need it: what cannot be read now is no reason to give it up.
+                let (extent, row) = (scan.extent, header.first_row.0);
+                return Err(RecoverError::HeadersUnreadable { extent, row });
             }
+            let whole = verdict == Verdict::Complete && self.is_whole(&found, &data).await;
+            behind.push(found);
+            if whole {
+                continue;
+            }
+            // Damaged, partly away, or never committed.
+            for found in behind.drain(..) {
+                if self.is_referred_to(&found).await {
+                    return Ok(cut);
+                }
+            }
+            cut = header.first_row.0;
         }
+        Ok(cut)
     }
 
     /// Every column answers that it has what the frame wrote there.

@@ -84,7 +84,10 @@ impl Scene {
     }
     /// A device without a column of the sealed extent.
     fn spare(&self) -> usize {
-        let taken: BTreeSet<usize> = (0..3).map(|c| self.home.pool.device_of(self.sealed, c)).collect();
+        self.spare_of(self.sealed)
+    }
+    fn spare_of(&self, extent: ExtentId) -> usize {
+        let taken: BTreeSet<usize> = (0..3).map(|c| self.home.pool.device_of(extent, c)).collect();
         (0..4).find(|device| !taken.contains(device)).unwrap()
     }
     /// Writes another header over all copies at a row, with good checksums.
@@ -158,7 +161,13 @@ const DAMAGES: &[(&str, Plant, &[&str], &[&str])] = &[
     ("more columns are lost than can be", |s| (1..3).for_each(|c| s.home.pool.lose_column(s.sealed, c)),
         &["column-lost", "extent-lost"], &[]),
     ("an extent is lost", |s| (0..3).for_each(|c| s.home.pool.lose_column(s.sealed, c)), &["extent-lost"], &[]),
-    ("a column twice", |s| s.home.pool.copy_column(s.sealed, 1, s.spare(), |_, sealed| *sealed = None), &["column-twice"], &[]),
+    ("nothing: a column was made anew beside its old self, which missed its seal", |s| {
+            s.home.pool.copy_column(s.sealed, 1, s.spare(), |_, sealed| *sealed = None);
+        }, &[], &[]),
+    ("a column twice", |s| {
+            let open = s.record.open_set.iter().find(|e| e.columns.len() == 3).unwrap().extent;
+            s.home.pool.copy_column(open, 1, s.spare_of(open), |_, _| ());
+        }, &["column-twice"], &[]),
     ("two columns on one device", |s| {
             let to = s.home.pool.device_of(s.sealed, 0);
             s.home.pool.move_column(s.sealed, 1, to, |_, _| ());

@@ -105,10 +105,16 @@ fn check_slots<R: Resting>(resting: &R, record: &ShardRecord, extent: &ExtentSlo
     let mut domains: HashMap<u32, usize> = HashMap::new();
     for (column, slots) in extent.columns.iter().enumerate() {
         // A column that moves or is made anew has a second slot until that is done: one that is being filled, then a sealed
-        // one beside its old self, of which the next start frees one.
+        // one beside its old self, which may have missed its seal. The next start frees one of them.
         let readable: Vec<_> = slots.iter().filter(|s| s.state != SlotState::Filling).collect();
-        let moved = readable.len() == 2 && readable.iter().all(|s| s.state == SlotState::Sealed);
-        if readable.len() > 1 && !(moved && readable[0].rows == readable[1].rows) {
+        let in_order = |s: &&ListedSlot| match s.state {
+            SlotState::Sealed => Some(s.rows) == rows,
+            _ => rows.is_some(),
+        };
+        let moved = readable.len() == 2
+            && readable.iter().any(|s| s.state == SlotState::Sealed)
+            && readable.iter().all(|s| in_order(s));
+        if readable.len() > 1 && !moved {
             problems.add(Problem::ColumnTwice { extent: id, column });
         }
         let Some(slot) = extent.slot(column) else { continue };
@@ -126,7 +132,8 @@ fn check_slots<R: Resting>(resting: &R, record: &ShardRecord, extent: &ExtentSlo
     }
 }
 
-/// Every column of the open set is where the record says. A device that is away says nothing.
+/// Every column of the open set is where the record says, or was made anew elsewhere since its extent was sealed: the next
+/// record says so. A device that is away says nothing.
 fn check_open_set(
     record: &ShardRecord,
     lists: &[(DeviceId, Result<Vec<ListedSlot>, ColumnFault>)],
@@ -138,10 +145,12 @@ fn check_open_set(
         for (column, place) in open.columns.iter().enumerate() {
             let Some(list) = of_device.get(&place.device) else { continue };
             let is_it = |s: &&ListedSlot| {
-                (s.place, s.name.extent, s.name.nonce, s.name.column.0 as usize)
-                    == (*place, open.extent, open.nonce, column)
+                (s.name.extent, s.name.nonce, s.name.column.0 as usize) == (open.extent, open.nonce, column)
             };
-            if !list.iter().any(|s| is_it(&s)) {
+            let made_anew = |s: &ListedSlot| is_it(&s) && s.state == SlotState::Sealed;
+            if !list.iter().any(|s| s.place == *place && is_it(&s))
+                && !of_device.values().copied().flatten().any(made_anew)
+            {
                 problems.add(Problem::RecordedColumnGone { extent: open.extent, column });
             }
         }
