@@ -50,6 +50,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let before = scan.headers.iter().zip(&scan.entries).filter(|(h, _)| h.first_row.0 < end);
         for (header, entries) in before.rev().take_while(|(h, _)| h.kind != FrameKind::User) {
             let found = Found { header: *header, entries: entries.clone() };
+            if self.is_of_roots(&found) {
+                break; // committed, and all before it: nothing needs to be read
+            }
             let mut data = Vec::with_capacity(header.blocks as usize);
             let verdict = self.examine(&found, Some(&mut data)).await;
             if verdict == Verdict::Unknown {
@@ -107,13 +110,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         true
     }
 
+    /// The durable checkpoint points at it without the map.
+    fn is_of_roots(&self, found: &Found) -> bool {
+        let state = self.state.borrow();
+        places(found).any(|(_, ptr)| state.roots.has(ptr))
+    }
+
     /// Whether the map or the checkpoint points at a block of the frame. True, too, when it cannot be told now.
     async fn is_referred_to(self: &Rc<Self>, found: &Found) -> bool {
-        let (layout, extent) = (found.header.layout(), found.header.extent);
-        let data = found.entries.iter().filter_map(|e| Some((e, e.data_crc()?)));
-        for (i, (entry, crc)) in data.enumerate() {
-            let (column, row) = layout.place(i);
-            if self.points_at(entry, Ptr::new(extent, column, row, crc)).await {
+        for (entry, ptr) in places(found) {
+            if self.points_at(entry, ptr).await {
                 return true;
             }
         }
@@ -138,4 +144,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let state = self.state.borrow();
         state.roots.has(ptr) || state.map.retired().contains(&ptr)
     }
+}
+
+/// What a frame's blocks are, and what points at each of them if anything does.
+fn places(found: &Found) -> impl Iterator<Item = (&Entry, Ptr)> {
+    let (layout, extent) = (found.header.layout(), found.header.extent);
+    let data = found.entries.iter().filter_map(|entry| Some((entry, entry.data_crc()?)));
+    data.enumerate().map(move |(i, (entry, crc))| {
+        let (column, row) = layout.place(i);
+        (entry, Ptr::new(extent, column, row, crc))
+    })
 }
