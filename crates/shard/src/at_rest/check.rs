@@ -113,7 +113,7 @@ fn check_slots<R: Resting>(resting: &R, record: &ShardRecord, extent: &ExtentSlo
         };
         let moved = readable.len() == 2
             && readable.iter().any(|s| s.state == SlotState::Sealed)
-            && readable.iter().all(|s| in_order(s));
+            && readable.iter().all(in_order);
         if readable.len() > 1 && !moved {
             problems.add(Problem::ColumnTwice { extent: id, column });
         }
