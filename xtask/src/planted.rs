@@ -113,7 +113,11 @@ pub fn run(only: &[String]) -> Result<()> {
     let mut verdicts = Vec::new();
     for patch in &patches {
         println!("\n==== {} ====\n{}", patch.name, patch.rule);
-        let found = try_one(&copy.folder, patch)?;
+        // One that does not build any more, or is found elsewhere as well, does not keep the others from being tried.
+        let found = try_one(&copy.folder, patch).unwrap_or_else(|error| {
+            println!("{error:#}");
+            None
+        });
         println!("---- {}", found.as_deref().unwrap_or("NOT FOUND"));
         verdicts.push(Verdict { name: patch.name.clone(), rule: patch.rule.clone(), found });
     }
