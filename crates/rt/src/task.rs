@@ -72,6 +72,8 @@ pub(crate) struct Tasks {
     memory: [Cell<Option<NonNull<Header>>>; CLASSES],
     turn_end: RefCell<Vec<Waker>>,
     turn_end_spare: RefCell<Vec<Waker>>,
+    next_turn: RefCell<Vec<Waker>>,
+    next_turn_spare: RefCell<Vec<Waker>>,
     alive: Cell<usize>,
 }
 
@@ -84,6 +86,8 @@ impl Tasks {
             memory: Default::default(),
             turn_end: RefCell::new(Vec::with_capacity(64)),
             turn_end_spare: RefCell::new(Vec::with_capacity(64)),
+            next_turn: RefCell::new(Vec::with_capacity(64)),
+            next_turn_spare: RefCell::new(Vec::with_capacity(64)),
             alive: Cell::new(0),
         }
     }
@@ -210,6 +214,7 @@ impl Tasks {
     /// Polls queued tasks, at most `budget` of them; then those that wait for the end of the turn, and so on
     /// until nothing is ready. True when the budget ran out first.
     pub(crate) fn run(&self, slot: u16, mut budget: usize) -> bool {
+        wake_all(&self.next_turn, &self.next_turn_spare);
         loop {
             while budget > 0 {
                 let Some(index) = self.queue.borrow_mut().pop_front() else { break };
@@ -217,22 +222,19 @@ impl Tasks {
                 budget -= 1;
             }
             if budget == 0 {
-                return !self.queue.borrow().is_empty() || !self.turn_end.borrow().is_empty();
+                return self.has_ready();
             }
             if self.turn_end.borrow().is_empty() {
-                return false;
+                return !self.next_turn.borrow().is_empty();
             }
-            let mut waiting = std::mem::replace(
-                &mut *self.turn_end.borrow_mut(),
-                std::mem::take(&mut *self.turn_end_spare.borrow_mut()),
-            );
-            waiting.drain(..).for_each(Waker::wake);
-            *self.turn_end_spare.borrow_mut() = waiting;
+            wake_all(&self.turn_end, &self.turn_end_spare);
         }
     }
 
     pub(crate) fn has_ready(&self) -> bool {
-        !self.queue.borrow().is_empty() || !self.turn_end.borrow().is_empty()
+        !self.queue.borrow().is_empty()
+            || !self.turn_end.borrow().is_empty()
+            || !self.next_turn.borrow().is_empty()
     }
 
     fn poll_one(&self, slot: u16, index: u32) {
@@ -273,6 +275,7 @@ impl Tasks {
     /// Drops every task (a simulated crash, or the end of the reactor).
     pub(crate) fn clear(&self) {
         self.turn_end.borrow_mut().clear();
+        self.next_turn.borrow_mut().clear();
         let count = self.entries.borrow().len();
         for index in 0..count as u32 {
             let generation = self.entries.borrow()[index as usize].generation;
@@ -373,6 +376,16 @@ impl TaskHandle {
     }
 }
 
+/// Wakes who waits; `spare` is the memory for those that come meanwhile.
+fn wake_all(waiting: &RefCell<Vec<Waker>>, spare: &RefCell<Vec<Waker>>) {
+    if waiting.borrow().is_empty() {
+        return;
+    }
+    let mut woken = waiting.replace(spare.take());
+    woken.drain(..).for_each(Waker::wake);
+    spare.replace(woken);
+}
+
 /// Runs `future` on the current reactor.
 pub fn spawn<F: Future<Output = ()> + 'static>(future: F) -> TaskHandle {
     Reactor::current(|reactor| reactor.tasks.spawn(reactor.slot, future))
@@ -386,6 +399,20 @@ pub async fn yield_now() {
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
+}
+
+/// Waits until this reactor has looked at its devices, sockets and timers once more. Who has much to do that nobody waits
+/// for pauses with this: everything that has come in meanwhile goes first.
+pub async fn next_turn() {
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        Reactor::current(|reactor| reactor.tasks.next_turn.borrow_mut().push(cx.waker().clone()));
         Poll::Pending
     })
     .await

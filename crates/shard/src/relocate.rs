@@ -21,6 +21,9 @@ use peristyle_cluster::ShardStore;
 use peristyle_rt::{Buf, View, join_all, timeout};
 use std::rc::Rc;
 
+/// Blocks that are read at once, before commands have their turn.
+const READ_AT_ONCE: usize = 32;
+
 /// A live block of a victim, and the pointer that the map has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moving {
@@ -159,15 +162,18 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let follows = |a: &Moving, b: &Moving| {
             a.from.column() == b.from.column() && a.from.row().0 + 1 == b.from.row().0
         };
-        let runs = blocks.chunk_by(follows).map(|run| {
-            let buf = memory.split_to(run.len() * BLOCK_BYTES);
-            self.read_run(run, buf)
-        });
-        let runs: Vec<_> = runs.collect();
         let mut views = Vec::with_capacity(blocks.len());
-        for run in join_all(runs).await {
-            let run = run.ok()?;
-            views.extend((0..run.len()).step_by(BLOCK_BYTES).map(|at| run.slice(at..at + BLOCK_BYTES)));
+        for part in blocks.chunks(READ_AT_ONCE) {
+            let runs = part.chunk_by(follows).map(|run| {
+                let buf = memory.split_to(run.len() * BLOCK_BYTES);
+                self.read_run(run, buf)
+            });
+            for run in join_all(runs.collect::<Vec<_>>()).await {
+                let run = run.ok()?;
+                views.extend((0..run.len()).step_by(BLOCK_BYTES).map(|at| run.slice(at..at + BLOCK_BYTES)));
+            }
+            // Devices that answer at once leave no other pause: commands go first.
+            peristyle_rt::next_turn().await;
         }
         Some(views)
     }
