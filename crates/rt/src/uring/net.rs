@@ -139,10 +139,11 @@ impl Reader {
     /// One call, into the buffer that all sockets share.
     async fn call(&mut self) -> Result<Option<View>, NetError> {
         self.socket.readable().await?;
-        let arrivals = self.socket.driver.arrivals.borrow_mut().take();
-        let mut arrivals = match arrivals {
-            Some(buf) if buf.len() >= ARRIVALS_LEFT_MIN => buf,
-            _ => Buf::alloc(ARRIVALS_BYTES).await,
+        // What is too short is given up before the wait for another: those who wait would have all buffers.
+        let left = self.socket.driver.arrivals.borrow_mut().take().filter(|b| b.len() >= ARRIVALS_LEFT_MIN);
+        let mut arrivals = match left {
+            Some(buf) => buf,
+            None => Buf::alloc(ARRIVALS_BYTES).await,
         };
         let received = self.socket.try_recv(&mut arrivals);
         let front = received.map(|n| n.map(|n| arrivals.split_to(n).freeze()));
