@@ -385,6 +385,28 @@ fn a_frame_of_the_checkpoint_that_lost_its_parity_is_not_cut_off() {
 }
 
 #[test]
+fn moved_blocks_that_lost_their_parity_are_not_cut_off() {
+    sim::run(18, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        write(&shard, 0, 64, 1).await.unwrap();
+        assert!(shard.collect_any().await);
+        shard.checkpoint().await.unwrap();
+        home.kill(shard);
+        let header = |e: ExtentId, row| home.pool.header(e, 0, row).map(|(h, _)| h);
+        let moved = |e: &ExtentId| header(*e, 0).is_some_and(|h| h.kind == FrameKind::Relocation);
+        let extent = home.pool.extents().into_iter().find(moved).expect("blocks were moved");
+        let end = header(extent, 0).unwrap().layout().end_row();
+        assert!(header(extent, end).is_none_or(|h| h.kind == FrameKind::Relocation), "nothing of roots");
+        (0..end).for_each(|row| home.pool.change_row(extent, 2, row, |block| block.fill(0)));
+        let shard = home.recover().await.unwrap();
+        ms(5000).await;
+        assert!(home.pool.columns_of(extent).values().all(|rows| *rows >= Some(end)));
+        expect(&shard, 0, 64, 1).await;
+    });
+}
+
+#[test]
 fn a_map_that_does_not_fit_its_memory_any_more_is_said_and_not_served_in_part() {
     sim::run(13, |_| async {
         let mut home = Home::new("2+1", 4);
