@@ -212,7 +212,7 @@ impl Tasks {
     }
 
     /// Polls queued tasks, at most `budget` of them; then those that wait for the end of the turn, and so on
-    /// until nothing is ready. True when the budget ran out first.
+    /// until nothing is ready. True when the budget ran out first, or somebody waits for the next turn.
     pub(crate) fn run(&self, slot: u16, mut budget: usize) -> bool {
         wake_all(&self.next_turn, &self.next_turn_spare);
         loop {

@@ -351,7 +351,7 @@ fn a_frame_of_the_checkpoint_that_lost_its_parity_is_not_cut_off() {
         write(&shard, 0, 64, 1).await.unwrap();
         write(&shard, 64, 64, 1).await.unwrap();
         write(&shard, 128, 64, 1).await.unwrap();
-        // Nothing points at some frames of the first one any more; they stay for what lies behind them.
+        // Nothing points at some frames of the first one any more; they stay, as the second one's root lies behind them.
         shard.checkpoint().await.unwrap();
         shard.checkpoint().await.unwrap();
         home.kill(shard);
@@ -359,7 +359,6 @@ fn a_frame_of_the_checkpoint_that_lost_its_parity_is_not_cut_off() {
             |e: ExtentId, row| home.pool.header(e, 0, row).filter(|(h, _)| h.kind == FrameKind::Meta);
         let extent = home.pool.extents().into_iter().find(|&e| header(e, 0).is_some()).expect("its frames");
         let frames: Vec<u16> = (0..512).filter(|&row| header(extent, row).is_some()).collect();
-        // Each is pointed at in a way of its own.
         let entries = frames.iter().flat_map(|&row| header(extent, row).unwrap().1);
         let mut levels: Vec<u8> = entries
             .map(|entry| match entry {
