@@ -368,7 +368,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let frame = &state.frames[index as usize];
         // Of several copies under one epoch the one in the highest extent counts: it has to be the last one.
         let least = if frame.kind == FrameKind::User { frame.extent.next() } else { ExtentId(0) };
-        let attempt = frame.attempt;
+        let (attempt, users) = (frame.attempt, frame.kind == FrameKind::User);
         if let Some(id) = state.extents.current(stream)
             && id >= least
         {
@@ -379,7 +379,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.close(state, id);
         }
         let width = stream.width();
+        // The last one is for checkpoints, which would take narrow ones: twice the space, of a pool that has none.
+        let kept = users && width == Width::Wide && state.short && !state.full;
         let ready = &mut state.extents.ready[width as usize];
+        if kept && ready.len() <= 1 && state.classes.checkpoints_apart {
+            return None;
+        }
         let at = ready.iter().position(|&id| id >= least)?;
         let id = ready.remove(at).expect("just seen");
         if let Some(before) = state.extents.current(stream) {

@@ -4,11 +4,12 @@
 //! moved, the more the less space is left, so that a level is found at which as much comes back as is used up. Only a pool
 //! without room for users' extents is collected as fast as it can be.
 
+use crate::ages::{Ages, Overwritten};
 use crate::columns::{AllocClass, Columns};
 use crate::extent::{Extent, ExtentPhase};
 use crate::relocate::{Moving, room_for};
 use crate::shard::{Shard, State};
-use crate::stream::{Classes, class_of};
+use crate::stream::{Classes, Stream, class_of};
 use crate::victims::{MOVED_BLOCKS, Policy, Victim, choose, may_be_victim, share};
 use peristyle_base::{COLUMN_ROWS, ExtentId, Instant, Scheme};
 use peristyle_cluster::ShardStore;
@@ -52,6 +53,7 @@ pub(crate) struct Collect {
     pub clock: u64,
     /// How long what dies soon usually lives. 0: not known yet.
     pub usual_life: u64,
+    ages: Ages,
     /// Moves that users' writes have allowed, in parts of a block, and how much each of them does.
     owed: u64,
     rate: u64,
@@ -106,7 +108,8 @@ impl Room {
 
 impl Collect {
     /// A user frame with so many blocks was committed. True: enough is allowed for the next move.
-    pub fn user_wrote(&mut self, blocks: usize) -> bool {
+    pub fn user_wrote(&mut self, blocks: usize, overwritten: Overwritten) -> bool {
+        self.ages.overwritten(overwritten, self.clock);
         self.clock += blocks as u64;
         self.owed = (self.owed + blocks as u64 * self.rate).min(OWED_MAX);
         self.owed >= MOVED_BLOCKS as u64 * PARTS
@@ -145,6 +148,7 @@ impl Collect {
 pub(crate) fn guess_births(state: &mut State, scheme: Scheme) {
     let blocks = (scheme.k() * COLUMN_ROWS as usize) as u64;
     state.collect.clock = state.next_extent.0 * blocks;
+    state.extents.overwritten = Overwritten::default(); // replay does not know when
     state.extents.iter_mut().for_each(|e| {
         let at = e.id.0 * blocks;
         e.birth.add(1, at, at);
@@ -205,10 +209,18 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let room = self.room();
         let state = &mut *self.state.borrow_mut();
         let classes = Classes::of_pool(room.total);
-        state.classes = match self.config.collection {
-            Policy::CostBenefit => classes,
+        let classes = match self.config.collection {
+            Policy::CostBenefit if !state.collect.ages.are_alike() => classes,
             _ => classes.one_each(),
         };
+        if classes != state.classes {
+            state.classes = classes;
+            // Nothing will fill what the others have begun.
+            let unused = Stream::users().skip(classes.user as usize);
+            let unused = unused.chain(Stream::moved().skip(classes.moved as usize));
+            let ids: Vec<ExtentId> = unused.filter_map(|s| state.extents.current(s)).collect();
+            ids.into_iter().for_each(|id| self.close(state, id));
+        }
         state.collect.worth = worth(room, state.collect.checkpoint_cost, &self.config);
         state.collect.rate = match self.config.collection {
             Policy::Off => 0,
@@ -234,7 +246,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     fn next_victim(&self, batch: &mut Vec<Victim>, spared: &HashMap<ExtentId, Instant>) -> Option<Victim> {
         let now = peristyle_rt::now();
-        let state = self.state.borrow();
+        let state = &mut *self.state.borrow_mut();
         if self.config.collection == Policy::Off {
             return None;
         }
@@ -252,7 +264,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 return None;
             }
             let spared = |id| spared.get(&id).is_some_and(|until| *until > now);
-            let how = (self.config.scheme, self.config.collection, state.collect.clock);
+            let clock = state.collect.clock;
+            state.collect.ages.compare(state.extents.iter(), clock);
+            let how = (self.config.scheme, self.config.collection, clock);
             *batch = choose(state.extents.iter(), how, spared, BATCH);
             if batch.is_empty() {
                 return None;
@@ -426,9 +440,9 @@ mod tests {
     #[test]
     fn moves_are_allowed_by_what_users_write_and_not_saved_up_without_limit() {
         let mut collect = Collect { rate: PARTS / 2, ..Collect::default() };
-        assert!(!collect.user_wrote(MOVED_BLOCKS));
-        assert!(collect.user_wrote(MOVED_BLOCKS));
-        assert!((0..100).all(|_| collect.user_wrote(MOVED_BLOCKS)));
+        assert!(!collect.user_wrote(MOVED_BLOCKS, Overwritten::default()));
+        assert!(collect.user_wrote(MOVED_BLOCKS, Overwritten::default()));
+        assert!((0..100).all(|_| collect.user_wrote(MOVED_BLOCKS, Overwritten::default())));
         assert_eq!(collect.owed, OWED_MAX);
         assert_eq!(collect.clock, 102 * MOVED_BLOCKS as u64);
     }

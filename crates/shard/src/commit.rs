@@ -62,7 +62,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             state.queue.committed(&frame.contents.entries);
             let now = state.collect.clock;
             extents.at(frame.extent).birth.add(live as u64, now, now);
-            if state.collect.user_wrote(frame.contents.data.len()) {
+            let overwritten = std::mem::take(&mut extents.overwritten);
+            if state.collect.user_wrote(frame.contents.data.len(), overwritten) {
                 self.collect.notify_all();
             }
             assert_eq!(state.order.pop_front(), Some(index));
@@ -250,7 +251,6 @@ pub(crate) fn apply(
     layout: &Layout,
     entries: &[Entry],
 ) -> Result<u32, MapFull> {
-    let mut dead = |ptr: Ptr| extents.drop_live(ptr);
     let (mut data, mut live) = (0, 0);
     for entry in entries {
         match *entry {
@@ -260,18 +260,24 @@ pub(crate) fn apply(
                 let old = map.set(layer, block, Ptr::new(extent, column, row, crc));
                 live += u32::from(old.is_some());
                 if let Some(Lookup::Data(old)) = old {
-                    dead(old);
+                    extents.overwritten(old);
                 }
             }
-            Entry::Zero { layer, block, count } => map.zero(layer, block, count as u64, &mut dead),
+            Entry::Zero { layer, block, count } => {
+                map.zero(layer, block, count as u64, |ptr| extents.drop_live(ptr))
+            }
             Entry::LayerCreated { layer, blocks } => map.create_layer(layer, blocks)?,
-            Entry::LayerDropped { layer } => map.drop_layer(layer, &mut dead),
+            Entry::LayerDropped { layer } => map.drop_layer(layer, |ptr| extents.drop_live(ptr)),
             Entry::SnapshotTaken { volume, snapshot, new } => map.take_snapshot(volume, snapshot, new),
             Entry::SnapshotCloned { volume, snapshot, new } => map.clone_snapshot(volume, snapshot, new),
-            Entry::RolledBack { volume, snapshot, new } => map.roll_back(volume, snapshot, new, &mut dead),
+            Entry::RolledBack { volume, snapshot, new } => {
+                map.roll_back(volume, snapshot, new, |ptr| extents.drop_live(ptr))
+            }
             Entry::LayerMerged { layer } => map.end_merge(layer),
-            Entry::LayerParted { volume } => map.part(volume, &mut dead),
-            Entry::LayerResized { layer, blocks } => map.resize_layer(layer, blocks, &mut dead)?,
+            Entry::LayerParted { volume } => map.part(volume, |ptr| extents.drop_live(ptr)),
+            Entry::LayerResized { layer, blocks } => {
+                map.resize_layer(layer, blocks, |ptr| extents.drop_live(ptr))?
+            }
             Entry::Map { .. } => data += 1,
         }
     }

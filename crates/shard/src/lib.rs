@@ -1,6 +1,7 @@
 //! One log: frames, the map, checkpoints, recovery. See README.md for the way through it.
 #![forbid(unsafe_code)]
 
+mod ages;
 mod allocation;
 mod append;
 pub mod at_rest;
