@@ -19,6 +19,9 @@ use std::rc::Rc;
 
 /// Victims that one look at all extents finds.
 const BATCH: usize = 16;
+/// Victims are moved together until they have so many live blocks: what the last frame of an extent's lacks is lost, and
+/// costs a header.
+const TOGETHER: usize = 16 * MOVED_BLOCKS;
 /// Parts of a block in which moves are allowed.
 const PARTS: u64 = 256;
 /// Blocks that may be moved for one that a user writes, at most.
@@ -164,18 +167,18 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if self.stopped().is_some() {
                 return;
             }
-            let Some(victim) = self.next_victim(&mut batch, &spared) else {
+            let (class, victims) = self.next_victims(&mut batch, &spared);
+            if victims.is_empty() {
                 self.nothing_to_collect();
                 // Whatever dies may be worth it.
                 timeout(RETRY_PERIOD, self.collect.notified()).await;
                 continue;
-            };
-            self.found_something();
-            if !self.collect_extent(victim.id, Pace::Allowed).await {
-                let now = peristyle_rt::now();
-                spared.retain(|_, until| *until > now);
-                spared.insert(victim.id, now + SPARED_PERIOD);
             }
+            self.found_something();
+            let left = self.collect_extents(&victims, class, Pace::Allowed).await;
+            let now = peristyle_rt::now();
+            spared.retain(|_, until| *until > now);
+            spared.extend(left.into_iter().map(|id| (id, now + SPARED_PERIOD)));
             self.space.notify_all();
         }
     }
@@ -244,24 +247,39 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
-    fn next_victim(&self, batch: &mut Vec<Victim>, spared: &HashMap<ExtentId, Instant>) -> Option<Victim> {
+    /// The best victims, and the class that all of them are of: so many that their blocks make full frames.
+    fn next_victims(
+        &self,
+        batch: &mut Vec<Victim>,
+        spared: &HashMap<ExtentId, Instant>,
+    ) -> (u8, Vec<ExtentId>) {
         let now = peristyle_rt::now();
         let state = &mut *self.state.borrow_mut();
+        let (mut class, mut blocks, mut victims) = (0, 0, Vec::with_capacity(BATCH));
         if self.config.collection == Policy::Off {
-            return None;
+            return (class, victims);
         }
+        let of_class = |state: &State, e: &Extent| {
+            let age = state.collect.clock.saturating_sub(e.birth.mean());
+            class_of(age, state.collect.usual_life, state.classes.moved)
+        };
         loop {
-            // It may have died or have been freed since the look.
-            let still = |v: &Victim| state.extents.get(v.id).is_some_and(may_be_victim);
-            if let Some(victim) = batch.pop() {
-                match still(&victim) {
-                    true => return Some(victim),
-                    false => continue,
+            while blocks < TOGETHER
+                && let Some(victim) = batch.pop()
+            {
+                // It may have died or have been freed since the look.
+                let Some(e) = state.extents.get(victim.id).filter(|e| may_be_victim(e)) else { continue };
+                if !victims.is_empty() && of_class(state, e) != class {
+                    batch.push(victim);
+                    break;
                 }
+                class = of_class(state, e);
+                blocks += e.live as usize;
+                victims.push(victim.id);
             }
             let unchanged = state.collect.nothing_at == Some(state.extents.deaths);
-            if unchanged && spared.is_empty() {
-                return None;
+            if !victims.is_empty() || (unchanged && spared.is_empty()) {
+                return (class, victims);
             }
             let spared = |id| spared.get(&id).is_some_and(|until| *until > now);
             let clock = state.collect.clock;
@@ -269,7 +287,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let how = (self.config.scheme, self.config.collection, clock);
             *batch = choose(state.extents.iter(), how, spared, BATCH);
             if batch.is_empty() {
-                return None;
+                return (class, victims);
             }
         }
     }
@@ -318,41 +336,48 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         for _ in 0..100 {
             let victim = self.state.borrow().extents.iter().filter(|e| may_be_victim(e)).map(|e| e.id).min();
             match victim {
-                Some(id) => return self.collect_extent(id, Pace::AtOnce).await,
+                Some(id) => return self.collect_extents(&[id], 0, Pace::AtOnce).await.is_empty(),
                 None => peristyle_rt::sleep(SPENT_PERIOD / 100).await,
             }
         }
         false
     }
 
-    /// Moves everything that is alive in an extent, so that it can be freed behind the next checkpoint. False: some of it
-    /// could not be moved.
-    async fn collect_extent(self: &Rc<Self>, id: ExtentId, pace: Pace) -> bool {
-        let (class, birth) = {
-            let state = &mut *self.state.borrow_mut();
-            let (clock, usual) = (state.collect.clock, state.collect.usual_life);
-            let Some(e) = state.extents.get_mut(id).filter(|e| may_be_victim(e)) else { return true };
-            e.victim = true;
-            let birth = e.birth.mean();
-            let age = clock.saturating_sub(birth);
-            if std::mem::take(&mut e.hot) {
-                state.collect.lived(age);
-            }
-            let e = state.extents.at(id);
-            state.stats.victims += 1;
-            state.stats.victim_shares += (share(e, self.config.scheme) * 1e6) as u64;
-            (class_of(age, usual, state.classes.moved), birth)
-        };
+    /// Moves everything that is alive in some extents, one after the other, so that they can be freed behind the next
+    /// checkpoint: each is empty when its own blocks have been moved. Returns those of which some could not be moved.
+    async fn collect_extents(self: &Rc<Self>, ids: &[ExtentId], class: u8, pace: Pace) -> Vec<ExtentId> {
         // Devices that did not answer some time ago are asked once more.
         self.silent.borrow_mut().clear();
-        let moved = match self.live_blocks(id).await {
-            None => false,
-            Some(live) => self.move_all(&live, pace, class, birth).await,
-        };
-        // A block of which the map was not in memory at the commit is where it was.
+        let (mut victims, mut live) = (Vec::with_capacity(ids.len()), Vec::new());
+        for &id in ids.iter().filter(|id| self.begin_victim(**id)) {
+            let blocks = self.live_blocks(id).await;
+            victims.push((id, blocks.is_some()));
+            live.extend(blocks.into_iter().flatten());
+        }
+        let moved = self.move_all(&live, pace, class).await;
+        victims.retain(|&(id, readable)| !self.end_victim(id, moved && readable));
+        victims.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// False: it is none any more.
+    fn begin_victim(&self, id: ExtentId) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        let Some(e) = state.extents.get_mut(id).filter(|e| may_be_victim(e)) else { return false };
+        e.victim = true;
+        if std::mem::take(&mut e.hot) {
+            state.collect.lived(state.collect.clock.saturating_sub(e.birth.mean()));
+        }
+        state.stats.victims += 1;
+        state.stats.victim_shares += (share(e, self.config.scheme) * 1e6) as u64;
+        true
+    }
+
+    /// Whether nothing is left in it.
+    fn end_victim(&self, id: ExtentId, moved: bool) -> bool {
         let state = &mut *self.state.borrow_mut();
         match state.extents.get_mut(id) {
             Some(e) => {
+                // A block of which the map was not in memory at the commit is where it was.
                 e.victim = moved && e.live == 0;
                 e.victim
             }
@@ -360,17 +385,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
-    async fn move_all(self: &Rc<Self>, live: &[Moving], pace: Pace, class: u8, birth: u64) -> bool {
+    async fn move_all(self: &Rc<Self>, live: &[Moving], pace: Pace, class: u8) -> bool {
         let mut left = live;
         while !left.is_empty() {
+            let blocks = left.len().min(MOVED_BLOCKS);
             if left.len() < live.len() && pace == Pace::Allowed {
-                self.allowed(left.len().min(MOVED_BLOCKS)).await;
+                self.allowed(blocks).await;
             }
-            // Frames of about the same size: a small one at the end would cost a header of its own.
-            let each = left.len().div_ceil(left.len().div_ceil(MOVED_BLOCKS));
-            let Some(count) = self.room_to_move(class, each).await else { return false };
+            let Some(count) = self.room_to_move(class, blocks).await else { return false };
             let (blocks, rest) = left.split_at(count);
-            if self.stopped().is_some() || !self.move_blocks(blocks, class, birth).await {
+            if self.stopped().is_some() || !self.move_blocks(blocks, class).await {
                 return false;
             }
             left = rest;

@@ -129,7 +129,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn points_at(self: &Rc<Self>, entry: &Entry, ptr: Ptr) -> bool {
         match *entry {
             Entry::Data { layer, block, .. } => {
-                let holder = self.holder_of(&Moving { layer, block, from: ptr }).await;
+                let holder = self.holder_of(&Moving { layer, block, from: ptr, birth: 0 }).await;
                 return !matches!(holder, Ok(None));
             }
             Entry::Map { layer, level: 0 | 1, first, .. } => {

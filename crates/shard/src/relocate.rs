@@ -24,12 +24,13 @@ use std::rc::Rc;
 /// Blocks that are read at once, before commands have their turn.
 const READ_AT_ONCE: usize = 32;
 
-/// A live block of a victim, and the pointer that the map has.
+/// A live block of a victim, the pointer that the map has, and when it was written as far as is known.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moving {
     pub layer: LayerId,
     pub block: u64,
     pub from: Ptr,
+    pub birth: u64,
 }
 
 /// Blocks are being moved, until this is dropped.
@@ -109,6 +110,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// The blocks of an extent that the map points at, in the order in which they lie there. `None`: a header cannot be
     /// read now.
     pub(crate) async fn live_blocks(self: &Rc<Self>, id: ExtentId) -> Option<Vec<Moving>> {
+        let birth = self.state.borrow().extents.get(id).map_or(0, |e| e.birth.mean());
         let mut live = Vec::new();
         let whole = self.each_header(id, async |layout, entries| {
             let data = entries.iter().filter(|e| e.data_crc().is_some()).enumerate();
@@ -116,7 +118,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 .filter_map(|(i, entry)| match *entry {
                     Entry::Data { layer, block, crc } => {
                         let (column, row) = layout.place(i);
-                        Some(Moving { layer, block, from: Ptr::new(id, column, row, crc) })
+                        Some(Moving { layer, block, from: Ptr::new(id, column, row, crc), birth })
                     }
                     _ => None,
                 })
@@ -129,7 +131,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Reads what is still alive of the blocks and appends it as one relocation frame. False: they are where they were.
-    pub(crate) async fn move_blocks(self: &Rc<Self>, blocks: &[Moving], class: u8, birth: u64) -> bool {
+    pub(crate) async fn move_blocks(self: &Rc<Self>, blocks: &[Moving], class: u8) -> bool {
         // Headers that are written until this is over may name layers that merge meanwhile.
         let _moving = Moves::begin(self);
         // Nobody frees the victim under the reads: its last blocks may die meanwhile.
@@ -141,12 +143,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if blocks.is_empty() {
             return true;
         }
+        let births: u128 = blocks.iter().map(|b| u128::from(b.birth)).sum();
+        let birth = (births / blocks.len() as u128) as u64;
         let mut order: Vec<usize> = (0..blocks.len()).collect();
         // As in users' frames: a contiguous run lies in one column.
         order.sort_unstable_by_key(|&i| (blocks[i].layer, blocks[i].block));
         let fill = |contents: &mut Contents| {
             for &i in &order {
-                let Moving { layer, block, from } = blocks[i];
+                let Moving { layer, block, from, .. } = blocks[i];
                 contents.entries.push(Entry::Data { layer, block, crc: from.crc() });
                 contents.data.push(views[i].clone());
                 contents.moved_from.push(from);
@@ -160,7 +164,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn read_moving(self: &Rc<Self>, blocks: &[Moving]) -> Option<Vec<View>> {
         let mut memory = self.kept.collection.alloc(blocks.len() * BLOCK_BYTES).await;
         let follows = |a: &Moving, b: &Moving| {
-            a.from.column() == b.from.column() && a.from.row().0 + 1 == b.from.row().0
+            let place = |m: &Moving| (m.from.extent(), m.from.column(), m.from.row().0);
+            let (extent, column, row) = place(a);
+            place(b) == (extent, column, row + 1)
         };
         let mut views = Vec::with_capacity(blocks.len());
         for part in blocks.chunks(READ_AT_ONCE) {

@@ -234,7 +234,7 @@ fn narrow_extents_become_wide_ones() {
         let shard = world.start(1 << 14).await;
         // A lone writer: each block is a frame, three times its size and a header. All of it stays alive.
         let mut block = 0;
-        while counter(&shard, "victims") < 4 && block < 10_000 {
+        while counter(&shard, "moved_blocks") < 800 && block < 10_000 {
             world.write(&shard, block, 1).await.unwrap();
             block += 1;
         }
