@@ -70,10 +70,8 @@ pub(crate) struct Tasks {
     free: Cell<u32>,
     queue: RefCell<VecDeque<u32>>,
     memory: [Cell<Option<NonNull<Header>>>; CLASSES],
-    turn_end: RefCell<Vec<Waker>>,
-    turn_end_spare: RefCell<Vec<Waker>>,
-    next_turn: RefCell<Vec<Waker>>,
-    next_turn_spare: RefCell<Vec<Waker>>,
+    turn_end: Waiting,
+    next_turn: Waiting,
     alive: Cell<usize>,
 }
 
@@ -84,10 +82,8 @@ impl Tasks {
             free: Cell::new(NONE),
             queue: RefCell::new(VecDeque::with_capacity(4096)),
             memory: Default::default(),
-            turn_end: RefCell::new(Vec::with_capacity(64)),
-            turn_end_spare: RefCell::new(Vec::with_capacity(64)),
-            next_turn: RefCell::new(Vec::with_capacity(64)),
-            next_turn_spare: RefCell::new(Vec::with_capacity(64)),
+            turn_end: Waiting::new(),
+            next_turn: Waiting::new(),
             alive: Cell::new(0),
         }
     }
@@ -214,7 +210,7 @@ impl Tasks {
     /// Polls queued tasks, at most `budget` of them; then those that wait for the end of the turn, and so on
     /// until nothing is ready. True when the budget ran out first, or somebody waits for the next turn.
     pub(crate) fn run(&self, slot: u16, mut budget: usize) -> bool {
-        wake_all(&self.next_turn, &self.next_turn_spare);
+        self.next_turn.wake_all();
         loop {
             while budget > 0 {
                 let Some(index) = self.queue.borrow_mut().pop_front() else { break };
@@ -224,17 +220,15 @@ impl Tasks {
             if budget == 0 {
                 return self.has_ready();
             }
-            if self.turn_end.borrow().is_empty() {
-                return !self.next_turn.borrow().is_empty();
+            if self.turn_end.is_empty() {
+                return !self.next_turn.is_empty();
             }
-            wake_all(&self.turn_end, &self.turn_end_spare);
+            self.turn_end.wake_all();
         }
     }
 
     pub(crate) fn has_ready(&self) -> bool {
-        !self.queue.borrow().is_empty()
-            || !self.turn_end.borrow().is_empty()
-            || !self.next_turn.borrow().is_empty()
+        !self.queue.borrow().is_empty() || !self.turn_end.is_empty() || !self.next_turn.is_empty()
     }
 
     fn poll_one(&self, slot: u16, index: u32) {
@@ -274,8 +268,8 @@ impl Tasks {
 
     /// Drops every task (a simulated crash, or the end of the reactor).
     pub(crate) fn clear(&self) {
-        self.turn_end.borrow_mut().clear();
-        self.next_turn.borrow_mut().clear();
+        self.turn_end.wakers.borrow_mut().clear();
+        self.next_turn.wakers.borrow_mut().clear();
         let count = self.entries.borrow().len();
         for index in 0..count as u32 {
             let generation = self.entries.borrow()[index as usize].generation;
@@ -376,14 +370,41 @@ impl TaskHandle {
     }
 }
 
-/// Wakes who waits; `spare` is the memory for those that come meanwhile.
-fn wake_all(waiting: &RefCell<Vec<Waker>>, spare: &RefCell<Vec<Waker>>) {
-    if waiting.borrow().is_empty() {
-        return;
+/// Tasks that wait for one moment of a turn.
+struct Waiting {
+    wakers: RefCell<Vec<Waker>>,
+    /// Memory for those that come while the others are woken.
+    spare: RefCell<Vec<Waker>>,
+}
+
+impl Waiting {
+    fn new() -> Waiting {
+        Waiting { wakers: RefCell::new(Vec::with_capacity(64)), spare: RefCell::new(Vec::with_capacity(64)) }
     }
-    let mut woken = waiting.replace(spare.take());
-    woken.drain(..).for_each(Waker::wake);
-    spare.replace(woken);
+    fn is_empty(&self) -> bool {
+        self.wakers.borrow().is_empty()
+    }
+    fn wake_all(&self) {
+        if self.is_empty() {
+            return;
+        }
+        let mut woken = self.wakers.replace(self.spare.take());
+        woken.drain(..).for_each(Waker::wake);
+        self.spare.replace(woken);
+    }
+}
+
+/// Waits among those that `list` picks, once.
+async fn wait_in(list: fn(&Tasks) -> &Waiting) {
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        Reactor::current(|reactor| list(&reactor.tasks).wakers.borrow_mut().push(cx.waker().clone()));
+        Poll::Pending
+    })
+    .await
 }
 
 /// Runs `future` on the current reactor.
@@ -407,27 +428,11 @@ pub async fn yield_now() {
 /// Waits until this reactor has looked at its devices, sockets and timers once more. Who has much to do that nobody waits
 /// for pauses with this: everything that has come in meanwhile goes first.
 pub async fn next_turn() {
-    let mut waited = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut waited, true) {
-            return Poll::Ready(());
-        }
-        Reactor::current(|reactor| reactor.tasks.next_turn.borrow_mut().push(cx.waker().clone()));
-        Poll::Pending
-    })
-    .await
+    wait_in(|tasks| &tasks.next_turn).await
 }
 
 /// Waits until nothing else is ready on this reactor in this turn: all bytes that have arrived are handled.
 /// This is what makes batching natural: whoever batches asks for the end of the turn, not for a timer.
 pub async fn end_of_turn() {
-    let mut waited = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut waited, true) {
-            return Poll::Ready(());
-        }
-        Reactor::current(|reactor| reactor.tasks.turn_end.borrow_mut().push(cx.waker().clone()));
-        Poll::Pending
-    })
-    .await
+    wait_in(|tasks| &tasks.turn_end).await
 }
