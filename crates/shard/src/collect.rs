@@ -8,6 +8,7 @@ use crate::columns::{AllocClass, Columns};
 use crate::extent::{Extent, ExtentPhase};
 use crate::relocate::{Moving, room_for};
 use crate::shard::{Shard, State};
+use crate::stats::CollectionState;
 use crate::stream::{Classes, class_of};
 use crate::victims::{MOVED_BLOCKS, Policy, Victim, choose, may_be_victim, share};
 use peristyle_base::{COLUMN_ROWS, ExtentId, Instant, Scheme};
@@ -91,12 +92,20 @@ impl Room {
         self.free + self.ready <= 2 * self.margin(ready_extents)
     }
 
+    /// Room for users, now or behind the next checkpoint.
+    pub fn users(&self) -> u64 {
+        (self.free + self.ready + self.dead) as u64
+    }
+
+    /// The first mark: with less room, collection begins.
+    pub fn begins_below(&self, ready_extents: usize, worth: usize) -> u64 {
+        worth as u64 + 2 * self.margin(ready_extents) as u64
+    }
+
     /// Blocks to move for each block that a user writes, in parts. Nothing above the first mark; then more and more.
     fn rate(&self, ready_extents: usize, worth: usize) -> u64 {
         let span = 2 * self.margin(ready_extents) as u64;
-        let high = worth as u64 + span;
-        let room = (self.free + self.ready + self.dead) as u64;
-        let used = high.saturating_sub(room).min(span);
+        let used = self.begins_below(ready_extents, worth).saturating_sub(self.users()).min(span);
         match span - used {
             0 => RATE_MAX * PARTS,
             left => (used * PARTS / left).min(RATE_MAX * PARTS),
@@ -110,6 +119,21 @@ impl Collect {
         self.clock += blocks as u64;
         self.owed = (self.owed + blocks as u64 * self.rate).min(OWED_MAX);
         self.owed >= MOVED_BLOCKS as u64 * PARTS
+    }
+
+    /// What it does now, for figures.
+    pub fn doing(&self, state: &State) -> CollectionState {
+        match self.rate {
+            _ if state.short && !self.is_stuck() => CollectionState::InNeed,
+            0 => CollectionState::Resting,
+            _ if self.nothing_at == Some(state.extents.deaths) => CollectionState::Nothing,
+            _ => CollectionState::Running,
+        }
+    }
+
+    /// Blocks that may be moved for a thousand that users write.
+    pub fn pace(&self) -> u64 {
+        self.rate * 1000 / PARTS
     }
 
     /// Moves are being allowed.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 #[derive(Subcommand, Debug)]
 pub enum PoolCommand {
-    /// Capacity, live and dead blocks, extents by phase and kind, what waits to be freed
+    /// Capacity, live and dead blocks, extents by phase and kind, what waits to be freed, collection and repair
     #[command(after_help = "Example: peristyle pool show --json")]
     Show(JsonOption),
     /// How even the use of the devices is, and what moves
