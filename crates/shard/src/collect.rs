@@ -56,6 +56,8 @@ pub(crate) struct Collect {
     /// Moves that users' writes have allowed, in parts of a block, and how much each of them does.
     owed: u64,
     rate: u64,
+    /// It waits for the pace of work beside the I/O path.
+    pub held_back: bool,
     /// There is nothing worth collecting, as of so many deaths.
     nothing_at: Option<u64>,
     /// Checkpoints that were taken since it cannot go on by itself, and did not make room.
@@ -127,6 +129,7 @@ impl Collect {
             _ if state.short && !self.is_stuck() => CollectionState::InNeed,
             0 => CollectionState::Resting,
             _ if self.nothing_at == Some(state.extents.deaths) => CollectionState::Nothing,
+            _ if self.held_back => CollectionState::HeldBack,
             _ => CollectionState::Running,
         }
     }
@@ -141,9 +144,14 @@ impl Collect {
         self.rate > 0
     }
 
+    /// Less than half of the way from the first mark to no room is gone: it may wait.
+    pub fn is_gentle(&self) -> bool {
+        self.rate < PARTS
+    }
+
     /// It has not made use of what users' writes allow: the space that they take comes back too slowly.
     pub fn is_behind(&self) -> bool {
-        self.rate > 0 && self.owed >= OWED_MAX && !self.is_stuck()
+        self.rate > 0 && self.owed >= OWED_MAX && !self.is_stuck() && !self.held_back
     }
 
     /// It cannot go on by itself.
@@ -378,6 +386,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             // Frames of about the same size: a small one at the end would cost a header of its own.
             let each = left.len().div_ceil(left.len().div_ceil(MOVED_BLOCKS));
+            if pace == Pace::Allowed {
+                self.pay_for_moves(each).await;
+            }
             let Some(count) = self.room_to_move(class, each).await else { return false };
             let (blocks, rest) = left.split_at(count);
             if self.stopped().is_some() || !self.move_blocks(blocks, class, birth).await {

@@ -99,6 +99,8 @@ pub enum CollectionState {
     Resting,
     /// No extent is worth it.
     Nothing,
+    /// There is room enough for it to wait for its part of the background pace.
+    HeldBack,
     /// As what users write allows.
     Running,
     /// There is no room for users' extents: as fast as it goes.
@@ -111,6 +113,7 @@ impl CollectionState {
             CollectionState::Off => "off",
             CollectionState::Resting => "resting",
             CollectionState::Nothing => "nothing to collect",
+            CollectionState::HeldBack => "held back",
             CollectionState::Running => "running",
             CollectionState::InNeed => "in need",
         }

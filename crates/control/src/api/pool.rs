@@ -34,7 +34,8 @@ pub struct PoolInfo {
 /// What collection does, and what it and all else cost since the start.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct CollectionInfo {
-    /// "off", "resting", "nothing to collect", "running" or "in need" (no room for users: as fast as it goes).
+    /// "off", "resting", "nothing to collect", "held back" (by the background pace), "running" or "in need" (no room for
+    /// users: as fast as it goes).
     pub state: String,
     /// Blocks that it may move for each block that users write now.
     pub pace: f64,
