@@ -130,7 +130,7 @@ impl Map {
         let (page, child, _) = split(away.leaf * LEAF);
         let Slot::At(at) = self.layers[&away.layer].pages[page] else { unreachable!("just seen") };
         let leaf = self.free_leaf_place();
-        decode_into(bytes, &mut self.leaves[leaf as usize].ptrs);
+        self.leaves[leaf as usize].ptrs.decode(bytes);
         self.attach(leaf, at, child);
         let Map { changes, leaves, resident_changes, .. } = self;
         let (l, mut dead) = (&mut leaves[leaf as usize], 0);

@@ -209,7 +209,7 @@ impl Map {
             let inside = leaf * LEAF + (slot as u64) < child_blocks;
             if inside && self.leaves[target as usize].ptrs[slot] == Ptr::ABSENT {
                 self.mark(target, slot);
-                self.leaves[target as usize].ptrs[slot] = ptr;
+                self.leaves[target as usize].ptrs.put(slot, ptr);
             } else if let Lookup::Data(ptr) = ptr.lookup() {
                 dead += 1;
                 old(ptr);

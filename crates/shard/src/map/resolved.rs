@@ -33,7 +33,8 @@ impl Resolved {
 
     fn set_of(&self, leaf: u64) -> std::ops::Range<usize> {
         // By the leaf alone: what moves in one layer is found in all chains that it is part of.
-        let set = (leaf.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % self.sets;
+        let hash = leaf.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let set = (hash * self.sets as u64 >> 32) as usize;
         if self.chains.is_empty() { 0..0 } else { set * WAYS..(set + 1) * WAYS }
     }
 
@@ -85,8 +86,7 @@ impl Map {
         let Some(top) = self.layers.get(&layer).filter(|l| block < l.blocks) else {
             return Ok(Lookup::Absent);
         };
-        let parent = top.parent;
-        match (self.lookup(layer, block), parent) {
+        match (self.lookup_in(top, layer, block), top.parent) {
             (Lookup::Away, _) => Err(Away::of(layer, block)),
             (Lookup::Absent, Some(parent)) => self.find_below(parent, block),
             (found, _) => Ok(found),
@@ -100,7 +100,7 @@ impl Map {
             return Ok(Lookup::Absent);
         }
         if top.parent.is_none() {
-            let found = self.lookup(layer, block);
+            let found = self.lookup_in(top, layer, block);
             return if found == Lookup::Away { Err(Away::of(layer, block)) } else { Ok(found) };
         }
         let (leaf, slot) = (block / LEAF, (block % LEAF) as usize);
