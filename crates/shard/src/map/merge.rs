@@ -76,7 +76,7 @@ impl Map {
         let (child_blocks, child_slot) = (child.blocks, child.pages.get(page).copied());
         let unchanged = self.changes.leaves(into, first, LEAF).is_empty();
         let end = ((page as u64 + 1) * PAGE_BLOCKS).min(self.layers[&from].blocks);
-        self.resolved.forget_page(page as u64);
+        self.forget_page(page as u64);
         match child_slot {
             None => self.give_up_page(pair, old),
             Some(Slot::Zero) if unchanged => self.give_up_page(pair, old),

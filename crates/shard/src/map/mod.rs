@@ -118,6 +118,8 @@ struct Leaf {
     orphan: bool,
     /// The next checkpoint writes it, however little has changed.
     rewrite: bool,
+    /// It is not of the tree, but what this chain says.
+    chain: u32,
     used: Cell<bool>,
 }
 
@@ -174,7 +176,7 @@ impl Map {
             merging: BTreeMap::new(),
             aliases: BTreeMap::new(),
             next_layer: layers::OWN_LAYERS,
-            resolved: Resolved::new(limits.resolved),
+            resolved: Resolved::new(limits.resolved + limits.leaves),
             leaves: Vec::with_capacity(limits.leaves.min(4096)),
             free_leaves: Vec::with_capacity(limits.leaves.min(4096)),
             pages: Vec::new(),
@@ -213,9 +215,9 @@ impl Map {
     pub fn mapped_blocks(&self) -> u64 {
         self.mapped
     }
-    /// Leaves in memory, copies of a checkpoint included.
+    /// Leaves in memory, copies of a checkpoint included, and of chains those that have no memory of their own.
     pub fn leaves_used(&self) -> usize {
-        self.leaves.len() - self.free_leaves.len()
+        self.leaves.len() - self.free_leaves.len() - self.resolved.count().min(self.limits.resolved)
     }
     /// Changed pointers that the next checkpoint, or one before it, lists one by one.
     pub fn changes(&self) -> usize {
@@ -286,7 +288,7 @@ impl Map {
     pub fn repoint(&mut self, layer: LayerId, block: u64, from: Ptr, to: Ptr) -> bool {
         let Some(layer) = self.holder(layer, block, from) else { return false };
         self.set(layer, block, to);
-        self.resolved.repoint(block, from, to);
+        self.repoint_chains(block, from, to);
         true
     }
 
@@ -453,7 +455,7 @@ impl Map {
 impl Leaf {
     /// As new, with the memory that it has.
     fn reset(&mut self) {
-        (self.page, self.child) = (NONE, 0);
+        (self.page, self.child, self.chain) = (NONE, 0, NONE);
         (self.changed, self.fresh) = (Bits::default(), Bits::default());
         (self.frozen, self.orphan, self.rewrite) = (false, false, false);
         self.used.set(true);
@@ -469,6 +471,7 @@ impl Leaf {
             frozen: false,
             orphan: false,
             rewrite: false,
+            chain: NONE,
             used: Cell::new(true),
         }
     }
