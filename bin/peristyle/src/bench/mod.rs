@@ -277,17 +277,20 @@ pub struct SnapshotsOptions {
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub qd: u32,
     /// How long each turn of reads takes
-    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = time)]
+    #[arg(long, default_value = "200ms", value_name = "TIME", value_parser = time)]
     pub runtime: Duration,
     /// Turns; the medians count
-    #[arg(long, default_value_t = 7, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
+    #[arg(long, default_value_t = 25, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
     pub turns: u32,
     /// Of the map in memory, at most
     #[arg(long, default_value = "256MiB", value_name = "SIZE", value_parser = size64)]
     pub map_cache: u64,
-    /// Fail when reads are slower by more than this
+    /// Fail when reads deep below snapshots are slower by more than this
     #[arg(long, value_name = "PERCENT")]
     pub bar: Option<f64>,
+    /// Fail when reads of clones are slower by more than this
+    #[arg(long, value_name = "PERCENT")]
+    pub clone_bar: Option<f64>,
     /// Fail when making a snapshot takes longer
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub snapshot_bar: Option<Duration>,

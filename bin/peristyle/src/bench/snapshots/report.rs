@@ -179,10 +179,11 @@ fn judge(options: &SnapshotsOptions, found: &Found) -> Result<(), Failure> {
     {
         return Err(Failure::failed(format!("a snapshot took {longest:?}, more than {bar:?}")));
     }
-    for compared in compared.into_iter().flatten() {
-        let slower = compared.slower();
-        if options.bar.is_some_and(|bar| slower > bar) {
-            return Err(Failure::failed(format!("reads are {slower:.1} % slower")));
+    let bars = [("deep below snapshots", options.bar), ("of clones", options.clone_bar)];
+    for (compared, (what, bar)) in compared.into_iter().zip(bars) {
+        let slower = compared.map_or(0.0, Compared::slower);
+        if bar.is_some_and(|bar| slower > bar) {
+            return Err(Failure::failed(format!("reads {what} are {slower:.1} % slower")));
         }
     }
     Ok(())
