@@ -32,6 +32,33 @@ impl RecentP99 {
     }
 }
 
+/// Seconds that count, and one that goes on.
+const SECONDS: u64 = 3;
+
+/// How much came in each of the last seconds.
+#[derive(Clone, Copy, Default)]
+pub struct RecentSum {
+    /// Each second, and what came in it.
+    sums: [(u64, u64); SECONDS as usize + 1],
+}
+
+impl RecentSum {
+    pub fn add(&mut self, now: Instant, amount: u64) {
+        let second = now.0 / 1_000_000_000;
+        let place = &mut self.sums[(second % (SECONDS + 1)) as usize];
+        if place.0 != second {
+            *place = (second, 0);
+        }
+        place.1 += amount;
+    }
+    /// On average over the last 3 s that are over.
+    pub fn per_second(&self, now: Instant) -> u64 {
+        let second = now.0 / 1_000_000_000;
+        let counts = |at: u64| at < second && at + SECONDS >= second;
+        self.sums.iter().filter(|(at, _)| counts(*at)).map(|(_, sum)| sum).sum::<u64>() / SECONDS
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,5 +73,19 @@ mod tests {
         assert!((1000..1040).contains(&recent.get()), "{}", recent.get());
         recent.record(at(3000), 9000);
         assert!((1000..1040).contains(&recent.get()), "one sample is no figure");
+    }
+
+    #[test]
+    fn a_sum_is_of_the_last_three_seconds_that_are_over() {
+        let at = |ms: u64| Instant(ms * 1_000_000);
+        let mut sum = RecentSum::default();
+        for ms in (0..10_000).step_by(100) {
+            sum.add(at(ms), 30);
+        }
+        assert_eq!(sum.per_second(at(10_000)), 300);
+        sum.add(at(10_500), 1_000_000);
+        assert_eq!(sum.per_second(at(10_900)), 300, "that second goes on");
+        assert_eq!(sum.per_second(at(13_999)), 1_000_000 / 3);
+        assert_eq!(sum.per_second(at(60_000)), 0);
     }
 }

@@ -238,8 +238,8 @@ pub struct PoolConfig {
     pub detect_zeroes: bool,
     /// Bytes of log after which a shard takes a checkpoint: a start replays about so much. Default 1GiB, 16MiB..=64GiB.
     pub checkpoint_log: Bytes,
-    /// MiB per second that rebuild, rebalance and scrub read and write, over all of the node's shards. Default 512,
-    /// 1..=1048576.
+    /// MiB per second that rebuild, rebalance, scrub and collection read and write, over all of the node's shards; collection
+    /// goes beyond it when there is little room. Default 512, 1..=1048576.
     pub background_mib_s: u32,
     /// Seconds after which a device that vanished is rebuilt on the others. Default 300, 10..=2592000.
     pub rebuild_after_s: u32,

@@ -9,6 +9,7 @@ use crate::columns::{AllocClass, Columns};
 use crate::extent::{Extent, ExtentPhase};
 use crate::relocate::{Moving, room_for};
 use crate::shard::{Shard, State};
+use crate::stats::CollectionState;
 use crate::stream::{Classes, Stream, class_of};
 use crate::victims::{MOVED_BLOCKS, Policy, Victim, choose, may_be_victim, share};
 use peristyle_base::{COLUMN_ROWS, ExtentId, Instant, Scheme};
@@ -60,6 +61,8 @@ pub(crate) struct Collect {
     /// Moves that users' writes have allowed, in parts of a block, and how much each of them does.
     owed: u64,
     rate: u64,
+    /// It waits for the pace of work beside the I/O path.
+    pub held_back: bool,
     /// There is nothing worth collecting, as of so many deaths.
     nothing_at: Option<u64>,
     /// Checkpoints that were taken since it cannot go on by itself, and did not make room.
@@ -96,12 +99,20 @@ impl Room {
         self.free + self.ready <= 2 * self.margin(ready_extents)
     }
 
+    /// Room for users, now or behind the next checkpoint.
+    pub fn users(&self) -> u64 {
+        (self.free + self.ready + self.dead) as u64
+    }
+
+    /// The first mark: with less room, collection begins.
+    pub fn begins_below(&self, ready_extents: usize, worth: usize) -> u64 {
+        worth as u64 + 2 * self.margin(ready_extents) as u64
+    }
+
     /// Blocks to move for each block that a user writes, in parts. Nothing above the first mark; then more and more.
     fn rate(&self, ready_extents: usize, worth: usize) -> u64 {
         let span = 2 * self.margin(ready_extents) as u64;
-        let high = worth as u64 + span;
-        let room = (self.free + self.ready + self.dead) as u64;
-        let used = high.saturating_sub(room).min(span);
+        let used = self.begins_below(ready_extents, worth).saturating_sub(self.users()).min(span);
         match span - used {
             0 => RATE_MAX * PARTS,
             left => (used * PARTS / left).min(RATE_MAX * PARTS),
@@ -118,14 +129,35 @@ impl Collect {
         self.owed >= MOVED_BLOCKS as u64 * PARTS
     }
 
+    /// What it does now, for figures.
+    pub fn doing(&self, state: &State) -> CollectionState {
+        match self.rate {
+            _ if state.short && !self.is_stuck() => CollectionState::InNeed,
+            0 => CollectionState::Resting,
+            _ if self.nothing_at == Some(state.extents.deaths) => CollectionState::Nothing,
+            _ if self.held_back => CollectionState::HeldBack,
+            _ => CollectionState::Running,
+        }
+    }
+
+    /// Blocks that may be moved for a thousand that users write.
+    pub fn pace(&self) -> u64 {
+        self.rate * 1000 / PARTS
+    }
+
     /// Moves are being allowed.
     pub fn is_busy(&self) -> bool {
         self.rate > 0
     }
 
+    /// Less than half of the way from the first mark to no room is gone: it may wait.
+    pub fn is_gentle(&self) -> bool {
+        self.rate < PARTS
+    }
+
     /// It has not made use of what users' writes allow: the space that they take comes back too slowly.
     pub fn is_behind(&self) -> bool {
-        self.rate > 0 && self.owed >= OWED_MAX && !self.is_stuck()
+        self.rate > 0 && self.owed >= OWED_MAX && !self.is_stuck() && !self.held_back
     }
 
     /// It cannot go on by itself.
@@ -391,6 +423,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let blocks = left.len().min(MOVED_BLOCKS);
             if left.len() < live.len() && pace == Pace::Allowed {
                 self.allowed(blocks).await;
+            }
+            if pace == Pace::Allowed {
+                self.pay_for_moves(blocks).await;
             }
             let Some(count) = self.room_to_move(class, blocks).await else { return false };
             let (blocks, rest) = left.split_at(count);

@@ -69,7 +69,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             assert_eq!(state.order.pop_front(), Some(index));
         }
         if frame.kind == FrameKind::Relocation {
-            stats.moved_blocks += apply_moved(map, extents, frame, state.collect.clock) as u64;
+            let moved = apply_moved(map, extents, frame, state.collect.clock) as u64;
+            stats.moved_blocks += moved;
+            stats.moved_lately.add(peristyle_rt::now(), moved);
         }
         if frame.kind == FrameKind::Meta
             && let Some(&(op, _)) = frame.contents.ops.first()

@@ -55,5 +55,5 @@ pub use recover::{RecoverError, RecoveryReport};
 pub use repair::RepairFigures;
 pub use shard::{Shard, ShardConfig};
 pub use snapshot::{Accounts, GROUP_MAX};
-pub use stats::ShardSnapshot;
+pub use stats::{CollectionFigures, CollectionState, ShardSnapshot};
 pub use victims::Policy;

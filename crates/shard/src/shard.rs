@@ -61,7 +61,8 @@ pub struct ShardConfig {
     pub read_patience: Duration,
     /// Blocks of zeros that hosts write need no space.
     pub detect_zeroes: bool,
-    /// Bytes per second that work beside the I/O path reads and writes: rebuild, rebalance, scrub. Shards share it.
+    /// Bytes per second that work beside the I/O path reads and writes: rebuild, rebalance, scrub, and collection as long as
+    /// there is room. Shards share it.
     pub background: Pace,
     /// All columns are read, and what is damaged is repaired, once in this time.
     pub scrub_period: Duration,

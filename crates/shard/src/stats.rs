@@ -2,8 +2,8 @@
 
 use crate::frame::FrameKind;
 use crate::repair::RepairFigures;
-use peristyle_base::Instant;
 use peristyle_base::stage::{Stage, StageSnapshot};
+use peristyle_base::{Instant, RecentSum};
 
 /// Stages of writes and reads, and counters of frames.
 #[derive(Clone, Default)]
@@ -29,6 +29,7 @@ pub struct Stats {
     pub victim_shares: u64,
     /// Blocks that collection moved.
     pub moved_blocks: u64,
+    pub moved_lately: RecentSum,
     /// Blocks that checkpoints wrote: leaves, pages, lists of changes, roots.
     pub map_blocks: [u64; 4],
     pub reappended: u64,
@@ -89,11 +90,81 @@ impl SpaceFigures {
     }
 }
 
+/// What collection does at a moment; of several shards the last of these counts.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum CollectionState {
+    #[default]
+    Off,
+    /// There is room enough.
+    Resting,
+    /// No extent is worth it.
+    Nothing,
+    /// There is room enough for it to wait for its part of the background pace.
+    HeldBack,
+    /// As what users write allows.
+    Running,
+    /// There is no room for users' extents: as fast as it goes.
+    InNeed,
+}
+
+impl CollectionState {
+    pub fn name(self) -> &'static str {
+        match self {
+            CollectionState::Off => "off",
+            CollectionState::Resting => "resting",
+            CollectionState::Nothing => "nothing to collect",
+            CollectionState::HeldBack => "held back",
+            CollectionState::Running => "running",
+            CollectionState::InNeed => "in need",
+        }
+    }
+}
+
+/// What collection does and has done since the start.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct CollectionFigures {
+    pub state: CollectionState,
+    /// Blocks that it may move for a thousand that users write.
+    pub pace: u64,
+    pub moved_blocks: u64,
+    /// Of the last 3 s.
+    pub moved_blocks_s: u64,
+    /// Extents that it took, and the share of their space that was alive, in millionths, over all of them.
+    pub victims: u64,
+    pub victim_shares: u64,
+    /// Extents of the pool's scheme that there is room for: free, ready, or dead and behind the next checkpoint.
+    pub room: u64,
+    /// It begins with less room than this.
+    pub begins_below: u64,
+}
+
+impl CollectionFigures {
+    /// Those of another shard. Of the room, those of the shard that is nearest to having to collect.
+    pub fn add(&mut self, other: &CollectionFigures) {
+        self.state = self.state.max(other.state);
+        self.pace = self.pace.max(other.pace);
+        self.moved_blocks += other.moved_blocks;
+        self.moved_blocks_s += other.moved_blocks_s;
+        self.victims += other.victims;
+        self.victim_shares += other.victim_shares;
+        let left = |f: &CollectionFigures| f.room as i64 - f.begins_below as i64;
+        if left(other) < left(self) {
+            (self.room, self.begins_below) = (other.room, other.begins_below);
+        }
+    }
+
+    /// The share of the space of collected extents that was alive, on average.
+    pub fn live_share(&self) -> Option<f64> {
+        (self.victims > 0).then(|| self.victim_shares as f64 / 1e6 / self.victims as f64)
+    }
+}
+
 /// A copy of the figures at one moment.
 #[derive(Clone, Default)]
 pub struct ShardSnapshot {
     pub space: SpaceFigures,
     pub repair: RepairFigures,
+    pub collection: CollectionFigures,
     pub stages: Vec<(&'static str, StageSnapshot)>,
     pub counters: Vec<(&'static str, u64)>,
 }
@@ -113,6 +184,7 @@ impl Stats {
         ShardSnapshot {
             space: SpaceFigures::default(),
             repair: RepairFigures::default(),
+            collection: CollectionFigures::default(),
             stages: stages.into_iter().map(|(name, stage)| (name, stage.snapshot(now))).collect(),
             counters: vec![
                 ("frames", self.frames),
@@ -154,6 +226,7 @@ impl ShardSnapshot {
         }
         self.space.add(&other.space);
         self.repair.add(&other.repair);
+        self.collection.add(&other.collection);
         for ((_, mine), (_, theirs)) in self.stages.iter_mut().zip(&other.stages) {
             mine.merge(theirs);
         }
@@ -167,6 +240,30 @@ impl<C: crate::Columns, S: peristyle_cluster::ShardStore + 'static> crate::Shard
     /// A copy of this shard's figures.
     pub fn stats_snapshot(&self, now: Instant) -> ShardSnapshot {
         let snapshot = self.state.borrow().stats.snapshot(now);
-        ShardSnapshot { space: self.space_figures(), repair: self.repair_figures(now), ..snapshot }
+        ShardSnapshot {
+            space: self.space_figures(),
+            repair: self.repair_figures(now),
+            collection: self.collection_figures(now),
+            ..snapshot
+        }
+    }
+
+    fn collection_figures(&self, now: Instant) -> CollectionFigures {
+        let room = self.room();
+        let state = self.state.borrow();
+        let (stats, collect) = (&state.stats, &state.collect);
+        CollectionFigures {
+            state: match self.config.collection {
+                crate::Policy::Off => CollectionState::Off,
+                _ => collect.doing(&state),
+            },
+            pace: collect.pace(),
+            moved_blocks: stats.moved_blocks,
+            moved_blocks_s: stats.moved_lately.per_second(now),
+            victims: stats.victims,
+            victim_shares: stats.victim_shares,
+            room: room.users(),
+            begins_below: room.begins_below(self.config.ready_extents, collect.worth),
+        }
     }
 }

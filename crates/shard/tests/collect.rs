@@ -5,7 +5,7 @@ use peristyle_base::ExtentId;
 use peristyle_rt::sim::{self, Rng};
 use peristyle_rt::{Duration, timeout};
 use peristyle_shard::frame::FrameKind;
-use peristyle_shard::{ColumnFault, Policy, ShardError, WriteClass};
+use peristyle_shard::{CollectionState, ColumnFault, Pace, Policy, ShardError, WriteClass};
 use pool::*;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -304,4 +304,34 @@ fn every_policy_keeps_what_was_written() {
             world.expect_all(&shard).await;
         });
     }
+}
+
+#[test]
+fn collection_keeps_to_the_background_pace_while_there_is_room_and_not_when_there_is_none() {
+    sim::run(21, |_| async {
+        let mut world = World::new(30);
+        // Less than what users write makes necessary.
+        world.home.config.background = Pace::new(256 << 10);
+        let shard = collecting(&world, 0).await;
+        let figures = || shard.stats_snapshot(peristyle_rt::now()).collection;
+        let (mut rng, mut states) = (Rng::new(7), BTreeSet::new());
+        let (mut held, mut since) = (0, None);
+        for _ in 0..500 {
+            world.scatter(&shard, (0..100).map(|_| rng.below(BLOCKS))).await;
+            let f = figures();
+            states.insert(f.state);
+            // As long as it is held back, what is moved is paid for: 2 + 1 takes 2.5 bytes for each.
+            if f.state == CollectionState::HeldBack {
+                let (blocks, at) = *since.get_or_insert((f.moved_blocks, peristyle_rt::now()));
+                let paid = peristyle_rt::now().since(at).as_secs_f64() * f64::from(256 << 10) / 2.5 / 4096.0;
+                assert!((f.moved_blocks - blocks) as f64 <= paid + 2.0 * 240.0, "{f:?} {paid}");
+                held += 1;
+            } else {
+                since = None;
+            }
+        }
+        assert!(held > 0 && states.contains(&CollectionState::Running), "{states:?}, {held} times held back");
+        assert!(figures().victims > 20 && !states.contains(&CollectionState::Off));
+        world.expect_all(&shard).await;
+    });
 }

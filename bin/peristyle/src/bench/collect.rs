@@ -1,46 +1,24 @@
 //! `bench collect`: what collection costs, in device bytes per user byte, on a pool of memory devices in this process.
 
+use super::pool::{Pool, extent_blocks, random_view, runtime};
 use super::{Choice, CollectOptions, Distribution};
 use crate::failure::Failure;
 use crate::render::{json, table};
 use peristyle_base::hist::Histogram;
-use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, LayerId, NodeId, Scheme, ShardId, Uuid};
+use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, LayerId, Scheme};
 use peristyle_bench::random::Random;
-use peristyle_cluster::{DomainId, MemoryShardStore};
-use peristyle_column::{FormatOptions, Server, ServerConfig, WritePurpose, format};
-use peristyle_node::columns::NodeColumns;
-use peristyle_node::devices::{DeviceTable, SharedDevice};
-use peristyle_node::message::NodeBus;
-use peristyle_rt::{
-    Buf, Device, DeviceSpec, ReactorId, RuntimeConfig, View, block_on, join_all, now, sleep_until,
-};
-use peristyle_shard::frame::Layout;
-use peristyle_shard::{Policy, Shard, ShardConfig};
+use peristyle_column::WritePurpose;
+use peristyle_rt::{block_on, join_all, now, sleep_until};
+use peristyle_shard::{Policy, ShardConfig};
 use serde_json::json;
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
 use std::time::Duration;
 
-/// No device goes away here.
-const REBUILD_AFTER: Duration = Duration::from_secs(3600);
-const SHARD: ShardId = ShardId(0);
 const LAYER: LayerId = LayerId(1);
 /// Blocks of one command while the pool is filled.
 const FILL_BLOCKS: u64 = 120;
 /// Looks at where the pool's space is, while its capacity is written once.
 const SAMPLES: u64 = 256;
-/// Blocks of a full frame of users' writes.
-const FULL_BLOCKS: usize = 240;
-
-type OneShard = Rc<Shard<NodeColumns, MemoryShardStore>>;
-
-struct Pool {
-    columns: Rc<NodeColumns>,
-    shard: OneShard,
-    scheme: Scheme,
-    /// Blocks that users can store.
-    capacity: u64,
-}
 
 /// What was written, and how long users waited.
 #[derive(Clone)]
@@ -83,10 +61,18 @@ impl Measured {
 
 pub fn command(options: &CollectOptions) -> Result<(), Failure> {
     let options = options.clone();
-    let mut config = RuntimeConfig::small();
-    config.buffers.counts = [8192, 256, 64, 64, 64, 24];
-    block_on(config, async move {
-        let pool = Pool::new(&options).await;
+    block_on(runtime(), async move {
+        let config = ShardConfig {
+            ready_extents: options.ready,
+            map_cache_bytes: 256 << 20,
+            collection: match options.policy {
+                Choice::CostBenefit => Policy::CostBenefit,
+                Choice::OneStream => Policy::OneStream,
+                Choice::Greedy => Policy::Greedy,
+            },
+            ..ShardConfig::new(options.scheme)
+        };
+        let pool = Pool::new(options.device_size, config).await;
         let volume = pool.capacity * u64::from(options.fill) / 100;
         let blocks = Blocks::new(options.distribution, volume);
         pool.shard.ensure_layer(LAYER, pool.capacity).await.map_err(Failure::failed)?;
@@ -106,43 +92,6 @@ pub fn command(options: &CollectOptions) -> Result<(), Failure> {
 }
 
 impl Pool {
-    async fn new(options: &CollectOptions) -> Pool {
-        let count = options.scheme.width();
-        let id = |i: usize| Uuid::from_random([i as u8 + 1; 16]);
-        let cluster = Uuid::from_random([99; 16]);
-        let shared = |i: usize| SharedDevice::new(id(i), DomainId(i as u32), ReactorId(0), String::new());
-        let table = DeviceTable::new((0..count).map(shared).collect());
-        let port = peristyle_rt::mesh(1, 16).pop().expect("one");
-        let columns = Rc::new(NodeColumns::new(table, REBUILD_AFTER, Rc::new(NodeBus::new(port.attach()))));
-        let mut slots = 0;
-        for i in 0..count {
-            let spec = DeviceSpec::Memory { bytes: options.device_size };
-            let device = Device::open(&spec).await.expect("memory");
-            format(&device, FormatOptions { cluster, device: id(i), force: false }).await.expect("blank");
-            let server = Server::open(device, cluster, ServerConfig::default()).await.expect("formatted");
-            server.set_reserve(SHARD, peristyle_node::devices::reserve(server.usage().total, 1));
-            columns.publish_usage(&server);
-            slots = server.usage().total - server.usage().reserved;
-            columns.add_server(server);
-            columns.table().get(id(i)).expect("listed").set_open();
-        }
-        let config = ShardConfig {
-            ready_extents: options.ready,
-            map_cache_bytes: 256 << 20,
-            collection: match options.policy {
-                Choice::CostBenefit => Policy::CostBenefit,
-                Choice::OneStream => Policy::OneStream,
-                Choice::Greedy => Policy::Greedy,
-            },
-            ..ShardConfig::new(options.scheme)
-        };
-        let store = Rc::new(MemoryShardStore::default());
-        let (shard, _) =
-            Shard::recover(SHARD, NodeId(0), config, columns.clone(), store).await.expect("a new shard");
-        let capacity = u64::from(slots) * extent_blocks(options.scheme);
-        Pool { columns, shard, scheme: options.scheme, capacity }
-    }
-
     fn device_bytes(&self) -> [u64; WritePurpose::ALL.len()] {
         let mut sum = [0; WritePurpose::ALL.len()];
         for server in self.columns.servers() {
@@ -167,17 +116,6 @@ impl Pool {
             space.map_extents as f64,
         ]
     }
-
-    fn counter(&self, name: &str) -> u64 {
-        let counters = self.shard.stats_snapshot(now()).counters;
-        counters.iter().find(|c| c.0 == name).map_or(0, |c| c.1)
-    }
-}
-
-/// Users' blocks that an extent holds in full frames.
-fn extent_blocks(scheme: Scheme) -> u64 {
-    let rows = Layout::space(FULL_BLOCKS, scheme) / scheme.width();
-    (COLUMN_ROWS as usize * FULL_BLOCKS / rows) as u64
 }
 
 async fn fill(pool: &Pool, volume: u64) {
@@ -236,13 +174,6 @@ async fn run(pool: &Pool, options: &CollectOptions, blocks: &Blocks, count: u64,
         checkpoints,
         idle: std::array::from_fn(|i| idle.iter().map(|x| x[i]).sum::<f64>() / idle.len() as f64 / extents),
     }
-}
-
-async fn random_view(blocks: usize) -> View {
-    let mut buf = Buf::alloc(blocks * BLOCK_BYTES).await;
-    let mut random = Random::new(0x9E37_79B9_7F4A_7C15);
-    buf.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&random.next_u64().to_le_bytes()));
-    buf.freeze()
 }
 
 /// From 0 up to 1.

@@ -6,8 +6,10 @@ mod daemon;
 mod echo;
 mod floor;
 mod idle;
+mod pool;
 mod restart;
 mod run;
+mod snapshots;
 
 use crate::failure::Failure;
 use clap::{Args, Subcommand, ValueEnum};
@@ -27,6 +29,7 @@ pub enum BenchCommand {
     Crash(CrashOptions),
     Restart(RestartOptions),
     Collect(CollectOptions),
+    Snapshots(SnapshotsOptions),
 }
 
 /// Closed-loop load on a volume of any NVMe/TCP target
@@ -240,6 +243,68 @@ pub struct CollectOptions {
     pub json: bool,
 }
 
+/// What snapshots and clones cost: reads beside those of a volume without, and the time to make them
+///
+/// On a pool of memory devices in this process. Two volumes get the same writes, one of them with a snapshot before each round of
+/// overwrites; then the other one's snapshot is cloned. Reads are measured in turns. Fails when a block is not what it must
+/// be, or when what volumes and snapshots take does not add up to the pool's live blocks.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "\
+Examples:
+  peristyle bench snapshots --bar 10 --snapshot-bar 10ms
+  peristyle bench snapshots --volume-size 64MiB --deep 16 --clones 0 --json")]
+pub struct SnapshotsOptions {
+    /// Of each of the k+m devices
+    #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = size64)]
+    pub device_size: u64,
+    #[arg(long, default_value = "4+2", value_name = "K+M")]
+    pub scheme: peristyle_base::Scheme,
+    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = size64)]
+    pub volume_size: u64,
+    /// Snapshots of the one volume
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = count(254))]
+    pub deep: usize,
+    /// Blocks that are overwritten after each, percent
+    #[arg(long, default_value_t = 2.0, value_name = "PERCENT")]
+    pub overwrite: f64,
+    /// Clones of one image
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = count(10_000))]
+    pub clones: usize,
+    /// Blocks that are written to each clone
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub clone_writes: u64,
+    /// Reads in flight
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub qd: u32,
+    /// How long each turn of reads takes
+    #[arg(long, default_value = "200ms", value_name = "TIME", value_parser = time)]
+    pub runtime: Duration,
+    /// Turns; the medians count
+    #[arg(long, default_value_t = 25, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub turns: u32,
+    /// Of the map in memory, at most
+    #[arg(long, default_value = "256MiB", value_name = "SIZE", value_parser = size64)]
+    pub map_cache: u64,
+    /// Fail when reads deep below snapshots are slower by more than this
+    #[arg(long, value_name = "PERCENT")]
+    pub bar: Option<f64>,
+    /// Fail when reads of clones are slower by more than this
+    #[arg(long, value_name = "PERCENT")]
+    pub clone_bar: Option<f64>,
+    /// Fail when making a snapshot takes longer
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub snapshot_bar: Option<Duration>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl SnapshotsOptions {
+    /// Blocks that one round overwrites.
+    fn round(&self, blocks: u64) -> u64 {
+        (blocks as f64 * self.overwrite.clamp(0.0, 100.0) / 100.0) as u64
+    }
+}
+
 /// Which block is written next
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Distribution {
@@ -315,6 +380,11 @@ impl RunOptions {
     }
 }
 
+/// A number up to this one.
+fn count(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| text.parse().ok().filter(|n| *n <= most).ok_or_else(|| format!("write a number up to {most}"))
+}
+
 fn size64(text: &str) -> Result<u64, String> {
     parse_bytes(text).ok_or_else(|| format!("`{text}` is not a size: write 4k, 128KiB or a number of bytes"))
 }
@@ -343,6 +413,7 @@ pub fn bench(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Echo(options) => echo::command(&options),
         BenchCommand::Floor(options) => floor::command(&options),
         BenchCommand::Collect(options) => collect::command(&options),
+        BenchCommand::Snapshots(options) => snapshots::command(&options),
         BenchCommand::Idle(options) => idle::command(&options),
         BenchCommand::Crash(options) => crash::command(&options),
         BenchCommand::Restart(options) => restart::command(&options),

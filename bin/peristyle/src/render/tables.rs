@@ -5,7 +5,7 @@ use crate::wiring::DeviceReport;
 use peristyle_base::BLOCK_BYTES;
 use peristyle_base::units::format_bytes;
 use peristyle_control::api::{
-    BalanceInfo, DeviceBalance, DeviceInfo, PoolInfo, RepairInfo, Status, VolumeInfo,
+    BalanceInfo, CollectionInfo, DeviceBalance, DeviceInfo, PoolInfo, RepairInfo, Status, VolumeInfo,
 };
 use peristyle_control::desired::VolumeState;
 
@@ -127,7 +127,7 @@ pub fn pool(p: &PoolInfo) -> String {
     let extents: Vec<String> =
         p.extents.iter().map(|e| format!("{} {} {}", e.extents, e.phase, e.kind)).collect();
     let extents = if extents.is_empty() { "none".into() } else { extents.join(", ") };
-    let mut out = pairs(&[
+    let mut lines = vec![
         ("pool", format!("{}, {}", p.name, p.scheme)),
         ("used", format!("{used} of {capacity} ({share:.1} %)")),
         ("slots", format!("{} of {} in use, {} free", p.slots_used, p.slots_total, p.slots_free)),
@@ -137,12 +137,40 @@ pub fn pool(p: &PoolInfo) -> String {
         ("extents", extents),
         ("to be freed", format!("{} extents; {} were since the start", p.waiting_extents, p.freed_extents)),
         ("discarded", format!("{} since the start", format_bytes(p.discarded_bytes))),
-    ]);
-    out += &repair(&p.repair);
-    out
+    ];
+    lines.extend(collection(&p.collection));
+    lines.extend(repair(&p.repair));
+    pairs(&lines)
 }
 
-fn repair(r: &RepairInfo) -> String {
+fn collection(c: &CollectionInfo) -> [(&'static str, String); 4] {
+    let mut now = vec![c.state.clone()];
+    if c.pace > 0.0 {
+        now.push(format!("{:.1} blocks for each that users write", c.pace));
+    }
+    if c.moved_bytes_s > 0 {
+        now.push(format!("{}/s", format_bytes(c.moved_bytes_s)));
+    }
+    let share = c.live_share.map_or(String::new(), |s| format!(", {:.0} % alive on average", 100.0 * s));
+    let collected =
+        format!("{} extents{share}; {} moved since the start", c.extents, format_bytes(c.moved_bytes));
+    let room = format!(
+        "{} with parity; collection begins below {}",
+        format_bytes(c.room_bytes),
+        format_bytes(c.begins_below_bytes)
+    );
+    let written = match c.write_amplification {
+        None => "nothing by hosts since the start".into(),
+        Some(ratio) => format!(
+            "{} by hosts, {ratio:.2} device bytes for each byte since the start, {:.2} of them for collection",
+            format_bytes(c.user_bytes),
+            c.collection_bytes as f64 / c.user_bytes as f64
+        ),
+    };
+    [("room", room), ("collection", now.join(", ")), ("collected", collected), ("written", written)]
+}
+
+fn repair(r: &RepairInfo) -> [(&'static str, String); 3] {
     let mut to_do = Vec::new();
     for (count, what) in [
         (r.lost_columns, "to rebuild"),
@@ -172,7 +200,7 @@ fn repair(r: &RepairInfo) -> String {
         "{} columns read, {} rows damaged in {} columns; all read within the last {hours:.1} h",
         r.scrubbed_columns, r.damaged_rows, r.damaged_columns
     );
-    pairs(&[("repair", to_do), ("repaired", done), ("scrub", scrub)])
+    [("repair", to_do), ("repaired", done), ("scrub", scrub)]
 }
 
 pub fn balance(b: &BalanceInfo) -> String {
@@ -192,7 +220,7 @@ pub fn balance(b: &BalanceInfo) -> String {
     let header = ["path", "state", "slots", "used", "full", "share", "off"];
     let mut out = table(&header, &[2, 3, 4, 5, 6], b.devices.iter().map(row));
     out += &format!("\nno device is more than {:.1} % of its capacity off its share\n", b.deviation_percent);
-    out += &repair(&b.repair);
+    out += &pairs(&repair(&b.repair));
     out
 }
 
@@ -337,6 +365,21 @@ mod tests {
             live_blocks: 256,
             extents: vec![count("open", "narrow", 1), count("sealed", "wide", 41)],
             waiting_extents: 3,
+            collection: CollectionInfo {
+                state: "running".into(),
+                pace: 0.25,
+                moved_bytes: 3 << 30,
+                moved_bytes_s: 20 << 20,
+                extents: 900,
+                live_share: Some(0.4),
+                user_bytes: 4 << 30,
+                device_bytes: 8 << 30,
+                collection_bytes: 3 << 29,
+                write_amplification: Some(2.0),
+                room_bytes: 120 << 20,
+                begins_below_bytes: 132 << 20,
+                ..CollectionInfo::default()
+            },
             ..PoolInfo::default()
         });
         for line in [
@@ -346,6 +389,10 @@ mod tests {
             "live         256 blocks (1.0 MiB)",
             "extents      1 open narrow, 41 sealed wide",
             "to be freed  3 extents; 0 were since the start",
+            "room         120.0 MiB with parity; collection begins below 132.0 MiB",
+            "collection   running, 0.2 blocks for each that users write, 20.0 MiB/s",
+            "collected    900 extents, 40 % alive on average; 3.0 GiB moved since the start",
+            "written      4.0 GiB by hosts, 2.00 device bytes for each byte since the start, 0.38 of them for collection",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}: {text}");
         }

@@ -332,9 +332,10 @@ impl Admin {
         let repair = self.repair_info().await;
         let state = self.control.state();
         let pool = state.pools.values().next();
+        let scheme = pool.map_or(self.plan.scheme, |p| p.scheme);
         PoolInfo {
             name: pool.map_or(self.plan.pool_name.clone(), |p| p.name.clone()),
-            scheme: pool.map_or(self.plan.scheme, |p| p.scheme).to_string(),
+            scheme: scheme.to_string(),
             slots_total,
             slots_used,
             slots_free: slots_total.saturating_sub(slots_used),
@@ -348,6 +349,7 @@ impl Admin {
             freed_extents: space.freed_extents,
             discarded_bytes: all.iter().flat_map(|r| &r.devices).map(|d| d.discarded_bytes).sum(),
             repair,
+            collection: super::stats::collection(&all, scheme),
         }
     }
 

@@ -106,7 +106,7 @@ pub trait Observer {
 }
 
 pub use at_rest::{ExtentDump, PoolCheck, Source, dump_extent, pool_check, state_file_in};
-pub use offline::{device_check, device_format, device_inspect};
+pub use offline::{device_check, device_format, device_inspect, progress_bar};
 
 /// What `dev` and `node` come down to.
 #[derive(Clone, Debug)]

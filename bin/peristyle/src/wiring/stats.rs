@@ -1,8 +1,9 @@
 //! The reactors' statistics as the tree that the admin protocol carries.
 
 use peristyle_base::units::COLUMN_BYTES;
+use peristyle_base::{BLOCK_BYTES, Scheme};
 use peristyle_column::WritePurpose;
-use peristyle_control::api::StatsNode;
+use peristyle_control::api::{CollectionInfo, StatsNode};
 use peristyle_node::DeviceTable;
 use peristyle_node::stats::{FrontSnapshot, ReactorStats, VolumeSnapshot};
 use peristyle_shard::ShardSnapshot;
@@ -73,10 +74,47 @@ fn shards(all: &[ReactorStats]) -> StatsNode {
         ("scrub.damaged_rows", r.damaged_rows),
         ("scrub.left_extents", r.scrub_left),
         ("scrub.unverified_s", r.unverified_ns / 1_000_000_000),
+        ("collection.pace_permille", sum.collection.pace),
+        ("collection.room_extents", sum.collection.room),
+        ("collection.begins_below_extents", sum.collection.begins_below),
     ] {
         node = node.counter(name, value);
     }
     node
+}
+
+/// What collection does, and what everything costs.
+pub fn collection(all: &[ReactorStats], scheme: Scheme) -> CollectionInfo {
+    let shards = all.iter().flat_map(|r| &r.shards).map(|(_, shard)| shard.collection);
+    let figures = shards.reduce(|mut sum, shard| {
+        sum.add(&shard);
+        sum
+    });
+    let figures = figures.unwrap_or_default();
+    let written = |counts: fn(WritePurpose) -> bool| -> u64 {
+        let devices = all.iter().flat_map(|r| &r.devices);
+        let purposes = WritePurpose::ALL.into_iter().filter(|p| counts(*p));
+        purposes.map(|p| devices.clone().map(|d| d.written(p).bytes).sum::<u64>()).sum()
+    };
+    let user_bytes: u64 = all.iter().map(|r| r.front.write_bytes).sum();
+    // Devices zero slots without data.
+    let device_bytes = written(|p| p != WritePurpose::Zero);
+    let extent_bytes = scheme.width() as u64 * COLUMN_BYTES;
+    CollectionInfo {
+        state: figures.state.name().into(),
+        pace: figures.pace as f64 / 1000.0,
+        moved_blocks: figures.moved_blocks,
+        moved_bytes: figures.moved_blocks * BLOCK_BYTES as u64,
+        moved_bytes_s: figures.moved_blocks_s * BLOCK_BYTES as u64,
+        extents: figures.victims,
+        live_share: figures.live_share(),
+        user_bytes,
+        device_bytes,
+        collection_bytes: written(|p| p == WritePurpose::AppendCollection),
+        write_amplification: (user_bytes > 0).then(|| device_bytes as f64 / user_bytes as f64),
+        room_bytes: figures.room * extent_bytes,
+        begins_below_bytes: figures.begins_below * extent_bytes,
+    }
 }
 
 fn volume_nodes(all: &[ReactorStats], names: &BTreeMap<u32, String>) -> StatsNode {

@@ -22,6 +22,13 @@ impl Daemon {
         Self::with("1+1", &devices, "ram=16MiB")
     }
 
+    /// 2+1 in memory, so small that its volume of 128 MiB is soon collected.
+    #[allow(dead_code)]
+    pub fn tight() -> Daemon {
+        let devices = ["--device", "memory:256MiB"].repeat(3);
+        Self::with("2+1", &devices, "v=128MiB")
+    }
+
     /// 4+2 over six files, with a volume of 64 MiB.
     #[allow(dead_code)]
     pub fn on_files() -> Daemon {

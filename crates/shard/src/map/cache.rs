@@ -22,7 +22,7 @@ pub struct Limits {
     pub changes: usize,
     /// Pages of all layers, in memory or not.
     pub layer_pages: usize,
-    /// Leaves of chains of layers.
+    /// Leaves of chains of layers; more of them take the memory of leaves that nobody asked for lately.
     pub resolved: usize,
 }
 
@@ -130,7 +130,7 @@ impl Map {
         let (page, child, _) = split(away.leaf * LEAF);
         let Slot::At(at) = self.layers[&away.layer].pages[page] else { unreachable!("just seen") };
         let leaf = self.free_leaf_place();
-        decode_into(bytes, &mut self.leaves[leaf as usize].ptrs);
+        self.leaves[leaf as usize].ptrs.decode(bytes);
         self.attach(leaf, at, child);
         let Map { changes, leaves, resident_changes, .. } = self;
         let (l, mut dead) = (&mut leaves[leaf as usize], 0);
@@ -222,8 +222,12 @@ impl Map {
         for _ in 0..2 * self.leaves.len() {
             let leaf = self.leaf_hand % self.leaves.len();
             self.leaf_hand = leaf + 1;
-            if self.can_go(leaf) && !self.leaves[leaf].used.replace(false) {
-                self.evict_leaf(leaf as u32);
+            let is_chain = self.chain_can_go(leaf);
+            if (is_chain || self.can_go(leaf)) && !self.leaves[leaf].used.replace(false) {
+                match is_chain {
+                    true => self.drop_chain(leaf as u32),
+                    false => self.evict_leaf(leaf as u32),
+                }
                 return true;
             }
         }
@@ -281,7 +285,7 @@ impl Map {
         let pages = self.pages.len() - self.free_pages.len() < self.limits.pages;
         let leaves = self.leaves_used() < self.limits.leaves;
         (pages || (0..self.pages.len()).any(|at| self.page_can_go(at)))
-            && (leaves || (0..self.leaves.len()).any(|leaf| self.can_go(leaf)))
+            && (leaves || (0..self.leaves.len()).any(|leaf| self.can_go(leaf) || self.chain_can_go(leaf)))
     }
 
     /// So many pages wait for a checkpoint that who can wait for it as well should.

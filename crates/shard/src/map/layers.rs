@@ -124,7 +124,7 @@ impl Map {
         self.origins.iter_mut().filter(|of| **of == id).for_each(|of| *of = into);
         self.aliases.values_mut().filter(|alias| alias.0 == id).for_each(|alias| alias.0 = into);
         self.aliases.insert(id, (into, None));
-        self.resolved.forget_layer(id);
+        self.forget_layer(id);
         self.link_layers();
     }
 
@@ -144,7 +144,7 @@ impl Map {
         while let Some(layer) = self.layers.get(&id).filter(|l| !l.named && l.children == 0) {
             let parent = layer.parent;
             self.remove_layer(id, &mut *old);
-            self.resolved.forget_layer(id);
+            self.forget_layer(id);
             self.link_layers();
             match parent {
                 Some(parent) => id = parent,

@@ -76,7 +76,7 @@ impl Map {
         let (child_blocks, child_slot) = (child.blocks, child.pages.get(page).copied());
         let unchanged = self.changes.leaves(into, first, LEAF).is_empty();
         let end = ((page as u64 + 1) * PAGE_BLOCKS).min(self.layers[&from].blocks);
-        self.resolved.forget_page(page as u64);
+        self.forget_page(page as u64);
         match child_slot {
             None => self.give_up_page(pair, old),
             Some(Slot::Zero) if unchanged => self.give_up_page(pair, old),
@@ -209,7 +209,7 @@ impl Map {
             let inside = leaf * LEAF + (slot as u64) < child_blocks;
             if inside && self.leaves[target as usize].ptrs[slot] == Ptr::ABSENT {
                 self.mark(target, slot);
-                self.leaves[target as usize].ptrs[slot] = ptr;
+                self.leaves[target as usize].ptrs.put(slot, ptr);
             } else if let Lookup::Data(ptr) = ptr.lookup() {
                 dead += 1;
                 old(ptr);

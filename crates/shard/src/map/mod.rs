@@ -13,6 +13,7 @@ mod capture;
 mod changes;
 mod layers;
 mod merge;
+mod pointers;
 mod ptr;
 mod remains;
 mod resize;
@@ -29,6 +30,7 @@ use changes::{Changes, LeafKey};
 pub use layers::{CHAIN_MAX, LayerTable, NOBODY, Usage, View};
 pub use merge::Merge;
 use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId};
+use pointers::Pointers;
 pub use ptr::{Block256, Lookup, Ptr, decode_block, encode_block};
 pub use remains::Left;
 use resolved::Resolved;
@@ -103,7 +105,7 @@ struct Page {
 
 /// A leaf in memory, as commits have left it.
 struct Leaf {
-    ptrs: Box<Block256>,
+    ptrs: Pointers,
     page: u32,
     child: u8,
     /// Pointers that are not those of the block at its home. What that has in their place is not live any more.
@@ -116,6 +118,8 @@ struct Leaf {
     orphan: bool,
     /// The next checkpoint writes it, however little has changed.
     rewrite: bool,
+    /// It is not of the tree, but what this chain says.
+    chain: u32,
     used: Cell<bool>,
 }
 
@@ -172,7 +176,7 @@ impl Map {
             merging: BTreeMap::new(),
             aliases: BTreeMap::new(),
             next_layer: layers::OWN_LAYERS,
-            resolved: Resolved::new(limits.resolved),
+            resolved: Resolved::new(limits.resolved + limits.leaves),
             leaves: Vec::with_capacity(limits.leaves.min(4096)),
             free_leaves: Vec::with_capacity(limits.leaves.min(4096)),
             pages: Vec::new(),
@@ -211,9 +215,9 @@ impl Map {
     pub fn mapped_blocks(&self) -> u64 {
         self.mapped
     }
-    /// Leaves in memory, copies of a checkpoint included.
+    /// Leaves in memory, copies of a checkpoint included, and of chains those that have no memory of their own.
     pub fn leaves_used(&self) -> usize {
-        self.leaves.len() - self.free_leaves.len()
+        self.leaves.len() - self.free_leaves.len() - self.resolved.count().min(self.limits.resolved)
     }
     /// Changed pointers that the next checkpoint, or one before it, lists one by one.
     pub fn changes(&self) -> usize {
@@ -225,7 +229,10 @@ impl Map {
     }
 
     pub fn lookup(&self, layer: LayerId, block: u64) -> Lookup {
-        let Some(l) = self.layers.get(&layer) else { return Lookup::Absent };
+        self.layers.get(&layer).map_or(Lookup::Absent, |l| self.lookup_in(l, layer, block))
+    }
+
+    fn lookup_in(&self, l: &Layer, layer: LayerId, block: u64) -> Lookup {
         if block >= l.blocks {
             return Lookup::Absent;
         }
@@ -237,7 +244,7 @@ impl Map {
             if leaf != NONE {
                 let leaf = &self.leaves[leaf as usize];
                 leaf.used.set(true);
-                return leaf.ptrs[slot].lookup();
+                return leaf.ptrs.lookup(slot);
             }
             page.used.set(true);
         }
@@ -260,7 +267,7 @@ impl Map {
         let old = match self.leaf_for_change(layer, page, child) {
             Some(leaf) => {
                 self.mark(leaf, slot);
-                std::mem::replace(&mut self.leaves[leaf as usize].ptrs[slot], ptr).lookup()
+                self.leaves[leaf as usize].ptrs.put(slot, ptr).lookup()
             }
             None => {
                 let base = self.base(self.layers[&layer].pages[page], child);
@@ -281,7 +288,7 @@ impl Map {
     pub fn repoint(&mut self, layer: LayerId, block: u64, from: Ptr, to: Ptr) -> bool {
         let Some(layer) = self.holder(layer, block, from) else { return false };
         self.set(layer, block, to);
-        self.resolved.repoint(block, from, to);
+        self.repoint_chains(block, from, to);
         true
     }
 
@@ -352,7 +359,7 @@ impl Map {
         let (page, child) = (self.leaves[old as usize].page, self.leaves[old as usize].child);
         let new = self.free_leaf_place();
         let (from, to) = two(&mut self.leaves, old as usize, new as usize);
-        to.ptrs.copy_from_slice(&*from.ptrs);
+        to.ptrs.copy_from(&from.ptrs);
         (to.page, to.child, to.changed, to.fresh) = (page, child, from.changed, from.fresh);
         from.orphan = true;
         self.pages[page as usize].at[child as usize] = new;
@@ -392,7 +399,7 @@ impl Map {
                 leaf
             }
             None => {
-                self.leaves.push(Leaf::empty(Box::new([Ptr::ABSENT; FANOUT])));
+                self.leaves.push(Leaf::empty());
                 self.leaves.len() as u32 - 1
             }
         }
@@ -401,7 +408,7 @@ impl Map {
     /// Makes so many leaves ready to be used, as far as the map may grow.
     pub fn make_room(&mut self, leaves: usize) {
         while self.free_leaves.len() < leaves && self.leaves.len() < self.limits.leaves {
-            self.leaves.push(Leaf::empty(Box::new([Ptr::ABSENT; FANOUT])));
+            self.leaves.push(Leaf::empty());
             self.free_leaves.push(self.leaves.len() as u32 - 1);
         }
     }
@@ -448,15 +455,15 @@ impl Map {
 impl Leaf {
     /// As new, with the memory that it has.
     fn reset(&mut self) {
-        (self.page, self.child) = (NONE, 0);
+        (self.page, self.child, self.chain) = (NONE, 0, NONE);
         (self.changed, self.fresh) = (Bits::default(), Bits::default());
         (self.frozen, self.orphan, self.rewrite) = (false, false, false);
         self.used.set(true);
     }
 
-    fn empty(ptrs: Box<Block256>) -> Leaf {
+    fn empty() -> Leaf {
         Leaf {
-            ptrs,
+            ptrs: Pointers::absent(),
             page: NONE,
             child: 0,
             changed: Bits::default(),
@@ -464,6 +471,7 @@ impl Leaf {
             frozen: false,
             orphan: false,
             rewrite: false,
+            chain: NONE,
             used: Cell::new(true),
         }
     }
@@ -472,7 +480,7 @@ impl Leaf {
 /// A change beside the tree becomes one of a leaf in memory.
 fn take_along(leaf: &mut Leaf, resident_changes: &mut usize, change: changes::Change) {
     let slot = change.slot as usize;
-    leaf.ptrs[slot] = change.ptr;
+    leaf.ptrs.put(slot, change.ptr);
     *resident_changes += leaf.changed.set(slot) as usize;
     if change.fresh {
         leaf.fresh.set(slot);

@@ -8,6 +8,10 @@
 //!
 //! Access is the socket file's: whoever may open it may do everything.
 
+mod pool;
+
+pub use pool::{BalanceInfo, CollectionInfo, DeviceBalance, ExtentCount, PoolInfo, RepairInfo};
+
 use crate::desired::{ControlError, State, Volume, VolumeState};
 use crate::meta::MetaError;
 use peristyle_base::stage::StageSnapshot;
@@ -248,90 +252,6 @@ pub struct DeviceInfo {
     pub slots_used: u32,
     pub bytes: u64,
     pub write_cache: String,
-}
-
-/// How the pool's space is used.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct PoolInfo {
-    pub name: String,
-    pub scheme: String,
-    /// Slots of 2 MiB on all devices: those that users' data may fill, and those in use.
-    pub slots_total: u64,
-    pub slots_used: u64,
-    pub slots_free: u64,
-    pub capacity_bytes: u64,
-    pub used_bytes: u64,
-    /// Blocks of volumes that hold data, and of the map in the log.
-    pub live_blocks: u64,
-    pub map_blocks: u64,
-    /// Data blocks of extents behind which nothing is any more; headers and holes count.
-    pub dead_blocks: u64,
-    pub extents: Vec<ExtentCount>,
-    /// Extents that hold nothing, and wait for a checkpoint or to be freed.
-    pub waiting_extents: u64,
-    /// Extents that were freed since the start, without those that the start itself gave back.
-    pub freed_extents: u64,
-    /// Bytes of freed slots that were given back to the medium since the start.
-    pub discarded_bytes: u64,
-    #[serde(default)]
-    pub repair: RepairInfo,
-}
-
-/// What rebuild, rebalance and scrub have to do, and have done since the start.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct RepairInfo {
-    /// Columns to rebuild or repair; those on devices that may come back; those on devices that are to leave.
-    pub lost_columns: u64,
-    pub away_columns: u64,
-    pub draining_columns: u64,
-    /// Columns that were rebuilt or repaired or that left a draining device, and those that evened out use.
-    pub remade_columns: u64,
-    pub moved_columns: u64,
-    /// Columns that were still there when their devices came back, and slots that were freed then.
-    pub adopted_columns: u64,
-    pub leftovers_freed: u64,
-    /// Attempts that failed and are made again: devices that do not answer, or nowhere to go.
-    pub failed_remakes: u64,
-    /// Bytes per second of columns that are being made anew, and seconds until none is left at this rate.
-    pub bytes_s: u64,
-    pub remaining_s: Option<u64>,
-    /// Damage that was found, and columns that were read for it.
-    pub damaged_rows: u64,
-    pub damaged_columns: u64,
-    pub scrubbed_columns: u64,
-    /// Extents that a scrub that was asked for has yet to read.
-    pub scrub_left: u64,
-    /// Seconds for which some column has not been verified; counted from the node's start at most.
-    pub unverified_s: u64,
-}
-
-/// How even the devices' use is.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct BalanceInfo {
-    pub devices: Vec<DeviceBalance>,
-    /// The largest deviation of all devices, in percent of a device's capacity.
-    pub deviation_percent: f64,
-    pub repair: RepairInfo,
-}
-
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct DeviceBalance {
-    pub path: String,
-    pub state: String,
-    pub slots_total: u32,
-    pub slots_used: u32,
-    /// What it would hold if every device were as full as the pool.
-    pub slots_share: u32,
-    /// How much more it holds than that, in percent of its capacity.
-    pub deviation_percent: f64,
-}
-
-/// Extents of one phase ("ready", "open", "closed", "sealed") and kind ("wide", "narrow", "shrunk").
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct ExtentCount {
-    pub phase: String,
-    pub kind: String,
-    pub extents: u64,
 }
 
 /// Counters and stages of everything, as a tree: the node, its volumes, its devices.
