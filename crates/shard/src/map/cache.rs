@@ -5,9 +5,9 @@ use super::{FANOUT, LEAF, Leaf, Lookup, Map, NONE, PTR_BYTES, Page, Ptr, Slot, s
 use crate::map::changes::Change;
 use peristyle_base::LayerId;
 
-/// Memory of a leaf, of a page, of a change beside the tree, and of a page that is not in memory, with what belongs to
-/// it. Rounded up: they bound what is used, they do not measure it.
-const LEAF_BYTES: u64 = 4096 + 160;
+/// Memory of a leaf with its place among the chains', of a page, of a change beside the tree, and of a page that is not in
+/// memory, with what belongs to it. Rounded up: they bound what is used, they do not measure it.
+const LEAF_BYTES: u64 = 4096 + 192;
 const PAGE_BYTES: u64 = 2 * 4096 + 1024 + 160;
 const CHANGE_BYTES: u64 = 96;
 const SLOT_BYTES: u64 = 64;

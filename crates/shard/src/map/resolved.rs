@@ -3,7 +3,6 @@
 //!
 //! A leaf is filled from the top of its chain down, as far as somebody has asked: what has to be read for it is read once,
 //! and what was found is kept.
-
 //!
 //! The pointers of these leaves lie in the same memory as those of leaves of the tree, and both go when others have to come.
 //! A share of the memory is theirs alone (`Limits::resolved`).
