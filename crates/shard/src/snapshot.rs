@@ -103,12 +103,19 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.copy_up(volume, top, block, count).await?;
             block += count;
         }
-        let _turn = self.layer_turn.acquire(1).await;
-        match self.head(volume) {
-            Some(layer) if layer == top => {}
-            _ => return Err(ShardError::Changed),
+        loop {
+            // What has merged into the layer is in no log before the end of the merge is: parted earlier, a restart
+            // would not find it.
+            let is_gaining = || self.state.borrow().map.is_gaining(top);
+            self.progress.wait_until(|| !is_gaining() || self.stopped().is_some()).await;
+            let _turn = self.layer_turn.acquire(1).await;
+            if self.head(volume) != Some(top) {
+                return Err(ShardError::Changed);
+            }
+            if !is_gaining() || self.stopped().is_some() {
+                return self.commit(Effect::Event(Entry::LayerParted { volume })).await;
+            }
         }
-        self.commit(Effect::Event(Entry::LayerParted { volume })).await
     }
 
     /// Writes what a volume's own layer does not have and its ancestors do. Nobody else writes these blocks meanwhile.

@@ -85,7 +85,8 @@ fn fill_sector(tag: Tag, sector: u64, chunk: &mut [u8]) {
     words[0] = tag.to_le_bytes();
 }
 
-fn holds(tag: Tag, sector: u64, chunk: &[u8]) -> bool {
+/// Whether a sector has the content that `tag` names.
+pub fn holds(tag: Tag, sector: u64, chunk: &[u8]) -> bool {
     let mut expected = [0; SECTOR as usize];
     // The first word is the tag.
     chunk[..8] == tag.to_le_bytes() && {
@@ -105,8 +106,26 @@ impl Model {
         model.0.borrow_mut().sectors = vec![0; (bytes / SECTOR) as usize];
         model
     }
+    /// A volume with this content, that nobody writes to yet. Its writes are other ones than those of volumes with
+    /// another number.
+    pub fn of(sectors: Vec<Tag>, number: u32) -> Model {
+        Model(Rc::new(RefCell::new(State { sectors, next: u64::from(number) << 40, ..State::default() })))
+    }
     pub fn sectors(&self) -> u64 {
         self.0.borrow().sectors.len() as u64
+    }
+    /// What was acknowledged last, sector by sector.
+    pub fn tags(&self) -> Vec<Tag> {
+        self.0.borrow().sectors.clone()
+    }
+    /// The volume holds this now, whatever of its writes was not answered.
+    pub fn become_tags(&self, sectors: Vec<Tag>) {
+        let state = &mut *self.0.borrow_mut();
+        (state.sectors, state.open) = (sectors, BTreeMap::new());
+    }
+    /// The volume has another size. What it gains is zeros.
+    pub fn resize(&self, sectors: u64) {
+        self.0.borrow_mut().sectors.resize(sectors as usize, 0);
     }
     pub fn acknowledged(&self) -> u64 {
         self.0.borrow().acknowledged

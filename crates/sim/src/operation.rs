@@ -27,6 +27,14 @@ pub enum Operation {
     Resize,
     /// A snapshot that is taken, and deleted again: its layer merges into its child's.
     Snapshot,
+    /// Snapshots of several volumes at one point.
+    GroupSnapshot,
+    /// A new volume on a snapshot.
+    Clone,
+    /// A volume becomes what a snapshot is.
+    RollBack,
+    /// A volume gets a copy of what it shares with others.
+    Flatten,
     /// Extents that hold nothing any more, behind a checkpoint, while the shard serves.
     FreeUnused,
     /// What is alive in an extent is appended to another one, while hosts write.
@@ -62,6 +70,10 @@ impl Operation {
         Operation::GiveBack,
         Operation::Resize,
         Operation::Snapshot,
+        Operation::GroupSnapshot,
+        Operation::Clone,
+        Operation::RollBack,
+        Operation::Flatten,
         Operation::FreeUnused,
         Operation::Relocate,
         Operation::Rebuild,
@@ -85,6 +97,10 @@ impl Operation {
             Operation::GiveBack => "shard: give an extent back",
             Operation::Resize => "shard: resize a layer",
             Operation::Snapshot => "shard: snapshot and merge",
+            Operation::GroupSnapshot => "shard: snapshot of a group",
+            Operation::Clone => "shard: clone a snapshot",
+            Operation::RollBack => "shard: roll back to a snapshot",
+            Operation::Flatten => "shard: flatten a clone",
             Operation::FreeUnused => "shard: free unused extents",
             Operation::Relocate => "shard: move blocks",
             Operation::Rebuild => "shard: make columns anew",

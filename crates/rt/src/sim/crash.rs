@@ -141,8 +141,11 @@ impl CrashSpace {
         add(self.choose(|_, _, _| false));
         add(self.choose(|_, _, _| true));
         for &one in &self.writes {
-            add(self.choose(|s, _, write| (s.disk, write) == one));
-            add(self.choose(|s, _, write| (s.disk, write) != one));
+            let more = add(self.choose(|s, _, write| (s.disk, write) == one))
+                && add(self.choose(|s, _, write| (s.disk, write) != one));
+            if !more {
+                return states;
+            }
         }
         for (position, &torn) in self.writes.iter().enumerate() {
             let before: BTreeSet<_> = self.writes[..position].iter().copied().collect();

@@ -91,7 +91,9 @@ impl Image {
         let range = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
         let mut page = *page_bytes(self.page(number));
         page[range.clone()].copy_from_slice(&page_bytes(from)[range]);
-        self.set_page(number, Some(Rc::new(page)));
+        // Many crash states that are kept for later differ in a few pages only, however many were undecided.
+        let same = page == *page_bytes(from);
+        self.set_page(number, if same { from.clone() } else { Some(Rc::new(page)) });
     }
 
     /// Reads any range.

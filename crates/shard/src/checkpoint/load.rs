@@ -194,9 +194,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     async fn compare_counts(self: &Rc<Self>) -> Result<(), String> {
         let mut counted: BTreeMap<ExtentId, (u32, u32)> = BTreeMap::new();
-        let mut live = 0;
+        let (mut live, mut of_layers) = (0, BTreeMap::new());
         let count = |_: &mut State, ptr: Ptr, of: Option<(LayerId, u64)>| {
             let is_live = of.is_some();
+            of.into_iter().for_each(|(layer, _)| *of_layers.entry(layer).or_insert(0) += 1);
             let there = counted.entry(ptr.extent()).or_default();
             (there.0, there.1) = (there.0 + is_live as u32, there.1 + !is_live as u32);
             live += is_live as u64;
@@ -209,6 +210,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if live != map.mapped_blocks() {
             return Err(format!("{live} pointers are live and {} are counted", map.mapped_blocks()));
         }
+        map.compare_live(&of_layers)?;
         for e in extents.iter() {
             let there = counted.remove(&e.id).unwrap_or_default();
             if there != (e.live, e.meta) {

@@ -267,6 +267,17 @@ impl Map {
         (unnamed.map(|(_, layer)| layer.live).sum::<i64>() + self.freeing).max(0) as u64
     }
 
+    /// For checks, while nothing merges and all is counted: whether layers count what they hold.
+    pub fn compare_live(&self, held: &BTreeMap<LayerId, i64>) -> Result<(), String> {
+        let there = |id| held.get(id).copied().unwrap_or(0);
+        let wrong = self.layers.iter().find(|(id, layer)| **id != REMAINS && layer.live != there(id));
+        match wrong {
+            Some((id, layer)) => Err(format!("{id:?} has {} blocks and counts {}", there(id), layer.live)),
+            None if self.freeing != 0 => Err(format!("{} blocks are of layers that are gone", self.freeing)),
+            None => Ok(()),
+        }
+    }
+
     /// As it is now, for a checkpoint.
     pub(super) fn table(&self) -> LayerTable {
         LayerTable {

@@ -39,6 +39,11 @@ impl Map {
         !self.merging.is_empty()
     }
 
+    /// Its parent merges into a layer.
+    pub fn is_gaining(&self, layer: LayerId) -> bool {
+        self.merging.values().any(|into| *into == layer)
+    }
+
     /// Nothing is in a layer.
     pub(super) fn is_bare(&self, layer: LayerId) -> bool {
         let absent = self.layers.get(&layer).is_none_or(|l| l.pages.iter().all(|slot| *slot == Slot::Absent));

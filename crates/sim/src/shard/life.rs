@@ -1,6 +1,6 @@
 //! What happens to the shard, and what its hosts do.
 
-use super::snapshot::Frozen;
+use super::family::Family;
 use super::watch::{Watch, WatchedColumns, WatchedStore};
 use super::{Plan, Remains};
 use crate::model::{Model, SECTOR, fill};
@@ -26,16 +26,16 @@ const BLOCK: u64 = BLOCK_BYTES as u64 / SECTOR;
 const LARGE: u64 = 128;
 /// Another owner has taken the shard.
 #[derive(Debug, PartialEq, Eq)]
-struct Stopped;
+pub(super) struct Stopped;
 
 /// What one life has to do with, besides its disks.
 #[derive(Clone)]
 pub struct Rig {
     pub plan: Plan,
     pub seed: u64,
+    /// The volume that is written all the time, and all volumes and snapshots: it is one of them.
     pub model: Model,
-    /// A snapshot, if there may be one.
-    pub frozen: Rc<RefCell<Option<Frozen>>>,
+    pub family: Rc<RefCell<Family>>,
     pub store: MemoryShardStore,
     pub watch: Watch,
 }
@@ -51,15 +51,13 @@ pub async fn format_all(disks: &[DiskHandle]) {
 impl Rig {
     /// Changes when a crash is promised something else, or is one of something else.
     pub fn promise(&self) -> u64 {
-        let snapshot = self.frozen.borrow().as_ref().map_or(0, |frozen| 1 + frozen.phase as u64);
         let under_way = u64::from(self.watch.under_way.bits());
-        self.model.acknowledged() << 44 | snapshot << 40 | self.store.puts() << 20 | under_way
+        self.family.borrow().promise().rotate_left(40) ^ self.store.puts() << 24 ^ under_way
     }
 
     pub fn remains(&self, disks: &CrashState) -> Remains {
         let record = self.store.peek(SHARD).map(|(record, _)| record);
-        let frozen = self.frozen.borrow().as_ref().map(Frozen::crashed_copy);
-        Remains { disks: disks.clone(), record, model: self.model.crashed_copy(), frozen }
+        Remains { disks: disks.clone(), record, family: self.family.borrow().crashed_copy() }
     }
 
     async fn columns(&self, disks: &[DiskHandle], away: &[usize]) -> Rc<WatchedColumns> {
@@ -97,7 +95,7 @@ impl Rig {
         owner.empty_a_device(&mut Rng::new(self.seed ^ 0xE4D)).await;
         owner.collect(&mut Rng::new(self.seed ^ 0xC011)).await;
         owner.cut_off_and_grow(&mut Rng::new(self.seed ^ 0xC07)).await;
-        owner.take_snapshot_and_delete_it(&mut Rng::new(self.seed ^ 0x5A9)).await;
+        Box::pin(owner.volumes_and_snapshots(&mut Rng::new(self.seed ^ 0x5A9))).await;
         join_two(owner.checkpoint(), owner.write_some(&mut rng.fork(), 3)).await;
         if let Some(failing) = self.plan.failing {
             owner.write_while_failing(&disks[failing], failing, &mut rng).await;
@@ -253,8 +251,17 @@ impl Owner {
         self.write_at(|| rng.below(places), blocks).await
     }
 
-    async fn write_at(&self, mut place: impl FnMut() -> u64, blocks: u64) -> Result<(), Stopped> {
-        let model = &self.rig.model;
+    async fn write_at(&self, place: impl FnMut() -> u64, blocks: u64) -> Result<(), Stopped> {
+        self.write_to(LAYER, place, blocks).await
+    }
+
+    pub(super) async fn write_to(
+        &self,
+        volume: LayerId,
+        mut place: impl FnMut() -> u64,
+        blocks: u64,
+    ) -> Result<(), Stopped> {
+        let (model, family) = (&self.rig.family.borrow().model(volume), &self.rig.family);
         let count = blocks * BLOCK;
         let (first, id, tag) = loop {
             let first = place() * BLOCK;
@@ -265,8 +272,14 @@ impl Owner {
         };
         let mut buf = Buf::alloc((count * SECTOR) as usize).await;
         fill(tag, first, &mut buf);
-        match self.shard.write(LAYER, first * SECTOR, buf.freeze()).await {
-            Ok(()) => model.acknowledge(id),
+        let in_window = family.borrow_mut().window().map(|window| window.begin(volume, first, count, tag));
+        match self.shard.write(volume, first * SECTOR, buf.freeze()).await {
+            Ok(()) => {
+                model.acknowledge(id);
+                in_window.into_iter().for_each(|write| {
+                    family.borrow_mut().window().expect("it is settled later").end(write);
+                });
+            }
             Err(ShardError::Stopped) => {
                 model.orphan(id);
                 return Err(Stopped);
@@ -311,7 +324,7 @@ impl Owner {
 
     /// The layer becomes smaller and grows back. To whoever looks at the end of it, that is one write of zeros: after
     /// a crash all of what was cut off is there, or nothing.
-    async fn cut_off_and_grow(&self, rng: &mut Rng) {
+    pub(super) async fn cut_off_and_grow(&self, rng: &mut Rng) {
         let _step = self.rig.watch.under_way.begin(Operation::Resize);
         let model = &self.rig.model;
         let blocks = model.sectors() / BLOCK;
@@ -373,27 +386,37 @@ impl Owner {
         self.write_some(rng, 2).await;
     }
 
-    /// Finds out what became of writes that nobody answered.
+    /// Some blocks are given up.
+    pub(super) async fn zero(&self, volume: LayerId, block: u64, blocks: u64) {
+        let model = self.rig.family.borrow().model(volume);
+        let id = loop {
+            match model.begin_write(block * BLOCK, blocks * BLOCK, true) {
+                Some((id, _)) => break id,
+                None => peristyle_rt::sleep(Duration::from_micros(30)).await,
+            }
+        };
+        let zeroed = self.shard.zero(volume, block * BLOCK_BYTES as u64, blocks * BLOCK_BYTES as u64).await;
+        assert_eq!(zeroed, Ok(()));
+        model.acknowledge(id);
+    }
+
+    /// A read returns what the volume may hold just then.
+    pub(super) async fn compare(&self, volume: LayerId, model: &Model, first: u64, count: u64) {
+        let id = model.begin_read(first, count);
+        let data = self.shard.read(volume, first * SECTOR, count * SECTOR).await;
+        let data = flat(&data.unwrap_or_else(|error| panic!("all devices are sound: {error}")));
+        model.end_read(id, &data).unwrap_or_else(|wrong| panic!("of {volume:?}: {wrong}"));
+    }
+
+    /// Finds out what became of all that nobody answered.
     pub async fn decide(&self) {
-        let model = &self.rig.model;
-        for (id, first, count) in model.orphans() {
-            let data = self.shard.read(LAYER, first * SECTOR, count * SECTOR).await;
-            let data = flat(&data.unwrap_or_else(|error| panic!("all devices are sound: {error}")));
-            model.decide(id, &data).unwrap_or_else(|wrong| panic!("after a crash: {wrong}"));
-        }
+        self.settle_change().await;
+        self.decide_writes().await;
     }
 
     /// All that was promised is there, and what the shard counts is what its map says.
     pub async fn compare_all(&self) {
-        let model = &self.rig.model;
-        self.compare_snapshot().await;
+        self.compare_family().await;
         self.shard.check_counts().await.unwrap_or_else(|wrong| panic!("at rest: {wrong}"));
-        for first in (0..model.sectors()).step_by((LARGE * BLOCK) as usize) {
-            let count = (LARGE * BLOCK).min(model.sectors() - first);
-            let id = model.begin_read(first, count);
-            let data = self.shard.read(LAYER, first * SECTOR, count * SECTOR).await;
-            let data = flat(&data.unwrap_or_else(|error| panic!("all devices are sound: {error}")));
-            model.end_read(id, &data).unwrap_or_else(|wrong| panic!("at rest: {wrong}"));
-        }
     }
 }

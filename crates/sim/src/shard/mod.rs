@@ -2,25 +2,28 @@
 //! that a loss of power may leave, with what was under way by name. Each is recovered from, compared and written to;
 //! some lose their power again during that recovery, and some are taken up with devices away before.
 //!
-//! The life: a first start, writes, checkpoints, extents that fill and are sealed, a device that fails for a while,
-//! and a takeover while the owner before, who does not know of it, goes on writing.
+//! The life: a first start, writes, checkpoints, extents that fill and are sealed, snapshots and clones and what becomes
+//! of them, a device that fails for a while, and a takeover while the owner before, who does not know of it, goes on writing.
 
 mod at_rest;
+mod family;
 mod life;
-mod snapshot;
+mod volumes;
 mod watch;
+mod window;
 
 use crate::Outcome;
-use crate::model::Model;
 use crate::node::store_of;
 use crate::operation::Operation;
-use life::{Owner, Rig};
+use family::Family;
+use life::{LAYER, Owner, Rig};
 use peristyle_base::Scheme;
 use peristyle_cluster::{MemoryShardStore, ShardRecord};
 use peristyle_column::Geometry;
 use peristyle_rt::sim::{CrashState, DiskConfig, DiskHandle, Image, Rng, Stop, Sweep, WorldConfig, run_with};
 use peristyle_rt::{BufConfig, Duration};
-use snapshot::Frozen;
+use std::cell::RefCell;
+use std::rc::Rc;
 use watch::Watch;
 
 /// States of one crash, and how many of them are drawn.
@@ -91,8 +94,7 @@ fn world_config(seed: u64) -> WorldConfig {
 struct Remains {
     disks: CrashState,
     record: Option<ShardRecord>,
-    model: Model,
-    frozen: Option<Frozen>,
+    family: Family,
 }
 
 struct Sweeper {
@@ -134,15 +136,16 @@ impl Sweeper {
         }
     }
 
-    fn rig(&self, model: Model, store: MemoryShardStore) -> Rig {
+    fn rig(&self, family: Family, store: MemoryShardStore) -> Rig {
         let half_a_put = Duration::from_micros(if self.plan.slow_store { 3_000 } else { 150 });
         let watch = Watch { half_a_put, ..Watch::default() };
-        Rig { plan: self.plan.clone(), seed: self.seed, model, frozen: Default::default(), store, watch }
+        let (plan, model) = (self.plan.clone(), family.model(LAYER));
+        Rig { plan, seed: self.seed, model, family: Rc::new(RefCell::new(family)), store, watch }
     }
 
     /// The whole life, and what a crash at each of its events may leave.
     fn sweep_life(&mut self) -> Vec<Remains> {
-        let rig = self.rig(Model::new(self.plan.volume_bytes), MemoryShardStore::default());
+        let rig = self.rig(Family::new(self.plan.volume_bytes), MemoryShardStore::default());
         let disks = vec![Image::new(Geometry::bytes_for(self.plan.slots)); self.plan.devices];
         let formatted = {
             let sweep = self.sweep(disks, 1);
@@ -159,15 +162,14 @@ impl Sweeper {
             },
         );
         self.outcome = self.outcome.and(swept.into());
-        self.outcome.operations += rig.model.acknowledged();
-        self.outcome.verified += rig.model.verified();
+        self.outcome.operations += rig.family.borrow().acknowledged();
+        self.outcome.verified += rig.family.borrow().verified();
         remains
     }
 
     /// The recovery of one of these, and what a crash at each of its events may leave.
     fn sweep_recovery(&mut self, from: &Remains) -> Vec<Remains> {
-        let rig = self.rig(from.model.crashed_copy(), store_of(from.record.as_ref()));
-        *rig.frozen.borrow_mut() = from.frozen.as_ref().map(Frozen::crashed_copy);
+        let rig = self.rig(from.family.crashed_copy(), store_of(from.record.as_ref()));
         let (recovering, mut again) = (rig.clone(), Vec::new());
         let (swept, _) = self.sweep(from.disks.clone(), 3 ^ self.recovered << 8).run(
             |_, disks| async move {
@@ -187,8 +189,7 @@ impl Sweeper {
 
     /// A process that finds only some of the devices comes up or waits, and then it is gone: it must not have guessed.
     fn recover_with_devices_away(&mut self, remains: Remains) -> Remains {
-        let rig = self.rig(remains.model, store_of(remains.record.as_ref()));
-        *rig.frozen.borrow_mut() = remains.frozen;
+        let rig = self.rig(remains.family, store_of(remains.record.as_ref()));
         let mut rng = Rng::new(self.seed ^ self.recovered << 20);
         let mut away = vec![rng.below(self.plan.devices as u64) as usize];
         away.extend((0..self.plan.devices).filter(|i| *i != away[0] && rng.coin()).collect::<Vec<_>>());
@@ -197,25 +198,29 @@ impl Sweeper {
             life::take_up_with_devices_away(&living, &disks, &away).await;
             disks.iter().map(DiskHandle::image).collect::<CrashState>()
         });
-        self.outcome.verified += rig.model.verified();
+        self.outcome.verified += rig.family.borrow().verified();
         rig.remains(&disks)
     }
 
     /// A process that finds this comes up, has all that was promised, and works.
     fn recover(&mut self, remains: Remains) {
         self.check_at_rest(&remains);
-        let rig = self.rig(remains.model, store_of(remains.record.as_ref()));
-        *rig.frozen.borrow_mut() = remains.frozen;
-        let (model, count) = (rig.model.clone(), self.recovered);
+        let rig = self.rig(remains.family, store_of(remains.record.as_ref()));
+        let (family, count) = (rig.family.clone(), self.recovered);
         self.in_world(4, remains.disks, move |disks| async move {
             let owner = Owner::take(&rig, &disks).await;
             owner.decide().await;
             owner.compare_all().await;
-            owner.write_some(&mut Rng::new(rig.seed ^ count), 3).await;
+            let mut rng = Rng::new(rig.seed ^ count);
+            owner.write_some(&mut rng, 3).await;
+            if rig.family.borrow().held.len() > 1 {
+                owner.write_everywhere(&mut rng).await;
+                Box::pin(owner.change_once_more(&mut rng)).await;
+            }
             owner.compare_all().await;
         });
-        self.outcome.operations += model.acknowledged();
-        self.outcome.verified += model.verified();
+        self.outcome.operations += family.borrow().acknowledged();
+        self.outcome.verified += family.borrow().verified();
     }
 
     /// A device that failed lacks what was written meanwhile: without one, nothing may be wrong at rest.
