@@ -118,7 +118,18 @@ async fn after_a_kill(daemon: &Arc<Daemon>) {
     done(daemon, "snapshot rollback monday --yes").await;
     assert!(holds(&host, 1, 2, 2).await);
     done(daemon, "volume resize v 128MiB").await;
-    refused(daemon, "snapshot rollback monday --yes", 2, "resize the volume first").await;
+    done(daemon, "snapshot create v=large").await;
+    // The volume gets the snapshot's size, be it smaller or larger, and hosts hear of it.
+    let (small, large) = (64 << 20, 128 << 20);
+    let (monday, larger) = ("snapshot rollback monday --yes", "snapshot rollback large --yes");
+    for (words, bytes) in [(monday, small), (larger, large), (monday, small)] {
+        done(daemon, words).await;
+        assert_eq!(json(daemon, "volume show v --json").await["bytes"].as_u64(), Some(bytes));
+        write(&host, 1, bytes / 4096 - 1, 60).await.unwrap();
+        assert!(write(&host, 1, bytes / 4096, 61).await.is_err(), "behind its end");
+        assert!(holds(&host, 1, 2, 2).await);
+    }
+    done(daemon, "snapshot delete large").await;
     done(daemon, "volume flatten c").await;
     for snapshot in ["snapshot delete monday", "snapshot delete v-1", "snapshot delete c-1"] {
         done(daemon, snapshot).await;

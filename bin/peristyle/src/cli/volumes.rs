@@ -32,7 +32,7 @@ Two volumes at the same point:
     },
     /// Make a volume what it was; what was written since is lost
     ///
-    /// The volume must have the snapshot's size. Hosts should not use it meanwhile: what they have cached is of the volume as
+    /// The volume gets the snapshot's size, too. Hosts should not use it meanwhile: what they have cached is of the volume as
     /// it was.
     #[command(after_help = "Example: peristyle snapshot rollback db-monday --yes")]
     Rollback {

@@ -206,15 +206,30 @@ impl Admin {
         let of = snapshot.snapshot_of.as_deref();
         let not_one = || ApiError::new(Code::Invalid, format!("`{name}` is no snapshot"));
         let volume = self.find(of.ok_or_else(not_one)?)?;
-        if volume.bytes != snapshot.bytes {
-            let why = format!(
-                "the volume `{}` has {} bytes and the snapshot {}: resize the volume first",
-                volume.name, volume.bytes, snapshot.bytes
-            );
-            return Err(ApiError::new(Code::Invalid, why));
-        }
         let handle = self.node.volume(&spec_of(&volume)).ok_or_else(|| internal(ShardError::Stopped))?;
-        handle.roll_back(snapshot.layer).await.map_err(internal)?;
+        let resize = |bytes| Change::ResizeVolume { name: volume.name.clone(), bytes, shrink: true };
+        // In between the store has the larger of both sizes: a start that finds that gives it to the layer, and never has
+        // to cut data off.
+        if volume.bytes < snapshot.bytes {
+            self.control.apply(&resize(snapshot.bytes)).await?;
+        }
+        match handle.roll_back(snapshot.layer).await {
+            Ok(()) => {}
+            Err(e) => {
+                // If it may have happened, the next start decides.
+                if volume.bytes < snapshot.bytes && e != ShardError::Stopped {
+                    self.control.apply(&resize(volume.bytes)).await?;
+                }
+                return Err(internal(e));
+            }
+        }
+        if volume.bytes > snapshot.bytes {
+            self.control.apply(&resize(snapshot.bytes)).await?;
+        }
+        if volume.bytes != snapshot.bytes {
+            super::target::put(&self.node, &spec_of(&self.find(&volume.name)?)).await.map_err(internal)?;
+            self.publish_exports();
+        }
         Ok(Response::Done)
     }
 

@@ -1,7 +1,7 @@
 //! What a disk may hold after a crash: for each sector that a write was about to change, the old bytes or those
 //! of any write that had not become stable. All such states, or a bounded choice of the telling ones.
 
-use super::image::{Image, Page, SECTORS_PER_PAGE, is_same, sector_of};
+use super::image::{Image, Page, SECTORS_PER_PAGE, is_same, mix, sector_of};
 use super::rng::Rng;
 use std::collections::BTreeSet;
 
@@ -25,6 +25,12 @@ pub struct CrashSpace {
 
 /// Images of the disks, in the order in which the disks were given.
 pub type CrashState = Vec<Image>;
+
+fn fingerprint(choice: &[u8]) -> u64 {
+    let (words, rest) = choice.as_chunks::<8>();
+    let words = words.iter().map(|word| u64::from_le_bytes(*word));
+    words.chain(rest.iter().map(|byte| u64::from(*byte))).fold(choice.len() as u64, mix)
+}
 
 impl CrashSpace {
     /// Adds a disk: its stable contents, and per page what unstable writes would leave there, oldest first.
@@ -130,10 +136,11 @@ impl CrashSpace {
     }
 
     fn some(&self, limit: usize, seed: u64) -> Vec<Vec<u8>> {
+        // By their fingerprints: there may be a hundred thousand sectors.
         let mut seen = BTreeSet::new();
         let mut states = Vec::new();
         let mut add = |choice: Vec<u8>| {
-            if states.len() < limit && seen.insert(choice.clone()) {
+            if states.len() < limit && seen.insert(fingerprint(&choice)) {
                 states.push(choice);
             }
             states.len() < limit
@@ -147,8 +154,7 @@ impl CrashSpace {
                 return states;
             }
         }
-        for (position, &torn) in self.writes.iter().enumerate() {
-            let before: BTreeSet<_> = self.writes[..position].iter().copied().collect();
+        for &torn in &self.writes {
             let touched: Vec<usize> = (0..self.sectors.len())
                 .filter(|&i| self.sectors[i].disk == torn.0)
                 .filter(|&i| self.sectors[i].versions.iter().any(|v| v.1 == torn.1))
@@ -156,7 +162,7 @@ impl CrashSpace {
             for &cut in &touched {
                 for front in [true, false] {
                     let more = add(self.choose(|s, i, write| {
-                        before.contains(&(s.disk, write))
+                        (write, s.disk) < (torn.1, torn.0)
                             || (s.disk, write) == torn && if front { i <= cut } else { i >= cut }
                     }));
                     if !more {

@@ -34,7 +34,7 @@ pub(crate) fn sector_of(page: &Page, sector: usize) -> &[u8] {
     &page_bytes(page)[sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES]
 }
 
-fn mix(sum: u64, word: u64) -> u64 {
+pub(super) fn mix(sum: u64, word: u64) -> u64 {
     (sum.rotate_left(5) ^ word).wrapping_mul(0x517C_C1B7_2722_0A95)
 }
 

@@ -35,6 +35,8 @@ const AGAIN_EVERY: u64 = 100;
 const AWAY_EVERY: u64 = 4;
 /// Of these, each so many is looked at by the offline tools first.
 const CHECK_EVERY: u64 = 3;
+/// Of so many states with snapshots one has one more thing happen to these.
+const CHANGE_EVERY: u64 = 3;
 
 /// What is drawn from a seed.
 #[derive(Clone, Debug)]
@@ -213,7 +215,7 @@ impl Sweeper {
             owner.compare_all().await;
             let mut rng = Rng::new(rig.seed ^ count);
             owner.write_some(&mut rng, 3).await;
-            if rig.family.borrow().held.len() > 1 {
+            if rig.family.borrow().held.len() > 1 && count.is_multiple_of(CHANGE_EVERY) {
                 owner.write_everywhere(&mut rng).await;
                 Box::pin(owner.change_once_more(&mut rng)).await;
             }
