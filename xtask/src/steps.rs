@@ -81,7 +81,7 @@ fn unit() -> Result<()> {
 
 /// A share of what `cargo xtask sim --seeds 200` does; the first seeds twice, with the same trace both times.
 fn sim() -> Result<()> {
-    let options = ["--seeds", "24", "--replay", "3", "--at-least-states", "10000"];
+    let options = ["--seeds", "16", "--replay", "3", "--at-least-states", "10000"];
     tools::sim(&options.map(String::from))
 }
 

@@ -384,23 +384,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let crcs = crcs.slice(at..at + rows as usize * 4);
             let (place, name) = (extent.place(column), extent.name(self.id, column));
             state.stats.append.enter(done);
-            // Nobody waits for what stands aside: each of its columns goes in a turn of its own, and commands between them.
-            let pauses = if frame.kind == FrameKind::User { 0 } else { column };
-            let row = RowIndex(row);
-            let try_now = || self.columns.try_append(place, name, epoch, row, &iov, &crcs, class, since);
-            if pauses == 0
-                && let Some(at) = try_now()
-            {
+            let at_once =
+                self.columns.try_append(place, name, epoch, RowIndex(row), &iov, &crcs, class, since);
+            if let Some(at) = at_once {
                 (sent.answered[column], since) = (Some(at), at);
                 continue;
             }
             sent.under_way = true;
             let me = self.clone();
             peristyle_rt::spawn(async move {
-                for _ in 0..pauses {
-                    peristyle_rt::next_turn().await;
-                }
-                let result = me.columns.append(place, name, epoch, row, iov, crcs, class).await;
+                let result = me.columns.append(place, name, epoch, RowIndex(row), iov, crcs, class).await;
                 me.column_done(index, attempt, column, (done, peristyle_rt::now()), result);
             });
         }
