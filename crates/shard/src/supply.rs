@@ -129,12 +129,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         // Those that are to be replaced do not count.
         let young = state.extents.ready[width as usize].iter().filter(|&&id| id >= state.retire_below);
-        let have = young.count();
-        // Small frames fill an extent slowly.
-        let want = match width {
-            Width::Narrow => self.config.ready_extents.div_ceil(2),
-            _ => self.config.ready_extents,
-        };
+        let (have, want) = (young.count(), self.config.ready_extents);
         match have * 2 <= want {
             // In need, one extent is enough to go on with; the rest follows in the next round.
             true if urgent && have == 0 => 1,
