@@ -23,6 +23,8 @@ const BATCH: usize = 16;
 /// Victims are moved together until they have so many live blocks: what the last frame of an extent's lacks is lost, and
 /// costs a header.
 const TOGETHER: usize = 16 * MOVED_BLOCKS;
+/// Extents of a pool for each of these frames: a small pool has no time for so many victims at once.
+const TOGETHER_SHARE: usize = 32;
 /// Parts of a block in which moves are allowed.
 const PARTS: u64 = 256;
 /// Blocks that may be moved for one that a user writes, at most.
@@ -286,6 +288,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         spared: &HashMap<ExtentId, Instant>,
     ) -> (u8, Vec<ExtentId>) {
         let now = peristyle_rt::now();
+        let together = TOGETHER.min(self.room().total / TOGETHER_SHARE * MOVED_BLOCKS).max(1);
         let state = &mut *self.state.borrow_mut();
         let (mut class, mut blocks, mut victims) = (0, 0, Vec::with_capacity(BATCH));
         if self.config.collection == Policy::Off {
@@ -296,7 +299,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             class_of(age, state.collect.usual_life, state.classes.moved)
         };
         loop {
-            while blocks < TOGETHER
+            while blocks < together
                 && let Some(victim) = batch.pop()
             {
                 // It may have died or have been freed since the look.
