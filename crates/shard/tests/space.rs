@@ -176,7 +176,7 @@ fn counts_follow_the_map_whatever_happens() {
         sim::run(100 + seed, move |_| async move {
             let home = Home::new(["2+1", "1+1", "2+2"][seed as usize % 3], 5);
             let mut shard = home.start().await;
-            let mut rng = Rng::new(seed);
+            let (mut rng, mut other) = (Rng::new(seed), LayerId(2));
             for step in 0..120u64 {
                 let (block, count) = (rng.below(3900), 1 + rng.below(128));
                 match rng.below(12) {
@@ -188,11 +188,13 @@ fn counts_follow_the_map_whatever_happens() {
                         shard.forget_map();
                     }
                     9 => {
-                        let other = LayerId(2);
                         shard.ensure_layer(other, 1000).await.unwrap();
                         shard.write(other, 0, view(&fill(20, step)).await).await.unwrap();
                     }
-                    10 => shard.drop_layer(LayerId(2)).await.unwrap(),
+                    10 => {
+                        shard.drop_layer(other).await.unwrap();
+                        other = LayerId(other.0 + 1); // no number is given twice
+                    }
                     _ => {
                         home.kill(shard);
                         shard = home.recover().await.unwrap();
