@@ -17,6 +17,6 @@ pub use ids::{
     ColumnIndex, ColumnName, ColumnPlace, DeviceId, Epoch, ExtentId, LayerId, NodeId, Nonce, PoolId,
     RowIndex, Scheme, Seq, ShardId, SlotIndex, Uuid, VolumeId,
 };
-pub use recent::{RecentP99, RecentSum};
+pub use recent::{RecentP99, RecentSums};
 pub use time::{Duration, Instant};
 pub use units::{BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, GIB, KIB, MIB, TIB};

@@ -35,27 +35,40 @@ impl RecentP99 {
 /// Seconds that count, and one that goes on.
 const SECONDS: u64 = 3;
 
-/// How much came in each of the last seconds.
-#[derive(Clone, Copy, Default)]
-pub struct RecentSum {
+/// How much of N things came in each of the last seconds.
+#[derive(Clone, Copy)]
+pub struct RecentSums<const N: usize> {
     /// Each second, and what came in it.
-    sums: [(u64, u64); SECONDS as usize + 1],
+    sums: [(u64, [u64; N]); SECONDS as usize + 1],
 }
 
-impl RecentSum {
-    pub fn add(&mut self, now: Instant, amount: u64) {
+impl<const N: usize> Default for RecentSums<N> {
+    fn default() -> Self {
+        RecentSums { sums: [(0, [0; N]); SECONDS as usize + 1] }
+    }
+}
+
+impl<const N: usize> RecentSums<N> {
+    pub fn add(&mut self, now: Instant, amounts: [u64; N]) {
         let second = now.0 / 1_000_000_000;
         let place = &mut self.sums[(second % (SECONDS + 1)) as usize];
         if place.0 != second {
-            *place = (second, 0);
+            *place = (second, [0; N]);
         }
-        place.1 += amount;
+        place.1.iter_mut().zip(amounts).for_each(|(sum, more)| *sum += more);
+    }
+    /// Of the last 3 s that are over, together.
+    pub fn sums(&self, now: Instant) -> [u64; N] {
+        let second = now.0 / 1_000_000_000;
+        let mut all = [0; N];
+        for (_, sums) in self.sums.iter().filter(|(at, _)| *at < second && at + SECONDS >= second) {
+            all.iter_mut().zip(sums).for_each(|(all, sum)| *all += sum);
+        }
+        all
     }
     /// On average over the last 3 s that are over.
-    pub fn per_second(&self, now: Instant) -> u64 {
-        let second = now.0 / 1_000_000_000;
-        let counts = |at: u64| at < second && at + SECONDS >= second;
-        self.sums.iter().filter(|(at, _)| counts(*at)).map(|(_, sum)| sum).sum::<u64>() / SECONDS
+    pub fn per_second(&self, now: Instant) -> [u64; N] {
+        self.sums(now).map(|sum| sum / SECONDS)
     }
 }
 
@@ -78,14 +91,14 @@ mod tests {
     #[test]
     fn a_sum_is_of_the_last_three_seconds_that_are_over() {
         let at = |ms: u64| Instant(ms * 1_000_000);
-        let mut sum = RecentSum::default();
+        let mut sum = RecentSums::default();
         for ms in (0..10_000).step_by(100) {
-            sum.add(at(ms), 30);
+            sum.add(at(ms), [30]);
         }
-        assert_eq!(sum.per_second(at(10_000)), 300);
-        sum.add(at(10_500), 1_000_000);
-        assert_eq!(sum.per_second(at(10_900)), 300, "that second goes on");
-        assert_eq!(sum.per_second(at(13_999)), 1_000_000 / 3);
-        assert_eq!(sum.per_second(at(60_000)), 0);
+        assert_eq!(sum.per_second(at(10_000)), [300]);
+        sum.add(at(10_500), [1_000_000]);
+        assert_eq!(sum.per_second(at(10_900)), [300], "that second goes on");
+        assert_eq!(sum.per_second(at(13_999)), [1_000_000 / 3]);
+        assert_eq!(sum.per_second(at(60_000)), [0]);
     }
 }

@@ -2,17 +2,7 @@
 //!
 //! One owner (a reactor) writes; a snapshot is a copy that travels by message. No locks, no atomics.
 
-use crate::{Histogram, Instant};
-
-/// Windows of one second kept for the "last 3 s" figures.
-const WINDOWS: usize = 4;
-
-#[derive(Clone, Copy, Default)]
-struct Window {
-    second: u64,
-    count: u64,
-    sum: u64,
-}
+use crate::{Histogram, Instant, RecentSums};
 
 /// One stage of a path, or one device's or peer's part in it.
 #[derive(Clone, Default)]
@@ -24,7 +14,8 @@ pub struct Stage {
     area: u128,
     since: Instant,
     changed: Instant,
-    windows: [Window; WINDOWS],
+    /// How many left, and how long they took.
+    recent: RecentSums<2>,
     errors: u64,
 }
 
@@ -51,13 +42,7 @@ impl Stage {
         self.in_flight -= 1;
         let took = now.nanos_since(entered);
         self.latency.record(took);
-        let second = now.0 / 1_000_000_000;
-        let window = &mut self.windows[second as usize % WINDOWS];
-        if window.second != second {
-            *window = Window { second, ..Window::default() };
-        }
-        window.count += 1;
-        window.sum += took;
+        self.recent.add(now, [1, took]);
     }
 
     /// A request came in at `entered` and has left at `left`, and nobody else came or went in between.
@@ -76,12 +61,7 @@ impl Stage {
         let mut me = self.clone();
         me.advance(now);
         let elapsed = now.nanos_since(me.since);
-        let second = now.0 / 1_000_000_000;
-        let (mut count_3s, mut sum_3s) = (0, 0);
-        for w in me.windows.iter().filter(|w| w.count > 0 && w.second < second && w.second + 3 >= second) {
-            count_3s += w.count;
-            sum_3s += w.sum;
-        }
+        let [count_3s, sum_3s] = me.recent.sums(now);
         StageSnapshot {
             in_flight: me.in_flight,
             completed: me.latency.count(),

@@ -185,7 +185,6 @@ impl Collect {
 pub(crate) fn guess_births(state: &mut State, scheme: Scheme) {
     let blocks = (scheme.k() * COLUMN_ROWS as usize) as u64;
     state.collect.clock = state.next_extent.0 * blocks;
-    state.extents.overwritten = Overwritten::default(); // replay does not know when
     state.extents.iter_mut().for_each(|e| {
         let at = e.id.0 * blocks;
         e.birth.add(1, at, at);
@@ -304,11 +303,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             {
                 // It may have died or have been freed since the look.
                 let Some(e) = state.extents.get(victim.id).filter(|e| may_be_victim(e)) else { continue };
-                if !victims.is_empty() && of_class(state, e) != class {
+                let its = of_class(state, e);
+                if !victims.is_empty() && its != class {
                     batch.push(victim);
                     break;
                 }
-                class = of_class(state, e);
+                class = its;
                 blocks += e.live as usize;
                 victims.push(victim.id);
             }

@@ -1,5 +1,6 @@
 //! Commits in log order, and what happens when a column fails or stalls: abandon the extent, append anew.
 
+use crate::ages::Overwritten;
 use crate::columns::{ColumnFault, Columns};
 use crate::error::ShardError;
 use crate::extent::{Extent, ExtentPhase, Extents};
@@ -57,12 +58,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if frame.kind == FrameKind::User {
             assert_eq!(frame.seq, state.committed.next(), "invariant 3, In order");
             state.committed = frame.seq;
-            let live = apply(map, extents, frame.extent, &frame.layout, &frame.contents.entries)
-                .expect("a layer's size was checked before its event was accepted");
+            let (live, overwritten) =
+                apply(map, extents, frame.extent, &frame.layout, &frame.contents.entries)
+                    .expect("a layer's size was checked before its event was accepted");
             state.queue.committed(&frame.contents.entries);
             let now = state.collect.clock;
             extents.at(frame.extent).birth.add(live as u64, now, now);
-            let overwritten = std::mem::take(&mut extents.overwritten);
             if state.collect.user_wrote(frame.contents.data.len(), overwritten) {
                 self.collect.notify_all();
             }
@@ -71,7 +72,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if frame.kind == FrameKind::Relocation {
             let moved = apply_moved(map, extents, frame, state.collect.clock) as u64;
             stats.moved_blocks += moved;
-            stats.moved_lately.add(peristyle_rt::now(), moved);
+            stats.moved_lately.add(peristyle_rt::now(), [moved]);
         }
         if frame.kind == FrameKind::Meta
             && let Some(&(op, _)) = frame.contents.ops.first()
@@ -244,16 +245,16 @@ fn next_finished(state: &State) -> Option<u16> {
     (0..state.frames.len() as u16).find(|&i| meta(&state.frames[i as usize]) && first(i))
 }
 
-/// Takes a committed frame into the map and the extents' counts, and tells how many of its blocks the map points at now.
-/// Replay uses the same.
+/// Takes a committed frame into the map and the extents' counts, and tells how many of its blocks the map points at now, and
+/// what these took the place of. Replay uses the same.
 pub(crate) fn apply(
     map: &mut Map,
     extents: &mut Extents,
     extent: ExtentId,
     layout: &Layout,
     entries: &[Entry],
-) -> Result<u32, MapFull> {
-    let (mut data, mut live) = (0, 0);
+) -> Result<(u32, Overwritten), MapFull> {
+    let (mut data, mut live, mut overwritten) = (0, 0, Overwritten::default());
     for entry in entries {
         match *entry {
             Entry::Data { layer, block, crc } => {
@@ -261,8 +262,10 @@ pub(crate) fn apply(
                 data += 1;
                 let old = map.set(layer, block, Ptr::new(extent, column, row, crc));
                 live += u32::from(old.is_some());
-                if let Some(Lookup::Data(old)) = old {
-                    extents.overwritten(old);
+                if let Some(Lookup::Data(old)) = old
+                    && let Some(birth) = extents.bury(old)
+                {
+                    overwritten.add(birth.mean());
                 }
             }
             Entry::Zero { layer, block, count } => {
@@ -284,7 +287,7 @@ pub(crate) fn apply(
         }
     }
     extents.add_live(extent, live);
-    Ok(live)
+    Ok((live, overwritten))
 }
 
 /// Ready extents with a column on a device that is avoided now are taken out of the stock.

@@ -6,7 +6,6 @@ use crate::find::Scan;
 use crate::frame::{Entry, FrameKind, Header};
 use crate::map::Ptr;
 use crate::recover::RecoverError;
-use crate::relocate::Moving;
 use crate::replay::{Found, Replay, Verdict};
 use crate::shard::Shard;
 use peristyle_base::{BLOCK_BYTES, ExtentId, Seq};
@@ -129,8 +128,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn points_at(self: &Rc<Self>, entry: &Entry, ptr: Ptr) -> bool {
         match *entry {
             Entry::Data { layer, block, .. } => {
-                let holder = self.holder_of(&Moving { layer, block, from: ptr, birth: 0 }).await;
-                return !matches!(holder, Ok(None));
+                return !matches!(self.holder_of(layer, block, ptr).await, Ok(None));
             }
             Entry::Map { layer, level: 0 | 1, first, .. } => {
                 for away in self.map_blocks_of(layer, first) {

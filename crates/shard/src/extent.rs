@@ -1,6 +1,5 @@
 //! The shard's extents: which are open, ready, sealed, and what the unsealed ones hold. Pure.
 
-use crate::ages::Overwritten;
 use crate::frame::Layout;
 use crate::map::Ptr;
 use crate::stream::Stream;
@@ -285,8 +284,6 @@ pub struct Extents {
     pub gone: usize,
     /// Blocks that have died, over all extents: whoever found nothing to collect looks again when it has grown.
     pub deaths: u64,
-    /// Those of them that users' blocks took the place of, since somebody took this.
-    pub(crate) overwritten: Overwritten,
     /// The last block of an extent that is sealed died, or an extent without one was sealed, since this was unset.
     pub died: bool,
 }
@@ -392,24 +389,21 @@ impl Extents {
             self.gone += usize::from(extent.holds_nothing());
         }
     }
-    /// A user's block has taken the place of another one.
-    pub fn overwritten(&mut self, old: Ptr) {
-        if let Some(extent) = self.items.get(&old.extent()) {
-            self.overwritten.add(extent.birth.mean());
-        }
-        self.drop_live(old);
-    }
     /// The map does not point at a block any more.
     pub fn drop_live(&mut self, ptr: Ptr) {
-        if let Some(extent) = self.items.get_mut(&ptr.extent()) {
-            extent.live = extent.live.checked_sub(1).expect("live counts follow the map");
-            self.deaths += 1;
-            if extent.is_dead() {
-                self.died = true;
-                self.dead += 1;
-                self.gone += usize::from(extent.holds_nothing());
-            }
+        self.bury(ptr);
+    }
+    /// The same, and when the blocks of its extent were written.
+    pub fn bury(&mut self, ptr: Ptr) -> Option<Birth> {
+        let extent = self.items.get_mut(&ptr.extent())?;
+        extent.live = extent.live.checked_sub(1).expect("live counts follow the map");
+        self.deaths += 1;
+        if extent.is_dead() {
+            self.died = true;
+            self.dead += 1;
+            self.gone += usize::from(extent.holds_nothing());
         }
+        Some(extent.birth)
     }
 }
 

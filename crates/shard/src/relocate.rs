@@ -83,13 +83,18 @@ pub(crate) fn room_for(state: &State, class: u8, blocks: usize) -> Option<usize>
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// The layer that points at a block of a victim now: the one that the header names, or one that it has merged into.
     /// All of collection's questions to the map come through here. `Err`: some of the map cannot be read now.
-    pub(crate) async fn holder_of(self: &Rc<Self>, moving: &Moving) -> Result<Option<LayerId>, ShardError> {
+    pub(crate) async fn holder_of(
+        self: &Rc<Self>,
+        layer: LayerId,
+        block: u64,
+        from: Ptr,
+    ) -> Result<Option<LayerId>, ShardError> {
         loop {
             let missing = {
                 let map = &self.state.borrow().map;
                 // What was overwritten while its leaf was not in memory would keep the victim for ever.
-                match map.missing_holder(moving.layer, moving.block, true) {
-                    None => return Ok(map.holder(moving.layer, moving.block, moving.from)),
+                match map.missing_holder(layer, block, true) {
+                    None => return Ok(map.holder(layer, block, from)),
                     Some(away) => away,
                 }
             };
@@ -101,7 +106,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn still_alive(self: &Rc<Self>, blocks: &[Moving]) -> Option<Vec<Moving>> {
         let mut alive = Vec::with_capacity(blocks.len());
         for moving in blocks {
-            let holder = self.holder_of(moving).await.ok()?;
+            let holder = self.holder_of(moving.layer, moving.block, moving.from).await.ok()?;
             alive.extend(holder.map(|layer| Moving { layer, ..*moving }));
         }
         Some(alive)

@@ -3,7 +3,7 @@
 use crate::frame::FrameKind;
 use crate::repair::RepairFigures;
 use peristyle_base::stage::{Stage, StageSnapshot};
-use peristyle_base::{Instant, RecentSum};
+use peristyle_base::{Instant, RecentSums};
 
 /// Stages of writes and reads, and counters of frames.
 #[derive(Clone, Default)]
@@ -29,7 +29,7 @@ pub struct Stats {
     pub victim_shares: u64,
     /// Blocks that collection moved.
     pub moved_blocks: u64,
-    pub moved_lately: RecentSum,
+    pub moved_lately: RecentSums<1>,
     /// Blocks that checkpoints wrote: leaves, pages, lists of changes, roots.
     pub map_blocks: [u64; 4],
     pub reappended: u64,
@@ -259,7 +259,7 @@ impl<C: crate::Columns, S: peristyle_cluster::ShardStore + 'static> crate::Shard
             },
             pace: collect.pace(),
             moved_blocks: stats.moved_blocks,
-            moved_blocks_s: stats.moved_lately.per_second(now),
+            moved_blocks_s: stats.moved_lately.per_second(now)[0],
             victims: stats.victims,
             victim_shares: stats.victim_shares,
             room: room.users(),

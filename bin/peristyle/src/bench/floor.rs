@@ -122,7 +122,8 @@ fn reads(count: u32) -> Workload {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// # Panics — of none.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

@@ -1,6 +1,6 @@
 //! What `bench snapshots` found, and whether it is good enough.
 
-use super::super::SnapshotsOptions;
+use super::super::{SnapshotsOptions, floor};
 use super::Reads;
 use crate::failure::Failure;
 use crate::render::{json, table};
@@ -50,9 +50,9 @@ fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values
 }
 
+/// 0 of none.
 fn median(values: &[f64]) -> f64 {
-    let values = sorted(values.to_vec());
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+    if values.is_empty() { 0.0 } else { floor::median(values.to_vec()) }
 }
 
 impl Compared {
