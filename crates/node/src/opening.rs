@@ -9,7 +9,6 @@ use crate::reactor::{DeviceConfig, DeviceOpenError};
 use peristyle_base::DeviceId;
 use peristyle_cluster::ShardStore;
 use peristyle_column::{FormatOptions, Server, ServerConfig};
-use peristyle_rt::alloc_count::background;
 use peristyle_rt::{Device, DeviceSpec, Duration, timeout};
 use std::rc::Rc;
 
@@ -39,7 +38,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         self.columns().add_server(server.clone());
         self.open_errors.borrow_mut().retain(|e| e.0 != config.id);
         self.devices().get(config.id).expect("it is in the table before it is opened").set_open();
-        peristyle_rt::spawn(background(probe::watch(server, self.clone())));
+        peristyle_rt::spawn_background(probe::watch(server, self.clone()));
         Ok(())
     }
 

@@ -12,7 +12,6 @@ use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
 use peristyle_base::{DeviceId, Instant, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, ShardStore};
 use peristyle_column::{Discard, FormatError, OpenError};
-use peristyle_rt::alloc_count::background;
 use peristyle_rt::mesh::PortSeed;
 use peristyle_rt::{DeviceSpec, Duration, Fault, IoError, ReactorId, View};
 use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
@@ -179,7 +178,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         while node.devices_open.load(Ordering::Acquire) < node.bus.reactors() {
             peristyle_rt::sleep(Duration::from_micros(200)).await;
         }
-        peristyle_rt::spawn(background(node.clone().run_reopener()));
+        peristyle_rt::spawn_background(node.clone().run_reopener());
         for &(shard, home) in &node.config.shards {
             if home == node.id() {
                 node.phases.borrow_mut().insert(shard, ShardPhase::Recovering(None));

@@ -38,7 +38,7 @@ pub use reactor::{
     ReactorId, blocking, busy_nanos, fill_random, now, random_below, random_u64, reactor_id,
     shutdown_requested, wall_nanos,
 };
-pub use task::{TaskHandle, spawn};
+pub use task::{TaskHandle, spawn, spawn_background};
 pub use task::{end_of_turn, next_turn, yield_now};
 pub use timer::{Sleep, sleep, sleep_until};
 pub use uring::{

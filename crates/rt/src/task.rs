@@ -1,10 +1,16 @@
 //! Tasks: futures of one reactor, polled in the order in which they were woken.
 //!
+//! Those beside the I/O path ([`spawn_background`]) have a queue of their own. In each turn they go last, and for a moment
+//! only: then the reactor looks at its devices and sockets again, so that a command waits for one of their steps at most,
+//! however many of them are ready. Their steps have to be short.
+//!
 //! Memory of finished tasks is kept by size class and used again, so that spawning one task per command
 //! allocates nothing once the reactor is warm. A waker is a number (reactor slot, task index, generation):
 //! waking a finished task does nothing, and waking from another thread goes through that reactor's inbox.
 
+use crate::alloc_count::background;
 use crate::reactor::{self, Reactor};
+use peristyle_base::{Duration, Instant};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -21,6 +27,8 @@ const CLASSES: usize = 9;
 const TASK_ALIGN: usize = 64;
 /// Tasks of one reactor at most.
 const TASKS_MAX: usize = 1 << 20;
+/// Background tasks go on for so long in a turn, or for as long as the others did: no new one begins after it.
+const BACKGROUND_SLICE: Duration = Duration::from_micros(10);
 
 const INDEX_BITS: u32 = 22;
 const GENERATION_BITS: u32 = 28;
@@ -59,7 +67,15 @@ struct Entry {
     task: Option<NonNull<Header>>,
     generation: u32,
     state: State,
+    class: Class,
     next_free: u32,
+}
+
+/// Which queue a task waits in.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Class {
+    Foreground,
+    Background,
 }
 
 const NONE: u32 = u32::MAX;
@@ -68,7 +84,8 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct Tasks {
     entries: RefCell<Vec<Entry>>,
     free: Cell<u32>,
-    queue: RefCell<VecDeque<u32>>,
+    /// By [`Class`].
+    queues: [RefCell<VecDeque<u32>>; 2],
     memory: [Cell<Option<NonNull<Header>>>; CLASSES],
     turn_end: Waiting,
     next_turn: Waiting,
@@ -80,7 +97,7 @@ impl Tasks {
         Tasks {
             entries: RefCell::new(Vec::with_capacity(1024)),
             free: Cell::new(NONE),
-            queue: RefCell::new(VecDeque::with_capacity(4096)),
+            queues: [4096, 256].map(|ready| RefCell::new(VecDeque::with_capacity(ready))),
             memory: Default::default(),
             turn_end: Waiting::new(),
             next_turn: Waiting::new(),
@@ -114,20 +131,24 @@ impl Tasks {
         NonNull::new(block.cast()).unwrap_or_else(|| handle_alloc_error(layout))
     }
 
-    pub(crate) fn spawn<F: Future<Output = ()> + 'static>(&self, slot: u16, future: F) -> TaskHandle {
+    pub(crate) fn spawn<F>(&self, slot: u16, class: Class, future: F) -> TaskHandle
+    where
+        F: Future<Output = ()> + 'static,
+    {
         const { assert!(align_of::<Raw<F>>() <= TASK_ALIGN) };
-        let class = Self::class_of(size_of::<Raw<F>>());
-        assert!(class < CLASSES, "a future of {} bytes: keep its buffers in the pool", size_of::<F>());
-        let memory = self.take_memory(class);
+        let size = Self::class_of(size_of::<Raw<F>>());
+        assert!(size < CLASSES, "a future of {} bytes: keep its buffers in the pool", size_of::<F>());
+        let memory = self.take_memory(size);
         let vtable = const { &VTable { poll: poll_raw::<F>, drop: drop_raw::<F> } };
-        let header = Header { vtable, class: class as u8, next_free: Cell::new(None) };
+        let header = Header { vtable, class: size as u8, next_free: Cell::new(None) };
         // SAFETY: the block is at least as large and as aligned as Raw<F> (asserted), and exclusively ours.
         unsafe { memory.cast::<Raw<F>>().write(Raw { header, future: ManuallyDrop::new(future) }) };
         let mut entries = self.entries.borrow_mut();
         let index = match self.free.get() {
             NONE => {
                 assert!(entries.len() < TASKS_MAX, "too many tasks on one reactor");
-                entries.push(Entry { task: None, generation: 0, state: State::Free, next_free: NONE });
+                let state = State::Free;
+                entries.push(Entry { task: None, generation: 0, state, class, next_free: NONE });
                 entries.len() as u32 - 1
             }
             index => {
@@ -137,11 +158,11 @@ impl Tasks {
         };
         let entry = &mut entries[index as usize];
         entry.task = Some(memory);
-        entry.state = State::Queued;
+        (entry.state, entry.class) = (State::Queued, class);
         self.alive.set(self.alive.get() + 1);
         let key = pack(slot, index, entry.generation);
         drop(entries);
-        self.queue.borrow_mut().push_back(index);
+        self.queue(class).borrow_mut().push_back(index);
         TaskHandle { key }
     }
 
@@ -154,7 +175,7 @@ impl Tasks {
         match entry.state {
             State::Idle => {
                 entry.state = State::Queued;
-                self.queue.borrow_mut().push_back(index);
+                self.queue(entry.class).borrow_mut().push_back(index);
             }
             State::Running => entry.state = State::RunningWoken,
             _ => {}
@@ -207,28 +228,64 @@ impl Tasks {
         }
     }
 
-    /// Polls queued tasks, at most `budget` of them; then those that wait for the end of the turn, and so on
-    /// until nothing is ready. True when the budget ran out first, or somebody waits for the next turn.
-    pub(crate) fn run(&self, slot: u16, mut budget: usize) -> bool {
+    /// Polls queued tasks, at most `budget` of them, and those that wait for the end of the turn, until nothing is ready;
+    /// then background tasks for a moment, one at least. True when something is ready still, or somebody waits for the next
+    /// turn.
+    pub(crate) fn run(&self, slot: u16, mut budget: usize, now: impl Fn() -> Instant) -> bool {
         self.next_turn.wake_all();
+        let began = now();
+        self.run_foreground(slot, &mut budget);
+        if self.queue(Class::Background).borrow().is_empty() {
+            return self.has_ready();
+        }
+        let until = now() + BACKGROUND_SLICE.max(now().since(began));
+        while self.poll_next(slot, Class::Background) {
+            // What it has woken does not wait for the next one.
+            self.run_foreground(slot, &mut budget);
+            if budget == 0 || now() >= until {
+                break;
+            }
+        }
+        self.has_ready()
+    }
+
+    fn run_foreground(&self, slot: u16, budget: &mut usize) {
         loop {
-            while budget > 0 {
-                let Some(index) = self.queue.borrow_mut().pop_front() else { break };
-                self.poll_one(slot, index);
-                budget -= 1;
+            while *budget > 0 && self.poll_next(slot, Class::Foreground) {
+                *budget -= 1;
             }
-            if budget == 0 {
-                return self.has_ready();
-            }
-            if self.turn_end.is_empty() {
-                return !self.next_turn.is_empty();
+            if *budget == 0 || self.turn_end.is_empty() {
+                return;
             }
             self.turn_end.wake_all();
         }
     }
 
+    /// Polls one task, of this class if there is one: a turn of the simulator.
+    pub(crate) fn run_one(&self, slot: u16, first: Class) {
+        self.next_turn.wake_all();
+        if first == Class::Background && self.poll_next(slot, first) {
+            return;
+        }
+        if self.queue(Class::Foreground).borrow().is_empty() {
+            self.turn_end.wake_all();
+        }
+        let _ = self.poll_next(slot, Class::Foreground) || self.poll_next(slot, Class::Background);
+    }
+
     pub(crate) fn has_ready(&self) -> bool {
-        !self.queue.borrow().is_empty() || !self.turn_end.is_empty() || !self.next_turn.is_empty()
+        let queued = self.queues.iter().any(|queue| !queue.borrow().is_empty());
+        queued || !self.turn_end.is_empty() || !self.next_turn.is_empty()
+    }
+
+    fn queue(&self, class: Class) -> &RefCell<VecDeque<u32>> {
+        &self.queues[class as usize]
+    }
+
+    /// False: none is queued.
+    fn poll_next(&self, slot: u16, class: Class) -> bool {
+        let next = self.queue(class).borrow_mut().pop_front();
+        next.inspect(|index| self.poll_one(slot, *index)).is_some()
     }
 
     fn poll_one(&self, slot: u16, index: u32) {
@@ -252,7 +309,7 @@ impl Tasks {
                 State::RunningAborted => Some(self.release(entry, index)),
                 State::RunningWoken => {
                     entry.state = State::Queued;
-                    self.queue.borrow_mut().push_back(index);
+                    self.queue(entry.class).borrow_mut().push_back(index);
                     None
                 }
                 _ => {
@@ -275,7 +332,7 @@ impl Tasks {
             let generation = self.entries.borrow()[index as usize].generation;
             self.abort(index, generation);
         }
-        self.queue.borrow_mut().clear();
+        self.queues.iter().for_each(|queue| queue.borrow_mut().clear());
     }
 }
 
@@ -409,7 +466,13 @@ async fn wait_in(list: fn(&Tasks) -> &Waiting) {
 
 /// Runs `future` on the current reactor.
 pub fn spawn<F: Future<Output = ()> + 'static>(future: F) -> TaskHandle {
-    Reactor::current(|reactor| reactor.tasks.spawn(reactor.slot, future))
+    Reactor::current(|reactor| reactor.tasks.spawn(reactor.slot, Class::Foreground, future))
+}
+
+/// Runs work that is not on the I/O path: it waits for all that is ready on the reactor, and what it allocates counts apart
+/// ([`background`]). Its steps between awaits should be short, 20 us or so, for a command that comes in waits for one.
+pub fn spawn_background<F: Future<Output = ()> + 'static>(future: F) -> TaskHandle {
+    Reactor::current(|reactor| reactor.tasks.spawn(reactor.slot, Class::Background, background(future)))
 }
 
 /// Lets every other task that is ready run first.

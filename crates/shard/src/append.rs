@@ -16,6 +16,8 @@ use peristyle_cluster::ShardStore;
 use peristyle_rt::{Buf, Duration, IoVec, select};
 use std::rc::Rc;
 
+/// Rows that are encoded in one step of a frame that nobody waits for.
+const ROWS_AT_ONCE: usize = 8;
 /// Users' blocks wait for collection to catch up for so long at most.
 const BEHIND_NS: u64 = 50_000_000;
 
@@ -224,7 +226,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// the frame has been put back because an older one has to go first.
     async fn append(self: &Rc<Self>, index: u16) {
         let Some((extent, scheme, attempt)) = self.find_extent(index).await else { return };
-        let Some(memory) = self.frame_memory(index, scheme).await else { return };
+        let Some(mut memory) = self.frame_memory(index, scheme).await else { return };
+        while !self.encode_aside(index, attempt, scheme, &mut memory) {
+            peristyle_rt::yield_now().await;
+        }
         // Awaits are places where the world changes: the extent may have been abandoned, an older frame may
         // have come back. Look again; the memory serves the next attempt of nobody.
         let ready = {
@@ -242,6 +247,18 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             return;
         }
         self.send(index, extent, memory);
+    }
+
+    /// Some of the parity of a frame that does not stand in the user sequence, so that commands do not wait for all of it.
+    /// True: nothing is left to do before it is sent.
+    fn encode_aside(&self, index: u16, attempt: u32, scheme: Scheme, memory: &mut FrameMemory) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        let code = Self::code(state, scheme);
+        let frame = &state.frames[index as usize];
+        if frame.kind == FrameKind::User || state.stopped.is_some() || frame.attempt != attempt {
+            return true;
+        }
+        encode_parity(&code, scheme, &frame.contents.data, memory, ROWS_AT_ONCE)
     }
 
     /// Memory for a frame's header and parity. Payload of queued writes may have all of the pool: then frames go on one at
@@ -286,7 +303,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Assigns rows, writes header and parity, and appends to each column. No await: columns that answer at once have
-    /// answered when it returns.
+    /// answered when it returns, unless nobody is in a hurry.
     fn send(self: &Rc<Self>, index: u16, id: ExtentId, memory: FrameMemory) {
         let Sent { attempt, started, answered, under_way } = self.send_columns(index, id, memory);
         for (column, at) in answered.iter().enumerate() {
@@ -299,7 +316,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
-    fn send_columns(self: &Rc<Self>, index: u16, id: ExtentId, memory: FrameMemory) -> Sent {
+    fn send_columns(self: &Rc<Self>, index: u16, id: ExtentId, mut memory: FrameMemory) -> Sent {
         let state = &mut *self.state.borrow_mut();
         let now = peristyle_rt::now();
         state.stats.encode.enter(now);
@@ -327,10 +344,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             blocks: n as u16,
             entries: frame.contents.entries.len() as u16,
         };
-        let FrameMemory { header: mut header_buf, mut crcs, mut parity } = memory;
+        encode_parity(&code, layout.scheme, &frame.contents.data, &mut memory, usize::MAX);
+        let FrameMemory { header: mut header_buf, mut crcs, parity, .. } = memory;
         header.encode(frame.contents.entries.iter(), &mut header_buf);
-        encode_parity(&code, &layout, &frame.contents.data, &mut parity);
-        fill_crcs(&layout, &header_buf, &frame.contents, &parity, &mut crcs);
+        fill_crcs(&layout, &header_buf, &frame.contents, &mut crcs);
         let header_view = header_buf.freeze();
         let crcs = crcs.freeze();
         let parity = parity.map(|p| p.map(Buf::freeze));
@@ -338,7 +355,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         frame.layout = layout;
         frame.header = Some(header_view.clone());
         frame.durable = false;
-        frame.waiting = 0;
+        (frame.waiting, frame.unsent) = (0, 0);
         let done = peristyle_rt::now();
         frame.started = done;
         let class = match (frame.kind, frame.reappended) {
@@ -383,6 +400,18 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let at = crc_offset(&layout, column) + (row - layout.first_row.0) as usize * 4;
             let crcs = crcs.slice(at..at + rows as usize * 4);
             let (place, name) = (extent.place(column), extent.name(self.id, column));
+            if frame.kind != FrameKind::User {
+                // Each column is a step of its own.
+                sent.under_way = true;
+                frame.unsent |= 1 << column;
+                let me = self.clone();
+                peristyle_rt::spawn_background(async move {
+                    let Some(began) = me.begin_column(index, attempt, column) else { return };
+                    let result = me.columns.append(place, name, epoch, RowIndex(row), iov, crcs, class).await;
+                    me.column_done(index, attempt, column, (began, peristyle_rt::now()), result);
+                });
+                continue;
+            }
             state.stats.append.enter(done);
             let at_once =
                 self.columns.try_append(place, name, epoch, RowIndex(row), &iov, &crcs, class, since);
@@ -398,6 +427,21 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             });
         }
         sent
+    }
+
+    /// A column's turn of a frame that does not stand in the user sequence; its device has time from now on. `None`: the
+    /// attempt was given up.
+    fn begin_column(&self, index: u16, attempt: u32, column: usize) -> Option<Instant> {
+        let state = &mut *self.state.borrow_mut();
+        let frame = &mut state.frames[index as usize];
+        if state.stopped.is_some() || !frame.busy || frame.attempt != attempt {
+            return None;
+        }
+        let now = peristyle_rt::now();
+        frame.unsent &= !(1 << column);
+        frame.started = now;
+        state.stats.append.enter(now);
+        Some(now)
     }
 
     /// One column of one frame has answered.
@@ -427,6 +471,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                         frame.durable = true;
                         frame.durable_at = now;
                         state.stats.commit_wait.enter(now);
+                    }
+                    if frame.waiting == 0 && frame.kind == FrameKind::User {
                         let took = now.nanos_since(frame.started);
                         // A moving median: one step towards each sample.
                         let step = (state.frame_latency_ns / 16).max(1000);

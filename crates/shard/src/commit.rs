@@ -131,7 +131,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 state.stats.commit_wait.leave_failed(frame.durable_at, now);
             }
             frame.attempt += 1;
-            (frame.durable, frame.waiting, frame.reappended, frame.on_kept) = (false, 0, true, false);
+            (frame.durable, frame.waiting, frame.unsent) = (false, 0, 0);
+            (frame.reappended, frame.on_kept) = (true, false);
             frame.started = now;
         }
         state.stats.abandoned += 1;
@@ -181,7 +182,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 continue;
             }
             let extent = state.extents.get(frame.extent)?;
-            for column in (0..frame.layout.scheme.width()).filter(|c| frame.waiting >> c & 1 == 1) {
+            let sent = frame.waiting & !frame.unsent;
+            for column in (0..frame.layout.scheme.width()).filter(|c| sent >> c & 1 == 1) {
                 let device = extent.place(column).device;
                 let p99 = Duration::from_nanos(self.columns.append_p99_ns(device));
                 let limit = self.config.append_limit_min.max(p99 * self.config.append_limit_p99s);

@@ -50,6 +50,8 @@ pub(crate) struct FrameMemory {
     /// One CRC32C per row and column.
     pub crcs: Buf,
     pub parity: [Option<Buf>; Scheme::M_MAX as usize],
+    /// Data rows of which the parity and its checksums are there.
+    pub encoded: usize,
 }
 
 impl FrameMemory {
@@ -72,32 +74,46 @@ impl FrameMemory {
             let bytes = layout.data_rows() * BLOCK_BYTES;
             parity.iter_mut().take(scheme.m()).for_each(|p| *p = Some(memory.split_to(bytes)));
         }
-        FrameMemory { header, crcs: memory, parity }
+        FrameMemory { header, crcs: memory, parity, encoded: 0 }
     }
 }
 
-/// Parity of a wide frame, row by row, so that each row's blocks are still in the cache.
+/// Parity of a frame's next rows, so many at most, and its checksums. Row by row, so that each row's blocks are still in the
+/// cache. It does not matter where in an extent the frame will be. True: all of it is there.
 pub(crate) fn encode_parity(
     code: &peristyle_ec::Code,
-    layout: &Layout,
+    scheme: Scheme,
     data: &[View],
-    parity: &mut [Option<Buf>; Scheme::M_MAX as usize],
-) {
-    let (k, m) = (layout.scheme.k(), layout.scheme.m());
-    if k == 1 || m == 0 || data.is_empty() {
-        return;
+    memory: &mut FrameMemory,
+    rows: usize,
+) -> bool {
+    let layout = FrameMemory::layout(scheme, data.len());
+    let (k, m) = (scheme.k(), scheme.m());
+    if scheme.is_narrow() || m == 0 || data.is_empty() {
+        return true;
     }
-    for r in 0..layout.data_rows() {
+    let first = memory.encoded;
+    memory.encoded = layout.data_rows().min(first.saturating_add(rows));
+    for r in first..memory.encoded {
         let mut row: [Option<&[u8]>; Scheme::K_MAX as usize] = [None; Scheme::K_MAX as usize];
         for (c, slot) in row.iter_mut().enumerate().take(k) {
             *slot = layout.block_at(c, layout.first_row.0 + 1 + r as u16).map(|i| &data[i][..]);
         }
         let mut out: [&mut [u8]; Scheme::M_MAX as usize] = [&mut [], &mut [], &mut [], &mut []];
-        for (slot, p) in out.iter_mut().zip(parity.iter_mut()).take(m) {
+        for (slot, p) in out.iter_mut().zip(memory.parity.iter_mut()).take(m) {
             *slot = &mut p.as_mut().expect("allocated")[r * BLOCK_BYTES..(r + 1) * BLOCK_BYTES];
         }
         code.encode_sparse(&row[..k], &mut out[..m]);
+        for (p, block) in out[..m].iter().enumerate() {
+            put_crc(&mut memory.crcs, &layout, k + p, 1 + r, crc32c(block));
+        }
     }
+    memory.encoded == layout.data_rows()
+}
+
+fn put_crc(crcs: &mut [u8], layout: &Layout, column: usize, row: usize, crc: u32) {
+    let at = crc_offset(layout, column) + row * 4;
+    crcs[at..at + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// Byte offset of a column's checksums: `rows` of them per column, counted from the frame's first row.
@@ -105,37 +121,25 @@ pub(crate) fn crc_offset(layout: &Layout, column: usize) -> usize {
     column * layout.rows() * 4
 }
 
+/// Checksums of everything but wide frames' parity.
 pub(crate) fn fill_crcs(
     layout: &Layout,
     header: &[u8],
     contents: &crate::builder::Contents,
-    parity: &[Option<Buf>; Scheme::M_MAX as usize],
-    out: &mut [u8],
+    crcs: &mut [u8],
 ) {
     let header_crc = crc32c(header);
     let data_entries = contents.entries.len() - contents.data.len();
     let data_crc = |i: usize| contents.entries[data_entries + i].data_crc().expect("data entries come last");
     for column in 0..layout.scheme.width() {
-        let base = crc_offset(layout, column);
-        let mut put = |row: usize, crc: u32| {
-            out[base + row * 4..base + row * 4 + 4].copy_from_slice(&crc.to_le_bytes())
-        };
+        let mut put = |row: usize, crc: u32| put_crc(crcs, layout, column, row, crc);
         if layout.has_header(column) {
             put(0, header_crc);
         }
-        match column.checked_sub(layout.scheme.k()) {
-            None => layout.blocks_of(column).enumerate().for_each(|(r, i)| put(1 + r, data_crc(i))),
-            Some(_) if layout.scheme.is_narrow() => {
-                (0..contents.data.len()).for_each(|i| put(1 + i, data_crc(i)))
-            }
-            Some(p) => {
-                if let Some(bytes) = &parity[p] {
-                    bytes
-                        .chunks_exact(BLOCK_BYTES)
-                        .enumerate()
-                        .for_each(|(r, block)| put(1 + r, crc32c(block)));
-                }
-            }
+        if column < layout.scheme.k() {
+            layout.blocks_of(column).enumerate().for_each(|(r, i)| put(1 + r, data_crc(i)));
+        } else if layout.scheme.is_narrow() {
+            (0..contents.data.len()).for_each(|i| put(1 + i, data_crc(i)));
         }
     }
 }

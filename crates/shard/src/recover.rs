@@ -14,7 +14,6 @@ use crate::replay::{Found, Replay, Verdict, decide};
 use crate::shard::{Shard, ShardConfig, State};
 use peristyle_base::{BLOCK_BYTES, ExtentId, NodeId, Seq, ShardId, crc32c};
 use peristyle_cluster::{ShardRecord, ShardStore, StoreError, Version};
-use peristyle_rt::alloc_count::background;
 use peristyle_rt::{Duration, View, timeout};
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -122,7 +121,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.state.borrow_mut().recovering = false;
         self.progress.notify_all(); // layers that merge go on
         self.write_record(|_| {}).await.map_err(|_| RecoverError::Fenced)?;
-        peristyle_rt::spawn(background(self.clone().settle_old_extents()));
+        peristyle_rt::spawn_background(self.clone().settle_old_extents());
         Ok(report)
     }
 

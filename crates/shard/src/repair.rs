@@ -9,7 +9,6 @@ use crate::scrub::scrub_left;
 use crate::shard::{Shard, State};
 use peristyle_base::{ColumnIndex, ColumnName, ColumnPlace, DeviceId, Epoch, ExtentId, Instant};
 use peristyle_cluster::{DeviceView, ShardStore, best_move, is_uneven};
-use peristyle_rt::alloc_count::background;
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, timeout};
 use std::rc::Rc;
@@ -178,10 +177,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             for job in jobs {
                 let turn = turns.acquire(1).await;
                 let me = self.clone();
-                peristyle_rt::spawn(background(async move {
+                peristyle_rt::spawn_background(async move {
                     me.carry_out(job).await;
                     drop(turn);
-                }));
+                });
             }
             drop(turns.acquire(REMAKES_MAX).await);
         }

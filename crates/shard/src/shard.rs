@@ -25,7 +25,6 @@ use crate::watch::Reads;
 use peristyle_base::{DeviceId, Epoch, ExtentId, Instant, NodeId, RowIndex, Scheme, Seq, ShardId};
 use peristyle_cluster::{Placer, ShardRecord, ShardStore, TooFewPolicy, Version};
 use peristyle_ec::Code;
-use peristyle_rt::alloc_count::background;
 use peristyle_rt::sync::{Notify, Semaphore};
 use peristyle_rt::{Duration, View};
 use std::cell::{Cell, RefCell};
@@ -107,6 +106,8 @@ pub(crate) struct Frame {
     pub header: Option<View>,
     /// Columns that have not answered: bit per column.
     pub waiting: u32,
+    /// Those of them to which nothing was sent yet.
+    pub unsent: u32,
     pub durable: bool,
     pub reappended: bool,
     /// Its current attempt uses memory that is kept back for when the pool is empty.
@@ -138,6 +139,7 @@ impl Frame {
             layout: Layout { scheme: Scheme::new(1, 0).expect("valid"), first_row: RowIndex(0), blocks: 0 },
             header: None,
             waiting: 0,
+            unsent: 0,
             durable: false,
             reappended: false,
             on_kept: false,
@@ -362,17 +364,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Starts the tasks that append, supply and watch. Called once, by recovery.
     pub(crate) fn start_tasks(self: &Rc<Self>) {
         peristyle_rt::spawn(self.clone().run_appender());
-        peristyle_rt::spawn(background(self.clone().run_aside()));
+        peristyle_rt::spawn_background(self.clone().run_aside());
         peristyle_rt::spawn(self.clone().run_watchdog());
         // Work beside the I/O path: it may allocate.
-        peristyle_rt::spawn(background(self.clone().run_supply()));
-        peristyle_rt::spawn(background(self.clone().run_checkpoints()));
-        peristyle_rt::spawn(background(self.clone().run_space()));
-        peristyle_rt::spawn(background(self.clone().run_remains()));
-        peristyle_rt::spawn(background(self.clone().run_repair()));
-        peristyle_rt::spawn(background(self.clone().run_scrub()));
-        peristyle_rt::spawn(background(self.clone().run_merges()));
-        peristyle_rt::spawn(background(self.clone().run_collection()));
+        peristyle_rt::spawn_background(self.clone().run_supply());
+        peristyle_rt::spawn_background(self.clone().run_checkpoints());
+        peristyle_rt::spawn_background(self.clone().run_space());
+        peristyle_rt::spawn_background(self.clone().run_remains());
+        peristyle_rt::spawn_background(self.clone().run_repair());
+        peristyle_rt::spawn_background(self.clone().run_scrub());
+        peristyle_rt::spawn_background(self.clone().run_merges());
+        peristyle_rt::spawn_background(self.clone().run_collection());
     }
 
     pub fn id(&self) -> ShardId {

@@ -9,7 +9,6 @@ use peristyle_cluster::{
     ColumnPlaces, ExtentState, OPEN_EXTENTS_MAX, OpenExtent, PlacementError, PoolView, ShardRecord,
     ShardStore, StoreError,
 };
-use peristyle_rt::alloc_count::background;
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, join_all};
 use std::pin::pin;
@@ -46,7 +45,7 @@ enum CreateError {
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn run_supply(self: Rc<Self>) {
-        peristyle_rt::spawn(background(self.clone().run_sealer()));
+        peristyle_rt::spawn_background(self.clone().run_sealer());
         let mut pause = RETRY_MIN;
         loop {
             if self.stopped().is_some() {
@@ -396,13 +395,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     extent.phase = ExtentPhase::Sealing;
                     extent.committed_rows > 0
                 };
-                peristyle_rt::spawn(background(async move {
+                peristyle_rt::spawn_background(async move {
                     match used {
                         true => me.seal_columns(id, |_| Vec::new()).await,
                         false => me.discard(id).await,
                     }
                     drop(turn);
-                }));
+                });
                 continue;
             }
             let ready = || self.stopped().is_some() || self.next_to_seal().is_some();
@@ -410,10 +409,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if let Some(id) = self.next_to_complete() {
                 self.state.borrow_mut().extents.at(id).completing = true;
                 let (me, turn) = (self.clone(), turns.acquire(1).await);
-                peristyle_rt::spawn(background(async move {
+                peristyle_rt::spawn_background(async move {
                     me.seal_columns(id, |_| Vec::new()).await;
                     drop(turn);
-                }));
+                });
             }
         }
     }

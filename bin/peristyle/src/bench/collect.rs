@@ -79,7 +79,7 @@ pub fn command(options: &CollectOptions) -> Result<(), Failure> {
         // Latency of a pool that has room: its first writes, into space that nobody has used.
         let empty = match options.rate {
             0 => None,
-            rate => Some(run(&pool, &options, &blocks, volume / 20, rate).await),
+            rate => Some(run(&pool, &options, &blocks, volume / 8, rate).await),
         };
         fill(&pool, volume).await;
         let mut parts = Vec::new();
@@ -144,10 +144,12 @@ async fn run(pool: &Pool, options: &CollectOptions, blocks: &Blocks, count: u64,
     let worker = |_| async {
         while left.get() > 0 {
             let number = count - left.replace(left.get() - 1);
+            let mut started = now();
             if let Some(at) = (number * 1_000_000_000).checked_div(rate) {
-                sleep_until(began + Duration::from_nanos(at)).await;
+                // It waits from when it should have begun.
+                started = began + Duration::from_nanos(at);
+                sleep_until(started).await;
             }
-            let started = now();
             let offset = blocks.next() * BLOCK_BYTES as u64;
             pool.shard.write(LAYER, offset, data.clone()).await.expect("collection makes room");
             latency.borrow_mut().record(now().nanos_since(started));

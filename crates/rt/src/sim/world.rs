@@ -8,6 +8,7 @@ use super::net::{LinkConfig, Net, NetEvent};
 use super::rng::Rng;
 use crate::buf::BufConfig;
 use crate::reactor::{self, Backend, Reactor, ReactorId};
+use crate::task::Class;
 use std::cell::{Cell, RefCell, RefMut};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -379,7 +380,7 @@ impl Shared {
 
     /// Polls one task of a host.
     fn turn(self: &Rc<Self>, id: u32) {
-        let (reactor, host) = {
+        let (reactor, host, first) = {
             let mut core = self.core.borrow_mut();
             let state = &mut core.hosts[id as usize];
             state.turn = false;
@@ -389,7 +390,8 @@ impl Shared {
                 drop(core);
                 return self.stop(node, how);
             }
-            (reactor, host)
+            let first = [Class::Foreground, Class::Background][core.rng.below(2) as usize];
+            (reactor, host, first)
         };
         self.running.set(Some(id));
         let _running = Running(&self.running);
@@ -400,7 +402,7 @@ impl Shared {
                     poll();
                 });
             }
-            reactor.tasks.run(reactor.slot, 1);
+            reactor.tasks.run_one(reactor.slot, first);
         });
         self.running.set(None);
         let mut core = self.core.borrow_mut();

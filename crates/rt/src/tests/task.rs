@@ -1,5 +1,6 @@
-use crate::task::Tasks;
+use crate::task::{Class, Tasks};
 use crate::{RuntimeConfig, TaskHandle, block_on, end_of_turn, spawn, yield_now};
+use peristyle_base::Instant;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -17,16 +18,16 @@ fn futures_of_all_sizes_run_once_and_are_dropped_once() {
     let (drops, ran) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     for _ in 0..3 {
         let (d, r) = (Drops(drops.clone()), ran.clone());
-        tasks.spawn(0, async move {
+        tasks.spawn(0, Class::Foreground, async move {
             let _d = d;
             r.set(r.get() + 1);
         });
         let (d, r, large) = (Drops(drops.clone()), ran.clone(), [1u8; 5000]);
-        tasks.spawn(0, async move {
+        tasks.spawn(0, Class::Foreground, async move {
             let _d = d;
             r.set(r.get() + large[4999] as usize);
         });
-        assert!(!tasks.run(0, 100));
+        assert!(!tasks.run(0, 100, || Instant::ZERO));
     }
     assert_eq!((ran.get(), drops.get(), tasks.alive()), (6, 6, 0));
 }
@@ -37,12 +38,12 @@ fn tasks_that_never_end_are_dropped_with_the_reactor() {
     let tasks = Tasks::new();
     for _ in 0..5 {
         let d = Drops(drops.clone());
-        tasks.spawn(0, async move {
+        tasks.spawn(0, Class::Foreground, async move {
             let _d = d;
             std::future::pending::<()>().await;
         });
     }
-    tasks.run(0, 3);
+    tasks.run(0, 3, || Instant::ZERO);
     assert_eq!((tasks.alive(), drops.get()), (5, 0));
     drop(tasks);
     assert_eq!(drops.get(), 5);
@@ -51,24 +52,25 @@ fn tasks_that_never_end_are_dropped_with_the_reactor() {
 #[test]
 fn a_waker_of_a_finished_task_wakes_nobody() {
     let tasks = Tasks::new();
-    tasks.spawn(0, async {});
-    tasks.run(0, 10);
+    tasks.spawn(0, Class::Foreground, async {});
+    tasks.run(0, 10, || Instant::ZERO);
     let ran = Rc::new(Cell::new(0));
     let count = ran.clone();
     tasks.spawn(
         0,
+        Class::Foreground,
         std::future::poll_fn(move |_| {
             count.set(count.get() + 1);
             std::task::Poll::Pending
         }),
     );
-    tasks.run(0, 10);
+    tasks.run(0, 10, || Instant::ZERO);
     // The second task has the first one's entry, in another generation.
     tasks.wake(0, 0);
-    tasks.run(0, 10);
+    tasks.run(0, 10, || Instant::ZERO);
     assert_eq!(ran.get(), 1);
     tasks.wake(0, 1);
-    tasks.run(0, 10);
+    tasks.run(0, 10, || Instant::ZERO);
     assert_eq!(ran.get(), 2);
 }
 
@@ -76,11 +78,39 @@ fn a_waker_of_a_finished_task_wakes_nobody() {
 fn the_budget_ends_a_turn_with_tasks_left() {
     let tasks = Tasks::new();
     for _ in 0..5 {
-        tasks.spawn(0, async {});
+        tasks.spawn(0, Class::Foreground, async {});
     }
-    assert!(tasks.run(0, 3));
+    assert!(tasks.run(0, 3, || Instant::ZERO));
     assert_eq!(tasks.alive(), 2);
-    assert!(!tasks.run(0, 3));
+    assert!(!tasks.run(0, 3, || Instant::ZERO));
+}
+
+#[test]
+fn background_tasks_go_last_and_for_a_moment_and_one_has_its_turn_whatever_is_ready() {
+    let (tasks, log) = (Rc::new(Tasks::new()), Rc::new(RefCell::new(Vec::new())));
+    let spawn = |class, name: &'static str, then: Option<&'static str>| {
+        let (log, inner) = (log.clone(), tasks.clone());
+        tasks.spawn(0, class, async move {
+            log.borrow_mut().push(name);
+            if let Some(then) = then {
+                let more = log.clone();
+                inner.spawn(0, Class::Foreground, async move { more.borrow_mut().push(then) });
+            }
+        });
+    };
+    let clock = Cell::new(0);
+    // Each look at it finds it a millisecond later.
+    let slow = || Instant(clock.replace(clock.get() + 1_000_000));
+    for name in ["b1", "b2", "b3", "b4", "b5"] {
+        spawn(Class::Background, name, (name == "b3").then_some("f4"));
+    }
+    ["f1", "f2", "f3"].into_iter().for_each(|name| spawn(Class::Foreground, name, None));
+    assert!(tasks.run(0, 2, slow));
+    assert_eq!(log.take(), ["f1", "f2", "b1"], "nothing is left of the budget, and one goes on all the same");
+    assert!(tasks.run(0, 100, slow));
+    assert_eq!(log.take(), ["f3", "b2"], "the moment is over");
+    assert!(!tasks.run(0, 100, || Instant::ZERO));
+    assert_eq!(log.take(), ["b3", "f4", "b4", "b5"], "what one has woken goes before the next");
 }
 
 #[test]

@@ -328,7 +328,7 @@ impl Thread {
                 reactor.pool.collect_remote();
             }
             active |= reactor.tasks.has_ready();
-            let more = reactor.tasks.run(reactor.slot, TURN_TASKS_MAX);
+            let more = reactor.tasks.run(reactor.slot, TURN_TASKS_MAX, || driver.now());
             driver.enter_if_needed();
             if active || more {
                 active_at = now;
