@@ -22,7 +22,7 @@ use peristyle_rt::{Buf, View, join_all, timeout};
 use std::rc::Rc;
 
 /// Blocks that are read at once, before commands have their turn.
-const READ_AT_ONCE: usize = 32;
+const READ_AT_ONCE: usize = 8;
 
 /// A live block of a victim, the pointer that the map has, and when it was written as far as is known.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +108,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         for moving in blocks {
             let holder = self.holder_of(moving.layer, moving.block, moving.from).await.ok()?;
             alive.extend(holder.map(|layer| Moving { layer, ..*moving }));
+            peristyle_rt::breathe().await;
         }
         Some(alive)
     }
@@ -184,7 +185,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 views.extend((0..run.len()).step_by(BLOCK_BYTES).map(|at| run.slice(at..at + BLOCK_BYTES)));
             }
             // Devices that answer at once leave no other pause: commands go first.
-            peristyle_rt::next_turn().await;
+            peristyle_rt::breathe().await;
         }
         Some(views)
     }

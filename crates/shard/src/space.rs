@@ -18,9 +18,6 @@ use peristyle_rt::{Buf, Duration, join_all, timeout};
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// Commands have their turn after so many entries of headers, each header counting as some more.
-const PAUSE_EVERY: usize = 128;
-const HEADER_WORTH: usize = 16;
 /// Extents that are freed at the same time.
 const FREES_MAX: usize = 4;
 /// The pool is low on room when this share of its slots, or less, is free.
@@ -257,6 +254,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 if contents != Contents::Unused {
                     return false;
                 }
+                peristyle_rt::breathe().await;
             }
             true
         });
@@ -325,20 +323,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         mut each: impl AsyncFnMut(&Layout, &[Entry]) -> bool,
     ) -> bool {
         let Some((rows, copies)) = self.header_copies(id) else { return false };
-        let (mut row, mut entries, mut looked_at) = (0, Vec::new(), 0);
+        let (mut row, mut entries) = (0, Vec::new());
         while row < rows {
-            // Devices that answer at once leave no other pause: commands go first.
-            if looked_at > PAUSE_EVERY {
-                peristyle_rt::next_turn().await;
-                looked_at = 0;
-            }
             let Some(header) = self.sealed_header(&copies, row, &mut entries).await else { return false };
             let layout = header.layout();
-            looked_at += HEADER_WORTH + entries.len();
             if !each(&layout, &entries).await {
                 return false;
             }
             row = layout.end_row();
+            // Devices that answer at once leave no other pause: commands go first.
+            peristyle_rt::breathe().await;
         }
         true
     }

@@ -1,5 +1,6 @@
 //! `bench collect`: what collection costs, in device bytes per user byte, on a pool of memory devices in this process.
 
+use super::floor::median;
 use super::pool::{Pool, extent_blocks, random_view, runtime};
 use super::{Choice, CollectOptions, Distribution};
 use crate::failure::Failure;
@@ -17,6 +18,8 @@ use std::time::Duration;
 const LAYER: LayerId = LayerId(1);
 /// Blocks of one command while the pool is filled.
 const FILL_BLOCKS: u64 = 120;
+/// p99s in a second, of writes at a fixed rate: their median leaves out when the machine was away.
+const WINDOWS_S: u64 = 4;
 /// Looks at where the pool's space is, while its capacity is written once.
 const SAMPLES: u64 = 256;
 
@@ -28,6 +31,8 @@ struct Measured {
     victims: u64,
     victim_share: f64,
     latency: Histogram,
+    /// p99 of each quarter of a second.
+    windows: Vec<f64>,
     /// Users' blocks of each frame, on average; those that were overwritten while they waited are not among them.
     frame_blocks: f64,
     absorbed: f64,
@@ -56,6 +61,10 @@ impl Measured {
     }
     fn ratio(&self) -> f64 {
         self.written() as f64 / self.user_bytes as f64
+    }
+    /// `None`: there was no fixed rate.
+    fn usual_p99_us(&self) -> Option<f64> {
+        (!self.windows.is_empty()).then(|| median(self.windows.clone()))
     }
 }
 
@@ -140,6 +149,7 @@ async fn run(pool: &Pool, options: &CollectOptions, blocks: &Blocks, count: u64,
     let before = counters();
     let idle = RefCell::new(Vec::with_capacity(2 * SAMPLES as usize));
     let (left, latency) = (Cell::new(count), RefCell::new(Histogram::default()));
+    let (window, windows) = (RefCell::new(Histogram::default()), RefCell::new(Vec::new()));
     let began = now();
     let worker = |_| async {
         while left.get() > 0 {
@@ -152,7 +162,12 @@ async fn run(pool: &Pool, options: &CollectOptions, blocks: &Blocks, count: u64,
             }
             let offset = blocks.next() * BLOCK_BYTES as u64;
             pool.shard.write(LAYER, offset, data.clone()).await.expect("collection makes room");
-            latency.borrow_mut().record(now().nanos_since(started));
+            let took = now().nanos_since(started);
+            latency.borrow_mut().record(took);
+            window.borrow_mut().record(took);
+            if rate > 0 && window.borrow().count() == rate / WINDOWS_S {
+                windows.borrow_mut().push(p99_us(&window.take()));
+            }
             if number.is_multiple_of((count / SAMPLES).max(1)) {
                 idle.borrow_mut().push(pool.idle());
             }
@@ -170,12 +185,17 @@ async fn run(pool: &Pool, options: &CollectOptions, blocks: &Blocks, count: u64,
         victims,
         victim_share: shares as f64 / 1e6 / victims.max(1) as f64,
         latency: latency.into_inner(),
+        windows: windows.into_inner(),
         frame_blocks: frame_blocks as f64 / frames.max(1) as f64,
         absorbed: 1.0 - frame_blocks as f64 / count as f64,
         map: std::array::from_fn(|i| (after.1[i] - before.1[i]) as f64 / count as f64),
         checkpoints,
         idle: std::array::from_fn(|i| idle.iter().map(|x| x[i]).sum::<f64>() / idle.len() as f64 / extents),
     }
+}
+
+fn p99_us(latency: &Histogram) -> f64 {
+    latency.quantile(0.99) as f64 / 1e3
 }
 
 /// From 0 up to 1.
@@ -278,21 +298,25 @@ fn report(
     let user: u64 = parts.iter().map(|p| p.user_bytes).sum();
     let device: u64 = parts.iter().map(Measured::written).sum();
     let total = device as f64 / user as f64;
-    let p99 = |m: &Measured| m.latency.quantile(0.99) as f64 / 1e3;
+    let last = parts.last().expect("once at least");
     if options.json {
         let parts: Vec<_> = parts
             .iter()
-            .map(|p| json!({"ratio": p.ratio(), "victims": p.victims, "victim_share": p.victim_share, "p99_us": p99(p),
+            .map(|p| json!({"ratio": p.ratio(), "victims": p.victims, "victim_share": p.victim_share, "p99_us": p99_us(&p.latency), "usual_p99_us": p.usual_p99_us(),
                 "frame_blocks": p.frame_blocks, "idle": p.idle, "map": p.map}))
             .collect();
-        let empty = empty.as_ref().map(p99);
-        let out = json!({"device_bytes_per_user_byte": total, "limit": limit, "parts": parts, "empty_p99_us": empty});
+        let all = empty.as_ref().map(|m| p99_us(&m.latency));
+        let usual = empty.as_ref().and_then(Measured::usual_p99_us);
+        let out = json!({"device_bytes_per_user_byte": total, "limit": limit, "parts": parts,
+            "empty_p99_us": all, "empty_usual_p99_us": usual});
         print!("{}", json(&out));
     } else {
         let line = |name: String, m: &Measured| {
             let mut line = vec![name, format!("{:.2}", m.ratio())];
             line.extend(m.device_bytes.iter().map(|b| format!("{:.3}", *b as f64 / m.user_bytes as f64)));
-            line.extend([m.victims.to_string(), format!("{:.3}", m.victim_share), format!("{:.0}", p99(m))]);
+            let usual = m.usual_p99_us().map_or("-".to_owned(), |us| format!("{us:.0}"));
+            line.extend([m.victims.to_string(), format!("{:.3}", m.victim_share)]);
+            line.extend([format!("{:.0}", p99_us(&m.latency)), usual]);
             line
         };
         let mut lines: Vec<_> =
@@ -300,9 +324,14 @@ fn report(
         lines.extend(empty.iter().map(|m| line("empty".to_owned(), m)));
         let mut names = vec!["", "device/user"];
         names.extend(WritePurpose::ALL.iter().map(|p| p.name()));
-        names.extend(["victims", "live share", "p99 us"]);
+        names.extend(["victims", "live share", "p99 us", "usual"]);
         print!("{}", table(&names, &[1], lines));
-        let last = parts.last().expect("once at least");
+        if let Some((beside, empty)) = last.usual_p99_us().zip(empty.and_then(|m| m.usual_p99_us())) {
+            println!(
+                "p99 beside collection {:.2} times that of the empty pool (medians of each quarter of a second's)",
+                beside / empty
+            );
+        }
         explain(last, volume as f64 / pool.capacity as f64, options.scheme);
         println!("device bytes per user byte {total:.3}; greedy cleaning of uniform writes has {limit:.3}");
     }

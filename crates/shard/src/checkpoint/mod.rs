@@ -250,6 +250,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             for leaf in &capture.leaves[at..capture.leaves.len().min(at + FRAME_MAP_BLOCKS)] {
                 let mut buf = Buf::alloc(BLOCK_BYTES).await;
                 encode_block(self.state.borrow().map.leaf(leaf.leaf), &mut buf);
+                peristyle_rt::breathe().await;
                 let page = &capture.pages[leaf.page];
                 let first = (page.number as u64 * FANOUT as u64 + leaf.child as u64) * FANOUT as u64;
                 out.push(MapBlock { layer: page.layer, level: 0, first, data: buf.freeze() });
@@ -273,6 +274,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             for page in pages {
                 let mut buf = Buf::alloc(BLOCK_BYTES).await;
                 encode_block(&page.children, &mut buf);
+                peristyle_rt::breathe().await;
                 let first = page.number as u64 * PAGE_BLOCKS;
                 out.push(MapBlock { layer: page.layer, level: 1, first, data: buf.freeze() });
             }
@@ -292,6 +294,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             for changes in frame.chunks(CHANGES_MAX) {
                 let mut buf = Buf::alloc(BLOCK_BYTES).await;
                 encode_changes(changes, &mut buf);
+                peristyle_rt::breathe().await;
                 let first = (written.changes.len() + out.len()) as u64;
                 out.push(MapBlock { layer: LayerId(0), level: 3, first, data: buf.freeze() });
             }
