@@ -39,7 +39,7 @@ pub use reactor::{
     shutdown_requested, wall_nanos,
 };
 pub use task::{TaskHandle, spawn, spawn_background};
-pub use task::{breathe, end_of_turn, next_turn, yield_now};
+pub use task::{breathe, end_of_turn, yield_now};
 pub use timer::{Sleep, sleep, sleep_until};
 pub use uring::{
     PollMode, Receive, RuntimeConfig, RuntimeError, ZeroCopy, block_on, pin_thread, request_shutdown, run,

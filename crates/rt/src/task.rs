@@ -90,7 +90,6 @@ pub(crate) struct Tasks {
     queues: [RefCell<VecDeque<u32>>; 2],
     memory: [Cell<Option<NonNull<Header>>>; CLASSES],
     turn_end: Waiting,
-    next_turn: Waiting,
     /// When the background task that runs began its step; in others, the turn.
     began: Cell<Instant>,
     alive: Cell<usize>,
@@ -104,7 +103,6 @@ impl Tasks {
             queues: [4096, 256].map(|ready| RefCell::new(VecDeque::with_capacity(ready))),
             memory: Default::default(),
             turn_end: Waiting::new(),
-            next_turn: Waiting::new(),
             began: Cell::new(Instant::ZERO),
             alive: Cell::new(0),
         }
@@ -234,10 +232,8 @@ impl Tasks {
     }
 
     /// Polls queued tasks, at most `budget` of them, and those that wait for the end of the turn, until nothing is ready;
-    /// then background tasks for a moment, one at least. True when something is ready still, or somebody waits for the next
-    /// turn.
+    /// then background tasks for a moment, one at least. True when something is ready still.
     pub(crate) fn run(&self, slot: u16, mut budget: usize, now: impl Fn() -> Instant) -> bool {
-        self.next_turn.wake_all();
         let began = now();
         self.began.set(began);
         self.run_foreground(slot, &mut budget);
@@ -271,7 +267,6 @@ impl Tasks {
 
     /// Polls one task, of this class if there is one: a turn of the simulator.
     pub(crate) fn run_one(&self, slot: u16, first: Class) {
-        self.next_turn.wake_all();
         if first == Class::Background && self.poll_next(slot, first) {
             return;
         }
@@ -283,7 +278,7 @@ impl Tasks {
 
     pub(crate) fn has_ready(&self) -> bool {
         let queued = self.queues.iter().any(|queue| !queue.borrow().is_empty());
-        queued || !self.turn_end.is_empty() || !self.next_turn.is_empty()
+        queued || !self.turn_end.is_empty()
     }
 
     fn queue(&self, class: Class) -> &RefCell<VecDeque<u32>> {
@@ -334,7 +329,6 @@ impl Tasks {
     /// Drops every task (a simulated crash, or the end of the reactor).
     pub(crate) fn clear(&self) {
         self.turn_end.wakers.borrow_mut().clear();
-        self.next_turn.wakers.borrow_mut().clear();
         let count = self.entries.borrow().len();
         for index in 0..count as u32 {
             let generation = self.entries.borrow()[index as usize].generation;
@@ -435,7 +429,7 @@ impl TaskHandle {
     }
 }
 
-/// Tasks that wait for one moment of a turn.
+/// Tasks that wait for the end of the turn.
 struct Waiting {
     wakers: RefCell<Vec<Waker>>,
     /// Memory for those that come while the others are woken.
@@ -457,19 +451,6 @@ impl Waiting {
         woken.drain(..).for_each(Waker::wake);
         self.spare.replace(woken);
     }
-}
-
-/// Waits among those that `list` picks, once.
-async fn wait_in(list: fn(&Tasks) -> &Waiting) {
-    let mut waited = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut waited, true) {
-            return Poll::Ready(());
-        }
-        Reactor::current(|reactor| list(&reactor.tasks).wakers.borrow_mut().push(cx.waker().clone()));
-        Poll::Pending
-    })
-    .await
 }
 
 /// Runs `future` on the current reactor.
@@ -496,12 +477,6 @@ pub async fn yield_now() {
     .await
 }
 
-/// Waits until this reactor has looked at its devices, sockets and timers once more. Who has much to do that nobody waits
-/// for pauses with this: everything that has come in meanwhile goes first.
-pub async fn next_turn() {
-    wait_in(|tasks| &tasks.next_turn).await
-}
-
 /// Pauses a task whose step lasts for too long: everything that is ready goes first. Who has much to do that nobody waits
 /// for asks for this between two pieces of it. In the simulator, where steps take no time, now and then.
 pub async fn breathe() {
@@ -517,5 +492,13 @@ pub async fn breathe() {
 /// Waits until nothing else is ready on this reactor in this turn: all bytes that have arrived are handled.
 /// This is what makes batching natural: whoever batches asks for the end of the turn, not for a timer.
 pub async fn end_of_turn() {
-    wait_in(|tasks| &tasks.turn_end).await
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        Reactor::current(|reactor| reactor.tasks.turn_end.wakers.borrow_mut().push(cx.waker().clone()));
+        Poll::Pending
+    })
+    .await
 }

@@ -407,8 +407,25 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 let me = self.clone();
                 peristyle_rt::spawn_background(async move {
                     let Some(began) = me.begin_column(index, attempt, column) else { return };
-                    let result = me.columns.append(place, name, epoch, RowIndex(row), iov, crcs, class).await;
-                    me.column_done(index, attempt, column, (began, peristyle_rt::now()), result);
+                    let columns = &me.columns;
+                    let (at, result) = match columns.try_append(
+                        place,
+                        name,
+                        epoch,
+                        RowIndex(row),
+                        &iov,
+                        &crcs,
+                        class,
+                        began,
+                    ) {
+                        Some(at) => (at, Ok(())),
+                        None => {
+                            let done = columns.append(place, name, epoch, RowIndex(row), iov, crcs, class);
+                            let result = done.await;
+                            (peristyle_rt::now(), result)
+                        }
+                    };
+                    me.column_done(index, attempt, column, (began, at), result);
                 });
                 continue;
             }

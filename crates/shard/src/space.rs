@@ -184,41 +184,41 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             // Nobody finds them in the map any more; who found them before may still be reading.
             self.readers.wait_for_earlier().await;
             let count = ids.len();
-            join_all(ids.into_iter().map(|id| self.free_extent(id))).await;
+            let gone: Vec<Option<Extent>> = join_all(ids.into_iter().map(|id| self.let_extent_go(id))).await;
+            // Slots of a device that are freed at once share a write of its slot table.
+            join_all(gone.iter().flatten().map(|extent| self.free_columns(extent))).await;
             self.state.borrow_mut().freeing -= count;
             self.supply_wanted.notify_all();
             self.collect.notify_all();
         }
     }
 
-    async fn free_extent(self: &Rc<Self>, id: ExtentId) {
+    /// The extent, which nobody finds any more, if it is not needed.
+    async fn let_extent_go(self: &Rc<Self>, id: ExtentId) -> Option<Extent> {
         let contents = self.contents(id).await;
         {
             let state = &mut *self.state.borrow_mut();
             state.stats.unused_kept += u64::from(contents == Contents::Used);
             if contents != Contents::Unused || !state.extents.get(id).is_some_and(may_free) {
-                return;
+                return None;
             }
             state.extents.at(id).completing = true; // nobody seals its columns from here on
         }
         if !self.free_unsealed(id).await {
             self.state.borrow_mut().extents.at(id).completing = false;
-            return;
+            return None;
         }
-        let extent = {
-            let state = &mut *self.state.borrow_mut();
-            state.stats.freed_extents += 1;
-            let extent = state.extents.remove(id).expect("only this task frees what is sealed");
-            if extent.hot {
-                state.collect.lived(state.collect.clock.saturating_sub(extent.birth.mean()));
-            }
-            state.collect.spent = false;
-            if extent.birth.is_known() {
-                state.collect.futile = 0; // more came back than what the checkpoint before had written
-            }
-            extent
-        };
-        self.free_columns(&extent).await;
+        let state = &mut *self.state.borrow_mut();
+        state.stats.freed_extents += 1;
+        let extent = state.extents.remove(id).expect("only this task frees what is sealed");
+        if extent.hot {
+            state.collect.lived(state.collect.clock.saturating_sub(extent.birth.mean()));
+        }
+        state.collect.spent = false;
+        if extent.birth.is_known() {
+            state.collect.futile = 0; // more came back than what the checkpoint before had written
+        }
+        Some(extent)
     }
 
     /// Columns without their seal go first. One that was left alone would be taken for a part of the log at the next

@@ -212,7 +212,7 @@ impl<'a> Bench<'a> {
                         reads.count += 1;
                         reads.wrong += u64::from(found != block);
                     }
-                    peristyle_rt::next_turn().await;
+                    peristyle_rt::yield_now().await;
                 }
             }
         };
