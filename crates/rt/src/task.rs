@@ -232,7 +232,8 @@ impl Tasks {
     }
 
     /// Polls queued tasks, at most `budget` of them, and those that wait for the end of the turn, until nothing is ready;
-    /// then background tasks for a moment, one at least, so that they have their share of a reactor that is never idle. True when something is ready still.
+    /// then background tasks for a moment, one at least, so that they have their share of a reactor that is never idle. True
+    /// when something is ready still.
     pub(crate) fn run(&self, slot: u16, mut budget: usize, now: impl Fn() -> Instant) -> bool {
         let began = now();
         self.began.set(began);
