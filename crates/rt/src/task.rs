@@ -27,8 +27,10 @@ const CLASSES: usize = 9;
 const TASK_ALIGN: usize = 64;
 /// Tasks of one reactor at most.
 const TASKS_MAX: usize = 1 << 20;
-/// Background tasks go on for so long in a turn, or for half as long as the others did: no new one begins after it.
+/// Background tasks go on for so long in a turn, or for half as long as the others did, up to a limit, since these may have
+/// been interrupted: no new one begins after it.
 const BACKGROUND_SLICE: Duration = Duration::from_micros(10);
+const BACKGROUND_SLICE_MAX: Duration = Duration::from_micros(500);
 /// A step that has lasted for so long ends at the next [`breathe`].
 const STEP_MAX: Duration = Duration::from_micros(10);
 
@@ -242,7 +244,8 @@ impl Tasks {
             return self.has_ready();
         }
         self.began.set(now());
-        let until = self.began.get() + BACKGROUND_SLICE.max(self.began.get().since(began) / 2);
+        let share = self.began.get().since(began) / 2;
+        let until = self.began.get() + share.clamp(BACKGROUND_SLICE, BACKGROUND_SLICE_MAX);
         while self.poll_next(slot, Class::Background) {
             // What it has woken does not wait for the next one.
             self.run_foreground(slot, &mut budget);
