@@ -239,6 +239,8 @@ impl ShardSnapshot {
 impl<C: crate::Columns, S: peristyle_cluster::ShardStore + 'static> crate::Shard<C, S> {
     /// A copy of this shard's figures.
     pub fn stats_snapshot(&self, now: Instant) -> ShardSnapshot {
+        // What collection does is told of the room that there is now, not of that at its last look.
+        self.assess();
         let snapshot = self.state.borrow().stats.snapshot(now);
         ShardSnapshot {
             space: self.space_figures(),
