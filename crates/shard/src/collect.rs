@@ -9,7 +9,7 @@ use crate::columns::{AllocClass, Columns};
 use crate::extent::{Extent, ExtentPhase};
 use crate::relocate::{Moving, room_for};
 use crate::shard::{Shard, State};
-use crate::stats::CollectionState;
+use crate::stats::{CollectionFigures, CollectionState};
 use crate::stream::{Classes, Stream, class_of};
 use crate::victims::{MOVED_BLOCKS, Policy, Victim, choose, may_be_victim, share};
 use peristyle_base::{COLUMN_ROWS, ExtentId, Instant, Scheme};
@@ -131,20 +131,15 @@ impl Collect {
         self.owed >= MOVED_BLOCKS as u64 * PARTS
     }
 
-    /// What it does now, for figures.
-    pub fn doing(&self, state: &State) -> CollectionState {
-        match self.rate {
+    /// What it does at this rate, for figures.
+    pub fn doing(&self, state: &State, rate: u64) -> CollectionState {
+        match rate {
             _ if state.short && !self.is_stuck() => CollectionState::InNeed,
             0 => CollectionState::Resting,
             _ if self.nothing_at == Some(state.extents.deaths) => CollectionState::Nothing,
             _ if self.held_back => CollectionState::HeldBack,
             _ => CollectionState::Running,
         }
-    }
-
-    /// Blocks that may be moved for a thousand that users write.
-    pub fn pace(&self) -> u64 {
-        self.rate * 1000 / PARTS
     }
 
     /// Moves are being allowed.
@@ -257,11 +252,38 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let ids: Vec<ExtentId> = unused.filter_map(|s| state.extents.current(s)).collect();
             ids.into_iter().for_each(|id| self.close(state, id));
         }
-        state.collect.worth = worth(room, state.collect.checkpoint_cost, &self.config);
-        state.collect.rate = match self.config.collection {
+        (state.collect.worth, state.collect.rate) = self.worth_and_rate(room, &state.collect);
+    }
+
+    /// Room that checkpoints wait for, in extents, and how fast is collected.
+    fn worth_and_rate(&self, room: Room, collect: &Collect) -> (usize, u64) {
+        let worth = worth(room, collect.checkpoint_cost, &self.config);
+        let rate = match self.config.collection {
             Policy::Off => 0,
-            _ => room.rate(self.config.ready_extents, state.collect.worth),
+            _ => room.rate(self.config.ready_extents, worth),
         };
+        (worth, rate)
+    }
+
+    /// Of the room that there is now, not of that at the last look.
+    pub(crate) fn collection_figures(&self, now: Instant) -> CollectionFigures {
+        let room = self.room();
+        let state = self.state.borrow();
+        let (stats, collect) = (&state.stats, &state.collect);
+        let (worth, rate) = self.worth_and_rate(room, collect);
+        CollectionFigures {
+            state: match self.config.collection {
+                Policy::Off => CollectionState::Off,
+                _ => collect.doing(&state, rate),
+            },
+            pace: rate * 1000 / PARTS,
+            moved_blocks: stats.moved_blocks,
+            moved_blocks_s: stats.moved_lately.per_second(now)[0],
+            victims: stats.victims,
+            victim_shares: stats.victim_shares,
+            room: room.users(),
+            begins_below: room.begins_below(self.config.ready_extents, worth),
+        }
     }
 
     pub(crate) fn room(&self) -> Room {

@@ -239,33 +239,12 @@ impl ShardSnapshot {
 impl<C: crate::Columns, S: peristyle_cluster::ShardStore + 'static> crate::Shard<C, S> {
     /// A copy of this shard's figures.
     pub fn stats_snapshot(&self, now: Instant) -> ShardSnapshot {
-        // What collection does is told of the room that there is now, not of that at its last look.
-        self.assess();
         let snapshot = self.state.borrow().stats.snapshot(now);
         ShardSnapshot {
             space: self.space_figures(),
             repair: self.repair_figures(now),
             collection: self.collection_figures(now),
             ..snapshot
-        }
-    }
-
-    fn collection_figures(&self, now: Instant) -> CollectionFigures {
-        let room = self.room();
-        let state = self.state.borrow();
-        let (stats, collect) = (&state.stats, &state.collect);
-        CollectionFigures {
-            state: match self.config.collection {
-                crate::Policy::Off => CollectionState::Off,
-                _ => collect.doing(&state),
-            },
-            pace: collect.pace(),
-            moved_blocks: stats.moved_blocks,
-            moved_blocks_s: stats.moved_lately.per_second(now)[0],
-            victims: stats.victims,
-            victim_shares: stats.victim_shares,
-            room: room.users(),
-            begins_below: room.begins_below(self.config.ready_extents, collect.worth),
         }
     }
 }
