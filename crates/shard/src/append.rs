@@ -11,9 +11,9 @@ use crate::ops::OpId;
 use crate::pick::is_usable;
 use crate::shard::{Shard, State};
 use crate::stream::{Stream, class_of};
-use peristyle_base::{BLOCK_BYTES, ExtentId, Instant, RowIndex, Scheme, Seq};
+use peristyle_base::{BLOCK_BYTES, ColumnName, ColumnPlace, Epoch, ExtentId, Instant, RowIndex, Scheme, Seq};
 use peristyle_cluster::ShardStore;
-use peristyle_rt::{Buf, Duration, IoVec, select};
+use peristyle_rt::{Buf, Duration, IoVec, View, select};
 use std::rc::Rc;
 
 /// Rows that are encoded in one step of a frame that nobody waits for.
@@ -39,6 +39,32 @@ struct Sent {
     answered: [Option<Instant>; Scheme::WIDTH_MAX],
     /// There are others.
     under_way: bool,
+}
+
+/// What one column gets of a frame.
+struct Piece {
+    /// The frame, its attempt, and the column.
+    at: (u16, u32, usize),
+    place: ColumnPlace,
+    name: ColumnName,
+    epoch: Epoch,
+    row: RowIndex,
+    iov: IoVec,
+    crcs: View,
+    class: WriteClass,
+}
+
+impl Piece {
+    /// When it was done, where nothing has to be waited for.
+    fn try_append(&self, columns: &impl Columns, began: Instant) -> Option<Instant> {
+        let Piece { at: _, place, name, epoch, row, iov, crcs, class } = self;
+        columns.try_append(*place, *name, *epoch, *row, iov, crcs, *class, began)
+    }
+
+    async fn append(self, columns: &impl Columns) -> Result<(), ColumnFault> {
+        let Piece { at: _, place, name, epoch, row, iov, crcs, class } = self;
+        columns.append(place, name, epoch, row, iov, crcs, class).await
+    }
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
@@ -253,12 +279,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// True: nothing is left to do before it is sent.
     fn encode_aside(&self, index: u16, attempt: u32, scheme: Scheme, memory: &mut FrameMemory) -> bool {
         let state = &mut *self.state.borrow_mut();
-        let code = Self::code(state, scheme);
         let frame = &state.frames[index as usize];
         if frame.kind == FrameKind::User || state.stopped.is_some() || frame.attempt != attempt {
             return true;
         }
-        encode_parity(&code, scheme, &frame.contents.data, memory, ROWS_AT_ONCE)
+        let code = Self::code(state, scheme);
+        encode_parity(&code, scheme, &state.frames[index as usize].contents.data, memory, ROWS_AT_ONCE)
     }
 
     /// Memory for a frame's header and parity. Payload of queued writes may have all of the pool: then frames go on one at
@@ -399,51 +425,47 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             let at = crc_offset(&layout, column) + (row - layout.first_row.0) as usize * 4;
             let crcs = crcs.slice(at..at + rows as usize * 4);
-            let (place, name) = (extent.place(column), extent.name(self.id, column));
+            let piece = Piece {
+                at: (index, attempt, column),
+                place: extent.place(column),
+                name: extent.name(self.id, column),
+                epoch,
+                row: RowIndex(row),
+                iov,
+                crcs,
+                class,
+            };
             if frame.kind != FrameKind::User {
                 // Each column is a step of its own.
                 sent.under_way = true;
                 frame.unsent |= 1 << column;
-                let me = self.clone();
-                peristyle_rt::spawn_background(async move {
-                    let Some(began) = me.begin_column(index, attempt, column) else { return };
-                    let columns = &me.columns;
-                    let (at, result) = match columns.try_append(
-                        place,
-                        name,
-                        epoch,
-                        RowIndex(row),
-                        &iov,
-                        &crcs,
-                        class,
-                        began,
-                    ) {
-                        Some(at) => (at, Ok(())),
-                        None => {
-                            let done = columns.append(place, name, epoch, RowIndex(row), iov, crcs, class);
-                            let result = done.await;
-                            (peristyle_rt::now(), result)
-                        }
-                    };
-                    me.column_done(index, attempt, column, (began, at), result);
-                });
+                peristyle_rt::spawn_background(self.clone().append_column_aside(piece));
                 continue;
             }
             state.stats.append.enter(done);
-            let at_once =
-                self.columns.try_append(place, name, epoch, RowIndex(row), &iov, &crcs, class, since);
-            if let Some(at) = at_once {
+            if let Some(at) = piece.try_append(&*self.columns, since) {
                 (sent.answered[column], since) = (Some(at), at);
                 continue;
             }
             sent.under_way = true;
-            let me = self.clone();
-            peristyle_rt::spawn(async move {
-                let result = me.columns.append(place, name, epoch, RowIndex(row), iov, crcs, class).await;
-                me.column_done(index, attempt, column, (done, peristyle_rt::now()), result);
-            });
+            peristyle_rt::spawn(self.clone().append_column(piece, done));
         }
         sent
+    }
+
+    async fn append_column(self: Rc<Self>, piece: Piece, began: Instant) {
+        let (index, attempt, column) = piece.at;
+        let result = piece.append(&*self.columns).await;
+        self.column_done(index, attempt, column, (began, peristyle_rt::now()), result);
+    }
+
+    async fn append_column_aside(self: Rc<Self>, piece: Piece) {
+        let (index, attempt, column) = piece.at;
+        let Some(began) = self.begin_column(index, attempt, column) else { return };
+        match piece.try_append(&*self.columns, began) {
+            Some(at) => self.column_done(index, attempt, column, (began, at), Ok(())),
+            None => self.append_column(piece, began).await,
+        }
     }
 
     /// A column's turn of a frame that does not stand in the user sequence; its device has time from now on. `None`: the

@@ -21,7 +21,7 @@ use peristyle_cluster::ShardStore;
 use peristyle_rt::{Buf, View, join_all, timeout};
 use std::rc::Rc;
 
-/// Blocks that are read at once, before commands have their turn.
+/// Blocks that are read at once: the longest piece that commands wait for.
 const READ_AT_ONCE: usize = 8;
 
 /// A live block of a victim, the pointer that the map has, and when it was written as far as is known.
