@@ -154,19 +154,24 @@ async fn run(pool: &Pool, options: &CollectOptions, blocks: &Blocks, count: u64,
     let worker = |_| async {
         while left.get() > 0 {
             let number = count - left.replace(left.get() - 1);
-            let mut started = now();
-            if let Some(at) = (number * 1_000_000_000).checked_div(rate) {
+            let started = match (number * 1_000_000_000).checked_div(rate) {
+                None => now(),
                 // It waits from when it should have begun.
-                started = began + Duration::from_nanos(at);
-                sleep_until(started).await;
-            }
+                Some(at) => {
+                    let due = began + Duration::from_nanos(at);
+                    sleep_until(due).await;
+                    due
+                }
+            };
             let offset = blocks.next() * BLOCK_BYTES as u64;
             pool.shard.write(LAYER, offset, data.clone()).await.expect("collection makes room");
             let took = now().nanos_since(started);
             latency.borrow_mut().record(took);
-            window.borrow_mut().record(took);
-            if rate > 0 && window.borrow().count() == rate / WINDOWS_S {
-                windows.borrow_mut().push(p99_us(&window.take()));
+            if rate > 0 {
+                window.borrow_mut().record(took);
+                if window.borrow().count() == rate / WINDOWS_S {
+                    windows.borrow_mut().push(p99_us(&window.take()));
+                }
             }
             if number.is_multiple_of((count / SAMPLES).max(1)) {
                 idle.borrow_mut().push(pool.idle());
@@ -302,8 +307,11 @@ fn report(
     if options.json {
         let parts: Vec<_> = parts
             .iter()
-            .map(|p| json!({"ratio": p.ratio(), "victims": p.victims, "victim_share": p.victim_share, "p99_us": p99_us(&p.latency), "usual_p99_us": p.usual_p99_us(),
-                "frame_blocks": p.frame_blocks, "idle": p.idle, "map": p.map}))
+            .map(|p| {
+                json!({"ratio": p.ratio(), "victims": p.victims, "victim_share": p.victim_share,
+                "p99_us": p99_us(&p.latency), "usual_p99_us": p.usual_p99_us(),
+                "frame_blocks": p.frame_blocks, "idle": p.idle, "map": p.map})
+            })
             .collect();
         let all = empty.as_ref().map(|m| p99_us(&m.latency));
         let usual = empty.as_ref().and_then(Measured::usual_p99_us);
