@@ -24,7 +24,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 const DEVICES_MIB: [u64; 8] = [384, 416, 448, 480, 512, 544, 576, 608];
 /// Farther than this from its share of the capacity no device's use may be, in percent.
 const DEVIATION_MAX: f64 = 2.0;
-/// Bytes that are changed on each of two devices, in rows of their own.
+/// Rows of a slot; slots lie at multiples of their size.
+const SLOT_ROWS: u64 = 512;
+/// Rows that are drawn on each of two devices; a byte is changed in those that lie in slots that hold something.
 const FLIPS: usize = 400;
 
 /// What is looked at of `peristyle pool balance --json`.
@@ -212,10 +214,17 @@ impl Drop for Running {
     }
 }
 
-/// Changes a byte in each of many rows all over the slots of a device.
+/// Changes a byte in each of many rows all over the slots of a device that hold something. In a free slot it would be no
+/// damage yet, and become some where a repair puts a column there that has a hole at this row.
 fn rot(path: &Path, seed: u64) -> Result<()> {
     let file = File::options().read(true).write(true).open(path)?;
     let rows = file.metadata()?.len() / BLOCK;
+    let mut slot = vec![0; (SLOT_ROWS * BLOCK) as usize];
+    let mut holds = Vec::new();
+    for at in 0..rows / SLOT_ROWS {
+        file.read_exact_at(&mut slot, at * SLOT_ROWS * BLOCK)?;
+        holds.push(slot.iter().any(|byte| *byte != 0));
+    }
     let mut random = Random(seed);
     // The tables and labels in front and at the end have their own tests.
     let front = 4096.min(rows / 8);
@@ -223,7 +232,8 @@ fn rot(path: &Path, seed: u64) -> Result<()> {
     while hit.len() < FLIPS {
         hit.insert(front + random.below(rows - front - 16));
     }
-    for row in hit {
+    let in_use = |row: &u64| holds.get((row / SLOT_ROWS) as usize).is_some_and(|holds| *holds);
+    for row in hit.into_iter().filter(in_use) {
         let at = row * BLOCK + random.below(BLOCK);
         let mut byte = [0];
         file.read_exact_at(&mut byte, at)?;
