@@ -230,7 +230,13 @@ mod tests {
             assert!(now > last);
             last = now;
         }
-        assert!(last.abs_diff(monotonic_nanos()) < 50_000, "{last} {}", monotonic_nanos());
+        // Of several looks at both clocks the one that was interrupted least.
+        let look = |_| {
+            let (before, now, after) = (monotonic_nanos(), clock.now().0, monotonic_nanos());
+            (after - before, now, after)
+        };
+        let (_, now, system) = (0..20).map(look).min().expect("some looks");
+        assert!(now.abs_diff(system) < 50_000, "{now} {system}");
     }
 
     #[test]
