@@ -95,7 +95,7 @@ impl Rig {
         owner.empty_a_device(&mut Rng::new(self.seed ^ 0xE4D)).await;
         owner.collect(&mut Rng::new(self.seed ^ 0xC011)).await;
         owner.cut_off_and_grow(&mut Rng::new(self.seed ^ 0xC07)).await;
-        Box::pin(owner.volumes_and_snapshots(&mut Rng::new(self.seed ^ 0x5A9))).await;
+        let owner = Box::pin(owner.volumes_and_snapshots(&mut Rng::new(self.seed ^ 0x5A9))).await;
         join_two(owner.checkpoint(), owner.write_some(&mut rng.fork(), 3)).await;
         if let Some(failing) = self.plan.failing {
             owner.write_while_failing(&disks[failing], failing, &mut rng).await;
@@ -149,6 +149,15 @@ impl Owner {
 
     /// Somebody takes over while this one, who does not know of it, goes on writing until it is told.
     async fn take_over_from_writer(&self, rng: &mut Rng) -> Owner {
+        self.take_over_beside(rng, async |_| ()).await
+    }
+
+    /// The same, beside something else that it does; that learns whether the takeover is over.
+    pub(super) async fn take_over_beside(
+        &self,
+        rng: &mut Rng,
+        something: impl AsyncFnOnce(&Cell<bool>),
+    ) -> Owner {
         let over = Cell::new(false);
         let (mut again, wait) = (rng.fork(), Duration::from_micros(rng.below(300)));
         // Some writes fall into each step of the takeover.
@@ -169,7 +178,8 @@ impl Owner {
             over.set(true);
             owner
         };
-        join_two(taking, writing).await.0
+        let something = Box::pin(something(&over));
+        join_two(taking, join_two(writing, something)).await.0
     }
 
     async fn recover(rig: &Rig, columns: Rc<WatchedColumns>) -> Owner {

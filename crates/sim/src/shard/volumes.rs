@@ -7,7 +7,8 @@ use crate::operation::Operation;
 use peristyle_base::{BLOCK_BYTES, LayerId};
 use peristyle_rt::sim::Rng;
 use peristyle_rt::{Duration, join_all};
-use std::fmt::Debug;
+use peristyle_shard::ShardError;
+use std::cell::Cell;
 
 /// Two snapshots of the volume, a clone of the first with a snapshot of its own, and a clone of that.
 const FIRST: LayerId = LayerId(2);
@@ -17,14 +18,16 @@ const OF_CLONE: LayerId = LayerId(5);
 const CLONE_OF_CLONE: LayerId = LayerId(6);
 /// A snapshot of what a crash has left.
 const LATER: LayerId = LayerId(7);
+/// A snapshot, and a clone, that are made while another owner takes over.
+const AT_TAKEOVER: LayerId = LayerId(8);
 /// Sectors of a block.
 const BLOCK: u64 = BLOCK_BYTES as u64 / crate::model::SECTOR;
 /// A few blocks are written again and again.
 const HOT: u64 = 6;
 
 impl Owner {
-    /// All that happens to volumes, and the end of all but the first.
-    pub async fn volumes_and_snapshots(&self, rng: &mut Rng) {
+    /// All that happens to volumes, and the end of all but the first. Returns who serves the shard then.
+    pub async fn volumes_and_snapshots(self, rng: &mut Rng) -> Owner {
         self.take_snapshots(&[(LAYER, FIRST)], rng).await;
         self.write_some(rng, 2).await;
         self.make_clone(CLONE, FIRST).await;
@@ -48,13 +51,68 @@ impl Owner {
                 _ => self.flatten(CLONE_OF_CLONE, rng).await,
             }
         }
-        self.drop_all(rng).await;
+        let owner = if rng.coin() { self.take_over_during_a_change(rng).await } else { self };
+        owner.drop_all(rng).await;
+        owner
+    }
+
+    /// Another owner takes over while this one, who does not know of it, begins one more change: the change is done or not
+    /// begun, as after a crash, and one that is asked for afterwards is not acknowledged.
+    async fn take_over_during_a_change(&self, rng: &mut Rng) -> Owner {
+        let change = match rng.below(5) {
+            0 => Change::Snapshot(vec![(LAYER, AT_TAKEOVER)]),
+            1 => Change::Clone { volume: AT_TAKEOVER, snapshot: FIRST },
+            2 => Change::RollBack { volume: LAYER, snapshot: SECOND },
+            3 => Change::Flatten(CLONE),
+            _ => Change::Drop(SECOND),
+        };
+        let operation = match change {
+            Change::Clone { .. } => Operation::Clone,
+            Change::RollBack { .. } => Operation::RollBack,
+            Change::Flatten(_) => Operation::Flatten,
+            _ => Operation::Snapshot,
+        };
+        let _step = self.rig.watch.under_way.begin(operation);
+        let (family, wait) = (&self.rig.family, self.rig.watch.half_a_put * 4);
+        let wait = Duration::from_nanos(rng.below(wait.as_nanos() as u64));
+        family.borrow_mut().begin(change.clone());
+        let changing = async |over: &Cell<bool>| {
+            peristyle_rt::sleep(wait).await;
+            family.borrow_mut().ask();
+            let late = over.get();
+            match self.act(&change).await {
+                Ok(()) => {
+                    assert!(!late, "a change was acknowledged by the owner before: {change:?}");
+                    family.borrow_mut().answer();
+                }
+                Err(error) => assert_eq!(error, ShardError::Stopped, "{change:?}"),
+            }
+        };
+        let owner = self.take_over_beside(rng, changing).await;
+        owner.decide().await;
+        owner.compare_all().await;
+        owner.settle_old().await;
+        owner
+    }
+
+    async fn act(&self, change: &Change) -> Result<(), ShardError> {
+        match change {
+            Change::Snapshot(group) => self.shard.snapshot(group).await,
+            Change::Clone { volume, snapshot } => self.shard.clone_snapshot(*volume, *snapshot).await,
+            Change::RollBack { volume, snapshot } => self.shard.roll_back(*volume, *snapshot).await,
+            Change::Flatten(volume) => self.shard.flatten(*volume).await,
+            Change::Drop(view) => self.shard.drop_layer(*view).await,
+            Change::Resize(volume, blocks) => {
+                let resized = self.shard.resize_layer(*volume, *blocks, true).await;
+                resized.map_err(|error| panic!("{change:?}: {error:?}"))
+            }
+        }
     }
 
     /// In any order; what nobody names merges meanwhile, and sometimes into what is made flat just then.
     async fn drop_all(&self, rng: &mut Rng) {
         let _step = self.rig.watch.under_way.begin(Operation::Snapshot);
-        for view in shuffled(rng, vec![FIRST, CLONE, SECOND, OF_CLONE, CLONE_OF_CLONE]) {
+        for view in shuffled(rng, self.those(|_| true)).into_iter().filter(|id| *id != LAYER) {
             self.drop_view(view).await;
             if rng.below(4) == 0 {
                 let volumes = self.those(|held| held.writable);
@@ -89,22 +147,16 @@ impl Owner {
     }
 
     /// One change, after some time and beside something else.
-    async fn change<E: Debug>(
-        &self,
-        change: Change,
-        wait: Duration,
-        act: impl Future<Output = Result<(), E>>,
-        beside: impl Future<Output = ()>,
-    ) {
-        let (family, act, beside) = (&self.rig.family, Box::pin(act), Box::pin(beside));
-        family.borrow_mut().begin(change);
+    async fn change(&self, change: Change, wait: Duration, beside: impl Future<Output = ()>) {
+        let (family, beside) = (&self.rig.family, Box::pin(beside));
+        family.borrow_mut().begin(change.clone());
         let acting = async {
             peristyle_rt::sleep(wait).await;
             family.borrow_mut().ask();
-            act.await.expect("it is there, and so is room");
+            self.act(&change).await.expect("it is there, and so is room");
             family.borrow_mut().answer();
         };
-        join_two(acting, beside).await;
+        join_two(Box::pin(acting), beside).await;
         self.settle_change().await;
     }
 
@@ -113,23 +165,20 @@ impl Owner {
         let _step = self.rig.watch.under_way.begin(operation);
         let volumes: Vec<LayerId> = group.iter().map(|(volume, _)| *volume).collect();
         let change = Change::Snapshot(group.to_vec());
-        self.change(change, any_time(rng), self.shard.snapshot(group), self.write_beside(&volumes, rng))
-            .await;
+        self.change(change, any_time(rng), self.write_beside(&volumes, rng)).await;
     }
 
     async fn make_clone(&self, volume: LayerId, snapshot: LayerId) {
         let _step = self.rig.watch.under_way.begin(Operation::Clone);
-        let cloned = self.shard.clone_snapshot(volume, snapshot);
-        self.change(Change::Clone { volume, snapshot }, Duration::ZERO, cloned, async {}).await;
+        self.change(Change::Clone { volume, snapshot }, Duration::ZERO, async {}).await;
     }
 
     async fn roll_back(&self, volume: LayerId, snapshot: LayerId, rng: &mut Rng) {
         let _step = self.rig.watch.under_way.begin(Operation::RollBack);
-        let rolled = self.shard.roll_back(volume, snapshot);
         // What is written has to be inside before and after.
         let smaller = [volume, snapshot].map(|id| self.rig.family.borrow().model(id).sectors() / BLOCK);
         let beside = self.write_beside_below(&[volume], smaller[0].min(smaller[1]), rng);
-        self.change(Change::RollBack { volume, snapshot }, any_time(rng), rolled, beside).await;
+        self.change(Change::RollBack { volume, snapshot }, any_time(rng), beside).await;
     }
 
     /// Reads and writes of all kinds go on.
@@ -138,7 +187,7 @@ impl Owner {
         let (writing, reading) = (self.write_beside(&[volume], rng), self.read_some(volume, rng.fork(), 3));
         let zeroing = self.zero_some(volume, rng.fork());
         let beside = async { _ = join_two(writing, join_two(reading, zeroing)).await };
-        self.change(Change::Flatten(volume), Duration::ZERO, self.shard.flatten(volume), beside).await;
+        self.change(Change::Flatten(volume), Duration::ZERO, beside).await;
     }
 
     /// Smaller or larger than its snapshot, and than what it was made from.
@@ -148,8 +197,7 @@ impl Owner {
             let there = self.rig.family.borrow().model(CLONE).sectors() / BLOCK;
             let blocks = rng.between(100, 599);
             let blocks = blocks + u64::from(blocks >= there);
-            let resized = self.shard.resize_layer(CLONE, blocks, true);
-            self.change(Change::Resize(CLONE, blocks), Duration::ZERO, resized, async {}).await;
+            self.change(Change::Resize(CLONE, blocks), Duration::ZERO, async {}).await;
             // At its end.
             let written = self.write_to(CLONE, || blocks - 2, 2).await;
             written.expect("nobody took over");
@@ -157,7 +205,7 @@ impl Owner {
     }
 
     async fn drop_view(&self, view: LayerId) {
-        self.change(Change::Drop(view), Duration::ZERO, self.shard.drop_layer(view), async {}).await;
+        self.change(Change::Drop(view), Duration::ZERO, async {}).await;
     }
 
     async fn merged(&self) {
