@@ -1,9 +1,9 @@
 //! Checkpoints: the map as it was at one sequence number, written to the log like data, so that replay need not
 //! start at the beginning. Commits go on meanwhile; nothing is copied unless they touch a captured leaf.
 //!
-//! Leaves first, then the pages that point at them, then the changed pointers that are listed one by one, then the root
-//! stream (the layer table, every layer's pages, what each extent holds) and its directory; last the control store's
-//! record points at that.
+//! The changed pointers that are listed one by one first, then leaves, the pages that point at them, and the root stream
+//! (the layer table, every layer's pages, what each extent holds) with its directory; last the control store's record
+//! points at that.
 
 mod load;
 pub mod root;
@@ -12,7 +12,7 @@ use crate::columns::Columns;
 use crate::error::ShardError;
 use crate::extent::{ExtentPhase, Extents};
 use crate::frame::{Entry, FrameKind, Layout};
-use crate::map::{Capture, FANOUT, PAGE_BLOCKS, PageAt, Ptr, encode_block};
+use crate::map::{Candidates, Capture, FANOUT, PAGE_BLOCKS, PageAt, Ptr, encode_block};
 use crate::retire::retire_below;
 use crate::shard::{Shard, State};
 use crate::space::unused;
@@ -25,6 +25,8 @@ use std::rc::Rc;
 
 /// Map blocks of one checkpoint frame: small frames, so that users' frames do not wait behind long ones.
 const FRAME_MAP_BLOCKS: usize = 48;
+/// Changes of one frame.
+const FRAME_CHANGES: usize = CHANGES_MAX * FRAME_MAP_BLOCKS;
 /// Leaves that are ready when a checkpoint begins, for the copies that writes make of what it reads: 1 MiB.
 const COPIES_READY: usize = 256;
 /// A checkpoint that failed is tried again after the first pause; each further pause is twice as long, up to the last.
@@ -77,7 +79,7 @@ struct Taken {
     mark: ExtentId,
     capture: Capture,
     /// Live blocks of each extent that has any.
-    live: BTreeMap<ExtentId, u32>,
+    live: Vec<(ExtentId, u32)>,
     log_bytes: u64,
     unused: Vec<ExtentId>,
 }
@@ -167,7 +169,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.crowded.set(false);
         self.bring_crowd().await;
         self.move_map_blocks().await;
-        let mut taken = self.take_state();
+        let mut candidates = Candidates::default();
+        while self.state.borrow().map.look_for_candidates(&mut candidates) {
+            peristyle_rt::breathe().await;
+        }
+        let mut taken = self.take_state(&candidates);
         self.supply_wanted.notify_all();
         let mut written = Written::default();
         let result = self.write_checkpoint(&mut taken, &mut written).await;
@@ -201,7 +207,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// The state as it is now. No await: it is that of one number.
-    fn take_state(&self) -> Taken {
+    fn take_state(&self, candidates: &Candidates) -> Taken {
         let state = &mut *self.state.borrow_mut();
         let log_bytes = std::mem::take(&mut state.log_bytes_since_checkpoint);
         state.retire_below = retire_below(state, self.config.ready_extents);
@@ -210,7 +216,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.moves.get() > 0 || state.frames.iter().any(|f| f.busy && f.kind == FrameKind::Relocation);
         let first = state.extents.iter().map(|e| e.id).min().unwrap_or(state.next_extent);
         state.map.end_aliases(first, state.next_extent, moving);
-        let capture = state.map.capture(listed > LISTED_FACTOR * state.map.changes() as u64 + LISTED_SLACK);
+        let whole = listed > LISTED_FACTOR * state.map.changes() as u64 + LISTED_SLACK;
+        let capture = state.map.capture(candidates, whole);
         // Writes copy what is being written out; the first copies find their memory here.
         state.map.make_room(capture.leaves.len().min(COPIES_READY));
         let mark = replay_mark(state);
@@ -223,9 +230,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         taken: &mut Taken,
         written: &mut Written,
     ) -> Result<(), ShardError> {
+        self.write_changes(&mut written.roots).await?;
         self.write_leaves(&mut taken.capture, &mut written.leaves).await?;
         self.write_pages(&taken.capture, &mut written.pages).await?;
-        self.write_changes(&taken.capture, &mut written.roots).await?;
         let root = self.root_of(taken, written);
         self.write_stream(&root.encode(), &mut written.roots).await?;
         let place = |ptr: &Ptr| BlockPlace::new(ptr.extent(), ptr.column(), ptr.row(), ptr.crc());
@@ -283,24 +290,26 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(())
     }
 
-    async fn write_changes(
-        self: &Rc<Self>,
-        capture: &Capture,
-        written: &mut Roots,
-    ) -> Result<(), ShardError> {
-        written.listed = capture.changes.len() as u64;
-        for frame in capture.changes.chunks(CHANGES_MAX * FRAME_MAP_BLOCKS) {
+    async fn write_changes(self: &Rc<Self>, written: &mut Roots) -> Result<(), ShardError> {
+        loop {
+            while self.state.borrow_mut().map.list_some(FRAME_CHANGES) {
+                peristyle_rt::breathe().await;
+            }
+            let changes = self.state.borrow_mut().map.take_listed(FRAME_CHANGES);
+            if changes.is_empty() {
+                return Ok(());
+            }
             let mut out = Vec::new();
-            for changes in frame.chunks(CHANGES_MAX) {
+            for changes in changes.chunks(CHANGES_MAX) {
                 let mut buf = Buf::alloc(BLOCK_BYTES).await;
                 encode_changes(changes, &mut buf);
                 peristyle_rt::breathe().await;
                 let first = (written.changes.len() + out.len()) as u64;
                 out.push(MapBlock { layer: LayerId(0), level: 3, first, data: buf.freeze() });
             }
+            written.listed += changes.len() as u64;
             written.changes.extend(self.write_map_blocks(out).await?);
         }
-        Ok(())
     }
 
     /// What the stream says: the checkpoint's own blocks have their places but for the stream's.
@@ -381,7 +390,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 /// refers to, whatever has been given up since.
 fn counts_of(extents: &Extents, roots: &Roots, taken: &Taken) -> Vec<(ExtentId, Counts)> {
     let mut counts: BTreeMap<ExtentId, Counts> = BTreeMap::new();
-    for (&id, &live) in &taken.live {
+    for &(id, live) in &taken.live {
         counts.entry(id).or_default().live = live;
     }
     for extent in extents.iter().filter(|e| e.meta > 0) {

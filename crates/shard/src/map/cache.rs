@@ -236,15 +236,15 @@ impl Map {
 
     pub(super) fn can_go(&self, leaf: usize) -> bool {
         let l = &self.leaves[leaf];
-        l.page != NONE
-            && !l.frozen
+        !l.frozen
             && !l.rewrite
+            && self.is_in_tree(leaf)
             && !self.pages[l.page as usize].writing.get(l.child as usize)
-            && self.pages[l.page as usize].at[l.child as usize] == leaf as u32
     }
 
     /// What it has that its block does not have stays beside the tree.
     pub(super) fn evict_leaf(&mut self, leaf: u32) {
+        self.list_before_change(leaf);
         let Map { leaves, pages, changes, .. } = self;
         let Leaf { page, child, changed, fresh, ref ptrs, .. } = leaves[leaf as usize];
         let page = &pages[page as usize];

@@ -1,13 +1,30 @@
-//! What a checkpoint takes of the map: what changed, pointer by pointer, and leaves of which much changed as a whole.
-//! Commits go on meanwhile: a leaf that is being written is copied before it changes.
+//! What a checkpoint takes of the map: what changed, pointer by pointer (`listing.rs`), and leaves of which much changed
+//! as a whole. Commits go on meanwhile: a leaf that is being written is copied before it changes.
 
-use super::{Bits, Block256, FANOUT, LEAF, LayerTable, Lookup, Map, NONE, Ptr, Slot};
+use super::{Bits, Block256, FANOUT, LayerTable, Lookup, Map, NONE, Ptr, Slot};
 use peristyle_base::LayerId;
 use std::collections::BTreeMap;
 
 /// A leaf of which more pointers have changed is written as a whole: a block costs less than to list them, again and
 /// again until it is written.
 const LISTED_MAX: usize = FANOUT / 2;
+
+/// Leaves that one look for candidates goes through.
+const LOOK_LEAVES: usize = 512;
+
+/// Leaves that a checkpoint may write as a whole. They are looked for before it begins, some at a time: what changes
+/// meanwhile may wait for the next one.
+pub struct Candidates {
+    looked_at: usize,
+    /// By their changes when they were looked at; the last are those that have to lie elsewhere.
+    by_count: [Vec<u32>; FANOUT + 2],
+}
+
+impl Default for Candidates {
+    fn default() -> Candidates {
+        Candidates { looked_at: 0, by_count: std::array::from_fn(|_| Vec::new()) }
+    }
+}
 
 /// One thing that a checkpoint lists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,8 +73,7 @@ pub struct Capture {
     pub table: LayerTable,
     pub pages: Vec<CapturedPage>,
     pub leaves: Vec<CapturedLeaf>,
-    pub changes: Vec<Logged>,
-    /// `changes` are all that there are: what earlier checkpoints listed is not needed.
+    /// All changes are listed, and not only new ones: what earlier checkpoints listed is not needed.
     pub whole: bool,
     /// Map blocks that the checkpoint before refers to, and this one does not.
     pub replaced: Vec<Ptr>,
@@ -65,33 +81,44 @@ pub struct Capture {
 }
 
 impl Map {
-    /// Takes everything that changed since the last capture, as it is now. Every capture ends with
-    /// [`installed`](Self::installed) or [`failed`](Self::failed) before the next one begins.
-    pub fn capture(&mut self, whole: bool) -> Capture {
+    /// Looks for more candidates. False: there are no more.
+    pub fn look_for_candidates(&self, found: &mut Candidates) -> bool {
+        let from = found.looked_at;
+        found.looked_at = self.leaves.len().min(from + LOOK_LEAVES);
+        for leaf in (from..found.looked_at).filter(|leaf| self.is_candidate(*leaf)) {
+            let l = &self.leaves[leaf];
+            found.by_count[if l.rewrite { FANOUT + 1 } else { l.changed.count() }].push(leaf as u32);
+        }
+        found.looked_at < self.leaves.len()
+    }
+
+    fn is_candidate(&self, leaf: usize) -> bool {
+        let l = &self.leaves[leaf];
+        (l.rewrite || !l.changed.is_empty()) && self.is_in_tree(leaf)
+    }
+
+    /// Takes everything that changed since the last capture, as it is now; changes that are listed one by one come from
+    /// [`list_some`](Self::list_some). Every capture ends with [`installed`](Self::installed), once all is listed, or
+    /// [`failed`](Self::failed) before the next one begins.
+    pub fn capture(&mut self, candidates: &Candidates, whole: bool) -> Capture {
         let whole = std::mem::take(&mut self.whole_next) || whole;
-        let leaves = self.choose_leaves();
+        let leaves = self.choose_leaves(candidates);
         let pages = self.capture_pages(&leaves);
         let index: BTreeMap<u32, usize> = pages.iter().enumerate().map(|(i, p)| (p.at, i)).collect();
         let mut capture = Capture {
             layers: self.capture_layers(&index),
             table: self.table(),
             leaves: Vec::with_capacity(leaves.len()),
-            changes: Vec::new(),
             whole,
             replaced: Vec::new(),
             retired: std::mem::take(&mut self.retired),
             pages,
         };
-        match whole {
-            true => self.voided.clear(),
-            false => capture.changes.extend(self.voided.drain(..).map(|(layer, leaf, count)| Logged::Void {
-                layer,
-                leaf,
-                count,
-            })),
+        self.changes.listing.begin(whole);
+        for (layer, leaf, count) in self.voided.drain(..).filter(|_| !whole) {
+            self.changes.listing.push(Logged::Void { layer, leaf, count });
         }
         self.freeze(leaves, &index, &mut capture);
-        self.list_changes(&mut capture);
         let leaves = capture.leaves.iter().map(|leaf| capture.pages[leaf.page].children[leaf.child as usize]);
         let pages = capture.pages.iter().map(|page| self.pages[page.at as usize].home);
         let replaced = leaves.chain(pages).filter(|ptr| matches!(ptr.lookup(), Lookup::Data(_)));
@@ -101,25 +128,18 @@ impl Map {
 
     /// Leaves to write as a whole: those with many changes, those that have to lie elsewhere, and while there are too
     /// many changes those with most of them.
-    fn choose_leaves(&self) -> Vec<u32> {
-        let mut chosen: Vec<(bool, usize, u32)> = Vec::new();
-        for (i, leaf) in self.leaves.iter().enumerate() {
-            let there = leaf.page != NONE
-                && self.pages[leaf.page as usize].at[leaf.child as usize] == i as u32
-                && (leaf.rewrite || !leaf.changed.is_empty());
-            if there {
-                chosen.push((leaf.rewrite, leaf.changed.count(), i as u32));
-            }
-        }
-        chosen.sort_unstable_by_key(|&(rewrite, count, leaf)| (!rewrite, std::cmp::Reverse(count), leaf));
+    fn choose_leaves(&self, candidates: &Candidates) -> Vec<u32> {
         let mut left = self.changes();
-        let needed = |&(rewrite, count, _): &(bool, usize, u32)| {
-            let needed = rewrite || count > LISTED_MAX || left > self.limits.changes / 2;
+        let needed = |&leaf: &u32| {
+            let l = &self.leaves[leaf as usize];
+            let count = l.changed.count();
+            let needed = l.rewrite || count > LISTED_MAX || left > self.limits.changes / 2;
             left -= count;
             needed
         };
-        let most = self.limits.captured_max();
-        chosen.into_iter().take(most).take_while(needed).map(|(_, _, leaf)| leaf).collect()
+        let there = candidates.by_count.iter().rev().flatten().copied();
+        let there = there.filter(|leaf| self.is_candidate(*leaf as usize));
+        there.take(self.limits.captured_max()).take_while(needed).collect()
     }
 
     fn capture_pages(&mut self, leaves: &[u32]) -> Vec<CapturedPage> {
@@ -164,38 +184,16 @@ impl Map {
             self.resident_changes -= l.changed.count();
             let changed = std::mem::take(&mut l.changed);
             (l.fresh, l.rewrite, l.frozen) = (Bits::default(), false, true);
+            l.listed = self.changes.listing.number();
             let (page, child) = (l.page, l.child);
             self.pages[page as usize].writing.set(child as usize);
             capture.leaves.push(CapturedLeaf { leaf, page: index[&page], child, changed });
             let (layer, leaf) = self.key_of(page, child as usize);
             if !capture.whole {
-                capture.changes.push(Logged::Void { layer, leaf, count: 1 });
+                self.changes.listing.push(Logged::Void { layer, leaf, count: 1 });
             }
         }
         capture.leaves.sort_unstable_by_key(|leaf| (leaf.page, leaf.child));
-    }
-
-    fn list_changes(&mut self, capture: &mut Capture) {
-        let Map { leaves, pages, changes, .. } = self;
-        let whole = capture.whole;
-        for (i, leaf) in leaves.iter_mut().enumerate() {
-            let Some(page) = pages.get(leaf.page as usize) else { continue };
-            if page.at[leaf.child as usize] != i as u32 {
-                continue;
-            }
-            let first = (page.number as u64 * LEAF + leaf.child as u64) * LEAF;
-            let fresh = std::mem::take(&mut leaf.fresh);
-            for slot in if whole { leaf.changed } else { fresh }.iter() {
-                let (layer, block) = (page.layer, first + slot as u64);
-                capture.changes.push(Logged::Set { layer, block, ptr: leaf.ptrs[slot], counted: true });
-            }
-        }
-        changes.for_each(|(layer, leaf), change| {
-            if std::mem::take(&mut change.fresh) || whole {
-                let block = leaf * LEAF + change.slot as u64;
-                capture.changes.push(Logged::Set { layer, block, ptr: change.ptr, counted: change.counted });
-            }
-        });
     }
 
     /// A leaf in memory; a captured one as it was at the capture.
@@ -229,6 +227,7 @@ impl Map {
 
     /// The checkpoint came to nothing: what it had taken is changed as before.
     pub fn failed(&mut self, capture: Capture) {
+        self.changes.listing.give_up();
         for captured in &capture.leaves {
             let page = &mut self.pages[capture.pages[captured.page].at as usize];
             let child = captured.child as usize;

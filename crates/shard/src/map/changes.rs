@@ -1,10 +1,10 @@
 //! Pointers of leaves that are not in memory: what was changed since the leaf was written. A commit leaves its pointer
 //! here and waits for no read; whoever brings the leaf into memory takes them along.
 
-use super::Ptr;
+use super::listing::Listing;
+use super::{LEAF, Logged, Ptr};
+use hashbrown::HashTable;
 use peristyle_base::LayerId;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 const NONE: u32 = u32::MAX;
 
@@ -28,10 +28,14 @@ struct Item {
     next: u32,
 }
 
-#[derive(Clone, Copy)]
+/// A leaf that has changes.
 struct Head {
+    key: LeafKey,
     first: u32,
+    /// None: it is free.
     count: u16,
+    /// The last checkpoint that has listed its changes, or need not.
+    listed: u32,
 }
 
 /// Changes by leaf. Nothing is allocated while there are no more of them than there ever were.
@@ -39,8 +43,13 @@ struct Head {
 pub(crate) struct Changes {
     items: Vec<Item>,
     free: Vec<u32>,
-    heads: HashMap<LeafKey, Head, BuildHasherDefault<KeyHasher>>,
+    heads: Vec<Head>,
+    free_heads: Vec<u32>,
+    /// Places of heads, by their keys.
+    by_key: HashTable<u32>,
     len: usize,
+    /// What a checkpoint lists, of leaves in memory as well.
+    pub listing: Listing,
 }
 
 impl Changes {
@@ -51,14 +60,20 @@ impl Changes {
         self.len == 0
     }
     pub fn has(&self, key: LeafKey) -> bool {
-        !self.heads.is_empty() && self.heads.contains_key(&key)
+        self.head(key).is_some()
+    }
+    fn head(&self, key: LeafKey) -> Option<u32> {
+        self.by_key.find(hash(key), |head| self.heads[*head as usize].key == key).copied()
+    }
+    fn first(&self, key: LeafKey) -> u32 {
+        self.head(key).map_or(NONE, |head| self.heads[head as usize].first)
     }
     pub fn get(&self, key: LeafKey, slot: u8) -> Option<Ptr> {
         self.find(key, slot).map(|change| change.ptr)
     }
 
     pub fn find(&self, key: LeafKey, slot: u8) -> Option<&Change> {
-        let mut at = self.heads.get(&key)?.first;
+        let mut at = self.first(key);
         while at != NONE {
             let item = &self.items[at as usize];
             if item.change.slot == slot {
@@ -71,7 +86,7 @@ impl Changes {
 
     /// Points a slot somewhere, and returns where it pointed by an earlier change. `counted` holds when there was none.
     pub fn set(&mut self, key: LeafKey, slot: u8, ptr: Ptr, counted: bool) -> Option<Ptr> {
-        let mut at = self.heads.get(&key).map_or(NONE, |head| head.first);
+        let mut at = self.first_to_change(key);
         while at != NONE {
             let Item { change, next } = &mut self.items[at as usize];
             if change.slot == slot {
@@ -86,7 +101,7 @@ impl Changes {
 
     /// Adds a change in place of an earlier one of its slot.
     pub fn replace(&mut self, key: LeafKey, change: Change) {
-        let mut at = self.heads.get(&key).map_or(NONE, |head| head.first);
+        let mut at = self.first_to_change(key);
         while at != NONE {
             let item = &mut self.items[at as usize];
             if item.change.slot == change.slot {
@@ -100,7 +115,12 @@ impl Changes {
 
     /// Adds a change of a slot that has none.
     pub fn add(&mut self, key: LeafKey, change: Change) {
-        let head = self.heads.entry(key).or_insert(Head { first: NONE, count: 0 });
+        let head = match self.head(key) {
+            Some(head) => head,
+            None => self.new_head(key),
+        };
+        self.list_before_change(head);
+        let head = &mut self.heads[head as usize];
         let item = Item { change, next: head.first };
         let at = match self.free.pop() {
             Some(at) => {
@@ -116,10 +136,35 @@ impl Changes {
         self.len += 1;
     }
 
+    fn new_head(&mut self, key: LeafKey) -> u32 {
+        let head = Head { key, first: NONE, count: 0, listed: self.listing.number() };
+        let at = match self.free_heads.pop() {
+            Some(at) => {
+                self.heads[at as usize] = head;
+                at
+            }
+            None => {
+                self.heads.push(head);
+                self.heads.len() as u32 - 1
+            }
+        };
+        let Changes { heads, by_key, .. } = self;
+        by_key.insert_unique(hash(key), at, |head| hash(heads[*head as usize].key));
+        at
+    }
+
+    /// The key names no head any more.
+    fn unname(&mut self, key: LeafKey) -> Option<u32> {
+        let Changes { heads, by_key, .. } = self;
+        let entry = by_key.find_entry(hash(key), |head| heads[*head as usize].key == key).ok()?;
+        Some(entry.remove().0)
+    }
+
     /// Takes the changes of a leaf out. True when there were any.
     pub fn take(&mut self, key: LeafKey, mut each: impl FnMut(Change)) -> bool {
-        let Some(head) = self.heads.remove(&key) else { return false };
-        let mut at = head.first;
+        let Some(head) = self.unname(key) else { return false };
+        self.list_before_change(head);
+        let mut at = self.heads[head as usize].first;
         while at != NONE {
             let item = self.items[at as usize];
             self.free.push(at);
@@ -127,38 +172,44 @@ impl Changes {
             each(item.change);
             at = item.next;
         }
+        self.heads[head as usize].count = 0;
+        self.free_heads.push(head);
         true
     }
 
     /// The changes belong to another leaf from now on, and no checkpoint knows that. True when there were any.
     pub fn rename(&mut self, from: LeafKey, to: LeafKey) -> bool {
-        let Some(head) = self.heads.remove(&from) else { return false };
-        let mut at = head.first;
+        let Some(head) = self.unname(from) else { return false };
+        assert!(!self.has(to), "a leaf moves where none was");
+        self.list_before_change(head);
+        let mut at = self.heads[head as usize].first;
         while at != NONE {
             let item = &mut self.items[at as usize];
             item.change.fresh = true;
             at = item.next;
         }
-        let there = self.heads.insert(to, head);
-        assert!(there.is_none(), "a leaf moves where none was");
+        self.heads[head as usize].key = to;
+        let Changes { heads, by_key, .. } = self;
+        by_key.insert_unique(hash(to), head, |head| hash(heads[*head as usize].key));
         true
     }
 
     /// Numbers of a layer's leaves from `first` on that have changes, in order.
     pub fn leaves(&self, layer: LayerId, first: u64, count: u64) -> Vec<u64> {
         let end = first.saturating_add(count);
-        if count < self.heads.len() as u64 {
-            return (first..end).filter(|&leaf| self.heads.contains_key(&(layer, leaf))).collect();
+        if count < self.by_key.len() as u64 {
+            return (first..end).filter(|&leaf| self.has((layer, leaf))).collect();
         }
-        let there = |key: &&LeafKey| key.0 == layer && (first..end).contains(&key.1);
-        let mut leaves: Vec<u64> = self.heads.keys().filter(there).map(|key| key.1).collect();
+        let there =
+            |head: &&Head| head.count > 0 && head.key.0 == layer && (first..end).contains(&head.key.1);
+        let mut leaves: Vec<u64> = self.heads.iter().filter(there).map(|head| head.key.1).collect();
         leaves.sort_unstable();
         leaves
     }
 
     /// The changes of a leaf.
     pub fn of(&self, key: LeafKey, mut each: impl FnMut(Change)) {
-        let mut at = self.heads.get(&key).map_or(NONE, |head| head.first);
+        let mut at = self.first(key);
         while at != NONE {
             let item = &self.items[at as usize];
             each(item.change);
@@ -166,20 +217,47 @@ impl Changes {
         }
     }
 
-    pub fn for_each(&mut self, mut each: impl FnMut(LeafKey, &mut Change)) {
-        for (&key, head) in &self.heads {
-            let mut at = head.first;
-            while at != NONE {
-                let item = &mut self.items[at as usize];
-                each(key, &mut item.change);
-                at = item.next;
-            }
+    /// As [`first`](Self::first), by somebody who changes what is there.
+    fn first_to_change(&mut self, key: LeafKey) -> u32 {
+        let Some(head) = self.head(key) else { return NONE };
+        self.list_before_change(head);
+        self.heads[head as usize].first
+    }
+
+    fn list_before_change(&mut self, head: u32) {
+        if self.listing.is_due(self.heads[head as usize].listed) {
+            self.list(head);
         }
+    }
+
+    fn list(&mut self, head: u32) {
+        let Changes { heads, items, listing, .. } = self;
+        let Head { key: (layer, leaf), first, listed, .. } = &mut heads[head as usize];
+        *listed = listing.number();
+        let mut at = *first;
+        while at != NONE {
+            let Item { change, next } = &mut items[at as usize];
+            if std::mem::take(&mut change.fresh) || listing.is_whole() {
+                let block = *leaf * LEAF + change.slot as u64;
+                let (ptr, counted) = (change.ptr, change.counted);
+                listing.push(Logged::Set { layer: *layer, block, ptr, counted });
+            }
+            at = *next;
+        }
+    }
+
+    /// Lists what is due at a place of a head, if there is one. False: there are no places from here on.
+    pub fn list_at(&mut self, place: usize) -> bool {
+        if self.heads.get(place).is_some_and(|head| head.count > 0) {
+            self.list_before_change(place as u32);
+        }
+        place < self.heads.len()
     }
 
     /// The leaves with most changes, those with most first.
     pub fn heaviest(&self, leaves: usize) -> Vec<LeafKey> {
-        let mut all: Vec<(u16, LeafKey)> = self.heads.iter().map(|(&key, head)| (head.count, key)).collect();
+        let there = self.heads.iter().filter(|head| head.count > 0);
+        let mut all: Vec<(u16, LeafKey)> = there.map(|head| (head.count, head.key)).collect();
         all.sort_unstable_by_key(|&(count, key)| (std::cmp::Reverse(count), key));
         all.truncate(leaves);
         all.into_iter().map(|(_, key)| key).collect()
@@ -187,21 +265,8 @@ impl Changes {
 }
 
 /// The same every time: what follows from an order of iteration must follow from the seed in simulation.
-#[derive(Default)]
-pub(crate) struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        let mixed = (self.0 ^ self.0 >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        mixed ^ mixed >> 29
-    }
-    fn write_u32(&mut self, number: u32) {
-        self.0 ^= u64::from(number) << 40;
-    }
-    fn write_u64(&mut self, number: u64) {
-        self.0 ^= number;
-    }
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("a key is two numbers")
-    }
+fn hash((layer, leaf): LeafKey) -> u64 {
+    let key = leaf ^ u64::from(layer.0) << 40;
+    let mixed = (key ^ key >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mixed ^ mixed >> 29
 }

@@ -111,13 +111,7 @@ impl Map {
             self.changes.rename((from, leaf), (into, leaf));
         }
         if let Slot::At(at) = slot {
-            let page = &mut self.pages[at as usize];
-            page.layer = into;
-            // Checkpoints know the changes of its leaves by another number.
-            for &leaf in page.at.iter().filter(|leaf| **leaf != NONE) {
-                let leaf = &mut self.leaves[leaf as usize];
-                leaf.fresh = leaf.changed;
-            }
+            self.move_leaves(at, into, page as u32);
         }
     }
 
@@ -242,8 +236,10 @@ impl Map {
     /// The child has nothing there: it gets the leaf as it is.
     fn move_leaf(&mut self, from: u32, into: u32, child: usize) {
         let (from_key, into_key) = (self.key_of(from, child), self.key_of(into, child));
-        let leaf = std::mem::replace(&mut self.pages[from as usize].at[child], NONE);
+        let leaf = self.pages[from as usize].at[child];
         if leaf != NONE {
+            self.list_before_change(leaf);
+            self.pages[from as usize].at[child] = NONE;
             self.pages[from as usize].resident -= 1;
             self.pages[into as usize].resident += 1;
             self.pages[into as usize].at[child] = leaf;

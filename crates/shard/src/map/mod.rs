@@ -12,6 +12,7 @@ mod cache;
 mod capture;
 mod changes;
 mod layers;
+mod listing;
 mod merge;
 mod pointers;
 mod ptr;
@@ -25,7 +26,7 @@ mod zero;
 
 pub use bits::Bits;
 pub use cache::{Away, Limits, Missing};
-pub use capture::{Capture, CapturedLeaf, CapturedPage, LayerPages, Logged, PageAt};
+pub use capture::{Candidates, Capture, CapturedLeaf, CapturedPage, LayerPages, Logged, PageAt};
 use changes::{Changes, LeafKey};
 pub use layers::{CHAIN_MAX, LayerTable, NOBODY, Usage, View};
 pub use merge::Merge;
@@ -112,6 +113,8 @@ struct Leaf {
     changed: Bits,
     /// Those of them that no checkpoint has yet.
     fresh: Bits,
+    /// The last checkpoint that has listed its changes, or need not.
+    listed: u32,
     /// A checkpoint reads it: copy before changing.
     frozen: bool,
     /// No longer in the tree; free when the checkpoint lets go of it.
@@ -320,6 +323,7 @@ impl Map {
 
     /// A pointer of a leaf in memory changes.
     fn mark(&mut self, leaf: u32, slot: usize) {
+        self.list_before_change(leaf);
         let leaf = &mut self.leaves[leaf as usize];
         self.resident_changes += leaf.changed.set(slot) as usize;
         leaf.fresh.set(slot);
@@ -391,9 +395,15 @@ impl Map {
         (page.layer, page.number as u64 * LEAF + child as u64)
     }
 
+    /// A leaf that is of no chain, and not the one of before that a checkpoint still reads.
+    fn is_in_tree(&self, leaf: usize) -> bool {
+        let l = &self.leaves[leaf];
+        l.page != NONE && self.pages[l.page as usize].at[l.child as usize] == leaf as u32
+    }
+
     /// Memory for a leaf that is nowhere in the tree yet.
     fn free_leaf_place(&mut self) -> u32 {
-        match self.free_leaves.pop() {
+        let leaf = match self.free_leaves.pop() {
             Some(leaf) => {
                 self.leaves[leaf as usize].reset();
                 leaf
@@ -402,7 +412,9 @@ impl Map {
                 self.leaves.push(Leaf::empty());
                 self.leaves.len() as u32 - 1
             }
-        }
+        };
+        self.leaves[leaf as usize].listed = self.changes.listing.number();
+        leaf
     }
 
     /// Makes so many leaves ready to be used, as far as the map may grow.
@@ -440,6 +452,7 @@ impl Map {
 
     /// Takes a leaf out of the tree: nothing of it counts any more. Its memory is free once no checkpoint reads it.
     fn detach(&mut self, leaf: u32) {
+        self.list_before_change(leaf);
         let l = &mut self.leaves[leaf as usize];
         self.resident_changes -= l.changed.count();
         let page = &mut self.pages[l.page as usize];
@@ -468,6 +481,7 @@ impl Leaf {
             child: 0,
             changed: Bits::default(),
             fresh: Bits::default(),
+            listed: 0,
             frozen: false,
             orphan: false,
             rewrite: false,

@@ -47,14 +47,22 @@ impl Map {
             self.changes.rename((layer, leaf), (REMAINS, place as u64 * LEAF + leaf % LEAF));
         }
         if let Slot::At(at) = slot {
-            let page = &mut self.pages[at as usize];
-            (page.layer, page.number) = (REMAINS, place);
-            // Checkpoints know the changes of its leaves by another number.
-            for &leaf in page.at.iter().filter(|leaf| **leaf != NONE) {
+            self.move_leaves(at, REMAINS, place);
+        }
+    }
+
+    /// A page becomes one of another layer. Checkpoints know the changes of its leaves by another number.
+    pub(super) fn move_leaves(&mut self, at: u32, layer: LayerId, number: u32) {
+        for child in 0..FANOUT {
+            let leaf = self.pages[at as usize].at[child];
+            if leaf != NONE {
+                self.list_before_change(leaf);
                 let leaf = &mut self.leaves[leaf as usize];
                 leaf.fresh = leaf.changed;
             }
         }
+        let page = &mut self.pages[at as usize];
+        (page.layer, page.number) = (layer, number);
     }
 
     fn push_remains(&mut self, slot: Slot, of: LayerId) -> u32 {

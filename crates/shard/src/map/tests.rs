@@ -32,6 +32,8 @@ enum Op {
     Bring(LayerId, u64),
     Count,
     /// Begun, and ended by `Installed` or `Failed` some steps later.
+    /// Lists so many leaves' changes for a checkpoint.
+    List(u8),
     Checkpoint {
         whole: bool,
     },
@@ -62,6 +64,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (layer(), block()).prop_map(|(l, b)| Op::Bring(l, b)),
         4 => Just(Op::Count),
         4 => any::<bool>().prop_map(|whole| Op::Checkpoint { whole }),
+        5 => (0u8..8).prop_map(Op::List),
         5 => prop_oneof![4 => Just(true), 1 => Just(false)].prop_map(|good| Op::End { good }),
         1 => (layer(), block()).prop_map(|(l, b)| Op::Rewrite(l, b)),
         1 => Just(Op::Crash),
@@ -99,6 +102,20 @@ struct World {
     log: Vec<Logged1>,
     /// A checkpoint under way, the counts at its number, and how long the log was then.
     under_way: Option<(Capture, BTreeMap<ExtentId, u64>, usize)>,
+    /// What it has listed so far.
+    listed: Vec<Logged>,
+}
+
+/// A capture, of all candidates that there are just then.
+fn begin_capture(map: &mut Map, whole: bool) -> Capture {
+    let mut candidates = Candidates::default();
+    while map.look_for_candidates(&mut candidates) {}
+    map.capture(&candidates, whole)
+}
+
+fn all_listed(map: &mut Map) -> Vec<Logged> {
+    while map.list_some(usize::MAX) {}
+    map.take_listed(usize::MAX)
 }
 
 impl World {
@@ -114,6 +131,7 @@ impl World {
             durable: Durable::default(),
             log: Vec::new(),
             under_way: None,
+            listed: Vec::new(),
         };
         [A, B].into_iter().for_each(|layer| world.does(Logged1::Make(layer)));
         world
@@ -224,7 +242,8 @@ impl World {
 
     fn checkpoint(&mut self, whole: bool) {
         if self.under_way.is_none() {
-            let capture = self.map.capture(whole);
+            let capture = begin_capture(&mut self.map, whole);
+            self.listed.clear();
             self.under_way = Some((capture, self.live.clone(), self.log.len()));
         }
     }
@@ -239,6 +258,9 @@ impl World {
 
     fn end(&mut self, good: bool) {
         let Some((mut capture, live, logged)) = self.under_way.take() else { return };
+        if good {
+            self.listed.extend(all_listed(&mut self.map));
+        }
         let mut leaves = Vec::new();
         for i in 0..capture.leaves.len() {
             let leaf = capture.leaves[i];
@@ -265,7 +287,7 @@ impl World {
             (*id, *blocks, there.iter().map(|(n, at)| (*n, place(*at))).collect())
         });
         let mut changes = if capture.whole { Vec::new() } else { self.durable.changes.clone() };
-        changes.extend(capture.changes.iter().copied());
+        changes.append(&mut self.listed);
         let table = capture.table.clone();
         self.durable = Durable { layers: layers.collect(), table, changes, live };
         self.log.drain(..logged);
@@ -382,6 +404,12 @@ impl World {
             Op::Bring(layer, block) => self.bring(Away::of(layer, block)),
             Op::Count => self.count(),
             Op::Checkpoint { whole } => self.checkpoint(whole),
+            Op::List(leaves) => {
+                (0..leaves).for_each(|_| {
+                    self.map.list_some(1);
+                    self.listed.extend(self.map.take_listed(usize::MAX));
+                });
+            }
             Op::End { good } => self.end(good),
             Op::Rewrite(layer, block) => {
                 let away = Away::of(layer, block);
@@ -453,7 +481,7 @@ fn what_a_checkpoint_captured_does_not_change_under_it() {
     let mut map = Map::new(Limits::of(16 << 20));
     map.create_layer(A, 100_000).unwrap();
     (0..200).for_each(|block| _ = map.set(A, block, ptr(block)));
-    let capture = map.capture(false);
+    let capture = begin_capture(&mut map, false);
     let leaf = capture.leaves[0].leaf;
     map.set(A, 5, ptr(1000));
     map.zero(A, 0, 512, |_| {});
@@ -470,14 +498,16 @@ fn a_lone_change_is_listed_and_much_of_a_leaf_is_written_as_a_whole() {
     let mut map = Map::new(Limits::of(16 << 20));
     map.create_layer(A, 100_000).unwrap();
     map.set(A, 7, ptr(7));
-    let capture = map.capture(false);
-    assert_eq!(capture.changes, [Logged::Set { layer: A, block: 7, ptr: ptr(7), counted: true }]);
+    let capture = begin_capture(&mut map, false);
+    let changed = Logged::Set { layer: A, block: 7, ptr: ptr(7), counted: true };
+    assert_eq!(all_listed(&mut map), [changed]);
     assert!(capture.leaves.is_empty() && capture.pages.is_empty());
     map.installed(capture, &[], &[]);
     (0..200).for_each(|block| _ = map.set(A, block, ptr(block)));
-    let capture = map.capture(false);
+    let capture = begin_capture(&mut map, false);
     assert_eq!((capture.leaves.len(), capture.pages.len()), (1, 1));
-    assert_eq!(capture.changes, [Logged::Void { layer: A, leaf: 0, count: 1 }], "what was listed is void");
+    let void = Logged::Void { layer: A, leaf: 0, count: 1 };
+    assert_eq!(all_listed(&mut map), [void], "what was listed is void");
 }
 
 #[test]
@@ -562,7 +592,7 @@ fn what_was_overwritten_while_its_leaf_was_not_in_memory_does_not_keep_a_victim(
     let mut map = Map::new(Limits::of(16 << 20));
     map.create_layer(A, 100_000).unwrap();
     (0..200).for_each(|block| _ = map.set(A, block, ptr(block)));
-    let capture = map.capture(false);
+    let capture = begin_capture(&mut map, false);
     let leaf = *map.leaf(capture.leaves[0].leaf);
     let mut page = [Ptr::ABSENT; FANOUT];
     page[0] = ptr(5000);
