@@ -12,6 +12,8 @@ const PAGE_BYTES: u64 = 2 * 4096 + 1024 + 160;
 const CHANGE_BYTES: u64 = 96;
 const SLOT_BYTES: u64 = 64;
 
+const _: () = assert!(CHANGE_BYTES >= super::changes::BYTES_MAX);
+
 /// How much of the map may be in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {

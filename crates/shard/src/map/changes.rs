@@ -7,6 +7,8 @@ use hashbrown::HashTable;
 use peristyle_base::LayerId;
 
 const NONE: u32 = u32::MAX;
+/// Changes that there is room for from the beginning: more than `map_cache` has by default.
+const ROOM_MAX: usize = 1 << 20;
 
 /// A leaf: its layer, and its number there.
 pub(crate) type LeafKey = (LayerId, u64);
@@ -38,7 +40,7 @@ struct Head {
     listed: u32,
 }
 
-/// Changes by leaf. Nothing is allocated while there are no more of them than there ever were.
+/// Changes by leaf. Nothing is allocated, and nothing hashed anew, while there are no more of them than was said.
 #[derive(Default)]
 pub(crate) struct Changes {
     items: Vec<Item>,
@@ -52,7 +54,23 @@ pub(crate) struct Changes {
     pub listing: Listing,
 }
 
+/// Memory of a change, the only one of its leaf, with places that are free and a hash table that is half empty.
+pub(crate) const BYTES_MAX: u64 = (size_of::<Item>() + size_of::<Head>() + 2 * size_of::<u32>()) as u64
+    + (size_of::<u32>() as u64 + 1) * 16 / 7;
+
 impl Changes {
+    /// With room for so many, or for a million. Memory that is not used yet is only reserved.
+    pub fn with_room(changes: usize) -> Changes {
+        let changes = changes.min(ROOM_MAX);
+        Changes {
+            items: Vec::with_capacity(changes),
+            free: Vec::with_capacity(changes),
+            heads: Vec::with_capacity(changes),
+            free_heads: Vec::with_capacity(changes),
+            by_key: HashTable::with_capacity(changes),
+            ..Changes::default()
+        }
+    }
     pub fn len(&self) -> usize {
         self.len
     }

@@ -184,7 +184,7 @@ impl Map {
             free_leaves: Vec::with_capacity(limits.leaves.min(4096)),
             pages: Vec::new(),
             free_pages: Vec::new(),
-            changes: Changes::default(),
+            changes: Changes::with_room(limits.changes),
             resident_changes: 0,
             voided: Vec::new(),
             retired: Vec::new(),

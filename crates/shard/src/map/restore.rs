@@ -30,8 +30,8 @@ impl Map {
         Ok(())
     }
 
-    /// What a checkpoint says of its layers beside their pages, once they are there. `None`: it is older than
-    /// snapshots, and its layers are volumes. [`Map::restore_live`] gets what they hold.
+    /// What a checkpoint says of its layers beside their pages, once they are there, and with that how many pointers count
+    /// as live. `None`: it is older than snapshots, and its layers are volumes. [`Map::restore_live`] gets what they hold.
     pub fn restore_table(&mut self, table: Option<&LayerTable>) {
         let Some(table) = table else {
             let ids: Vec<LayerId> = self.layers.keys().copied().filter(|id| *id != REMAINS).collect();
@@ -50,6 +50,8 @@ impl Map {
         self.origins.clone_from(&table.origins);
         self.origins.resize(self.layers[&REMAINS].pages.len(), REMAINS);
         (self.next_layer, self.freeing) = (table.next_layer, table.freeing);
+        self.mapped =
+            (self.layers.values().map(|layer| layer.live).sum::<i64>() + self.freeing).max(0) as u64;
         self.link_layers();
     }
 
@@ -73,11 +75,6 @@ impl Map {
                 self.changes.replace(key, change);
             }
         }
-    }
-
-    /// How many pointers count as live, by the counts that the checkpoint has of its extents.
-    pub fn restore_mapped(&mut self, blocks: u64) {
-        self.mapped = blocks;
     }
 
     /// One more pointer of a block's layer counts as live: for checkpoints that have no counts of layers.

@@ -308,7 +308,7 @@ impl World {
         }
         durable.changes.iter().for_each(|change| map.restore_change(change));
         map.restore_table(Some(&durable.table));
-        map.restore_mapped(durable.live.values().sum());
+        assert_eq!(map.mapped_blocks(), durable.live.values().sum::<u64>());
         self.live = durable.live;
         self.map = map;
         for what in self.log.clone() {
