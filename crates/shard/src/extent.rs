@@ -376,11 +376,10 @@ impl Extents {
             extent.meta += 1;
         }
     }
-    /// What a checkpoint says of an extent.
-    pub fn restore_counts(&mut self, id: ExtentId, live: u32, meta: u32) {
-        if let Some(extent) = self.items.get_mut(&id) {
-            (extent.live, extent.meta) = (live, meta);
-        }
+    /// What a checkpoint says of an extent. False when it is not there.
+    pub fn restore_counts(&mut self, id: ExtentId, live: u32, meta: u32) -> bool {
+        let extent = self.items.get_mut(&id);
+        extent.map(|extent| (extent.live, extent.meta) = (live, meta)).is_some()
     }
     /// No durable checkpoint refers to a map block any more.
     pub fn drop_meta(&mut self, ptr: Ptr) {

@@ -2,7 +2,7 @@
 //! what is kept anew, and only then serve (DESIGN §6, §11).
 
 use crate::collect::guess_births;
-use crate::columns::Columns;
+use crate::columns::{Columns, Fate};
 use crate::commit::apply;
 use crate::encode::Kept;
 use crate::error::ShardError;
@@ -26,7 +26,7 @@ const APPEND_LIMIT: Duration = Duration::from_secs(10);
 pub enum RecoverError {
     /// The control store failed, or somebody else took the shard.
     Store(StoreError),
-    /// Too few columns of an unsealed extent answer: waiting, never guessing.
+    /// Too few columns of an unsealed extent answer, or no column of one that the map points at: waiting, never guessing.
     ExtentAway { extent: ExtentId },
     /// The headers of an extent cannot be read at a row.
     HeadersUnreadable { extent: ExtentId, row: u16 },
@@ -85,6 +85,8 @@ pub(crate) struct Rebuilt {
     pub scans: Vec<Scan>,
     /// Frames of the tail that are kept, and the extent of each.
     pub kept: Vec<(Seq, ExtentId)>,
+    /// The checkpoint's map points at blocks of this extent, and no device tells of it.
+    pub absent: Option<ExtentId>,
     pub report: RecoveryReport,
 }
 
@@ -108,7 +110,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     async fn run_recovery(self: Rc<Self>) -> Result<RecoveryReport, RecoverError> {
         let record = self.raise_epoch().await?;
-        let Rebuilt { replay, scans, kept, report } = self.rebuild(&record).await?;
+        let Rebuilt { replay, scans, kept, absent, report } = self.rebuild(&record).await?;
+        if let Some(extent) = absent.filter(|_| self.may_come_back()) {
+            return Err(RecoverError::ExtentAway { extent });
+        }
         self.cut_extents(&replay, &scans, &kept).await?;
         self.find_leftovers(&record, &scans);
         guess_births(&mut self.state.borrow_mut(), self.config.scheme);
@@ -123,6 +128,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.write_record(|_| {}).await.map_err(|_| RecoverError::Fenced)?;
         peristyle_rt::spawn_background(self.clone().settle_old_extents());
         Ok(report)
+    }
+
+    /// Devices that did not tell what they have are not given up.
+    fn may_come_back(&self) -> bool {
+        let fates = self.fates();
+        self.state.borrow().repair.unknown.iter().any(|&device| fates.of(device) != Fate::Lost)
     }
 
     /// Fences, and makes the map of the checkpoint and the log: what is committed, and which of the tail is kept. Writes
@@ -147,15 +158,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         for id in ids {
             scans.push(self.scan(id, mark, &mut replay).await?);
         }
-        if let Some(checkpoint) = &record.checkpoint {
-            self.load_checkpoint(checkpoint).await.map_err(RecoverError::Checkpoint)?;
-        }
+        let absent = match &record.checkpoint {
+            Some(checkpoint) => self.load_checkpoint(checkpoint).await.map_err(RecoverError::Checkpoint)?,
+            None => None,
+        };
         self.choose_copies(&mut replay).await?;
         report.replayed = self.replay_committed(&replay).await?;
         let kept = self.decide_tail(&replay).await?;
         report.tail_kept = kept.len();
         report.committed = replay.committed();
-        Ok(Rebuilt { replay, scans, kept, report })
+        Ok(Rebuilt { replay, scans, kept, absent, report })
     }
 
     /// Step 1: epoch + 1, in a transaction. Whoever comes second gets a conflict.

@@ -21,11 +21,12 @@ const COUNTING: Duration = Duration::from_millis(1);
 const CHECKS_MAX: usize = 20;
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
-    /// Loads the checkpoint that the record names: layers, changes, and what each extent holds.
+    /// Loads the checkpoint that the record names: layers, changes, and what each extent holds. Returns an extent that holds
+    /// something and that no device tells of, if there is one.
     pub(crate) async fn load_checkpoint(
         self: &Rc<Self>,
         checkpoint: &CheckpointPtr,
-    ) -> Result<(), ShardError> {
+    ) -> Result<Option<ExtentId>, ShardError> {
         let ptr = |place: &BlockPlace| Ptr::new(place.extent, place.column(), place.row(), place.crc);
         let (mut roots, root) = self.read_root(checkpoint.root.iter().map(ptr).collect()).await?;
         if root.seq != checkpoint.seq {
@@ -45,14 +46,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.state.borrow_mut().map.restore_table(root.table.as_ref());
         (roots.changes, roots.listed) = (root.changes, root.listed);
         let (counted, layers_counted) = (root.extents.is_some(), root.table.is_some());
+        let mut absent = None;
         {
-            let State { map, extents, .. } = &mut *self.state.borrow_mut();
-            let mut live = 0;
+            let extents = &mut self.state.borrow_mut().extents;
             for (id, counts) in root.extents.into_iter().flatten() {
-                live += u64::from(counts.live);
-                extents.restore_counts(id, counts.live, counts.map);
+                if !extents.restore_counts(id, counts.live, counts.map) {
+                    absent.get_or_insert(id);
+                }
             }
-            map.restore_mapped(if layers_counted { live } else { 0 });
             let own = roots.stream.iter().chain(&roots.directory);
             own.for_each(|ptr| extents.add_meta(*ptr));
         }
@@ -60,7 +61,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if !layers_counted {
             self.count_blocks(!counted).await?;
         }
-        Ok(())
+        Ok(absent)
     }
 
     /// The root stream: its blocks themselves in version 1, or those of its directory.
