@@ -36,7 +36,7 @@ const TABLE: &[Row] = &[
     row("crates/rt",      "peristyle-rt",      &["base"], &["crossbeam-queue", "io-uring", "libc", "rtrb", "rustix"]),
     // parts
     row("crates/column",  "peristyle-column",  &["base", "ec", "rt"], &["zerocopy"]),
-    row("crates/shard",   "peristyle-shard",   &["base", "ec", "cluster", "rt"], &["zerocopy"]),
+    row("crates/shard",   "peristyle-shard",   &["base", "ec", "cluster", "rt"], &["hashbrown", "zerocopy"]),
     // wholes
     row("crates/node",    "peristyle-node",
         &["base", "rt", "nvme", "nbd", "ec", "cluster", "column", "shard"], &[]),
