@@ -1,6 +1,11 @@
-//! Closed-loop load: each job is one connection, and keeps as many commands in flight as its depth says.
+//! Load: each job is one connection. In a closed loop it keeps as many commands in flight as its depth says. With a rate the
+//! loop is open: each command has a moment at which it should begin, and its latency counts from then on, however long it had to
+//! wait for one of the others to end.
 
-use std::cell::{Cell, RefCell};
+mod state;
+
+use state::State;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,10 +13,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use peristyle_base::{BLOCK_BYTES, Duration, Instant};
 use peristyle_nvme::wire::Status;
 use peristyle_rt::buf::CLASS_BYTES;
-use peristyle_rt::sync::Notify;
 use peristyle_rt::{Buf, BufConfig, View};
 
 use crate::host::{HostError, Payload, Queue};
+use crate::pattern::{Pattern, Places};
 use crate::random::Random;
 use crate::report::Report;
 use crate::session::{Digests, Namespace, Session, SessionError};
@@ -20,19 +25,23 @@ use crate::stamp::{Found, Stamp};
 /// Largest `block_bytes`.
 pub const IO_BYTES_MAX: u32 = 1 << 20;
 pub const DEPTH_MAX: u32 = 1024;
+/// Commands per second.
+const RATE_MIN: f64 = 0.1;
+const RATE_MAX: f64 = 1e8;
 /// Places whose last write a verifying run can remember.
 const PLACES_MAX: u64 = 1 << 26;
 
 /// What to do, and for how long.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
     pub block_bytes: u32,
-    /// Random places; otherwise each job runs through its part of the volume from front to back.
-    pub random: bool,
+    pub pattern: Pattern,
     /// Reads among the commands, percent.
     pub read_share: u8,
-    /// Commands in flight of each job.
+    /// Commands in flight of each job; with a rate at most so many.
     pub depth: u32,
+    /// Commands that begin in a second, over all jobs.
+    pub rate: Option<Rate>,
     /// Connections.
     pub jobs: u16,
     pub length: Length,
@@ -42,6 +51,15 @@ pub struct Workload {
     pub verify: bool,
     pub seed: u64,
     pub digests: Digests,
+}
+
+/// When commands should begin.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Commands per second.
+    pub per_second: f64,
+    /// One does not know of the other (exponential gaps). Else gaps are all alike.
+    pub poisson: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +117,9 @@ impl Workload {
         if self.depth == 0 || self.depth > DEPTH_MAX || self.depth >= session.entries_max {
             return Err(format!("--qd {}: from 1 to {}", self.depth, DEPTH_MAX.min(session.entries_max - 1)));
         }
+        if self.rate.is_some_and(|rate| !(RATE_MIN..=RATE_MAX).contains(&rate.per_second)) {
+            return Err(format!("--rate: from {RATE_MIN} to {RATE_MAX} commands a second"));
+        }
         let places = namespace.bytes / u64::from(bytes);
         if places < self.workers() {
             return Err(format!("the volume has fewer places ({places}) than commands in flight"));
@@ -142,9 +163,9 @@ pub async fn drive(
     let mut queues = Vec::new();
     for (n, job) in jobs.into_iter().enumerate() {
         let queue = session.ticket().queue(n as u16 + 1, load.depth).await?;
-        let cursor = Rc::new(Cell::new(0));
+        let stream = Stream::new(load, namespace.bytes / u64::from(load.block_bytes), job);
         for slot in 0..load.depth {
-            let mut worker = Worker::new(queue.clone(), namespace, load, (job, slot), &state, cursor.clone());
+            let mut worker = Worker::new(queue.clone(), namespace, load, (job, slot), &state, &stream);
             worker.prepare().await;
             state.workers.borrow_mut().push(worker);
         }
@@ -160,77 +181,10 @@ pub async fn drive(
     state.ended.wait_until(|| state.running.get() == 0).await;
     queues.iter().for_each(Queue::close);
     let mut report = state.report.take();
+    report.unserved += state.left_in_schedule();
     report.elapsed = state.last.get().since(state.from.get());
     report.finish(busy_before, peristyle_rt::busy_nanos());
     Ok(report)
-}
-
-/// What the workers of one reactor share.
-struct State {
-    /// Measured is what starts from then on.
-    from: Cell<Instant>,
-    until: Cell<Instant>,
-    /// Commands that may still be started.
-    left: Cell<u64>,
-    warm: Cell<Instant>,
-    time: Duration,
-    running: Cell<usize>,
-    ended: Notify,
-    last: Cell<Instant>,
-    report: RefCell<Report>,
-    workers: RefCell<Vec<Worker>>,
-    warmup: Duration,
-}
-
-impl State {
-    fn new(load: &Workload, part: &Part) -> State {
-        let (time, left) = match load.length {
-            Length::Time(time) => (time, u64::MAX),
-            // The first parts do what does not divide.
-            Length::Count(n) => {
-                let of = u64::from(part.of);
-                (Duration::MAX, n / of + u64::from(u64::from(part.index) < n % of))
-            }
-        };
-        State {
-            from: Cell::new(Instant::ZERO),
-            until: Cell::new(Instant::FAR),
-            left: Cell::new(left),
-            warm: Cell::new(Instant::ZERO),
-            time,
-            running: Cell::new(0),
-            ended: Notify::default(),
-            last: Cell::new(Instant::ZERO),
-            report: RefCell::new(Report::default()),
-            workers: RefCell::new(Vec::new()),
-            warmup: load.warmup,
-        }
-    }
-
-    fn start(&self) -> u64 {
-        let now = peristyle_rt::now();
-        self.from.set(now + self.warmup);
-        self.until.set(self.from.get() + self.time);
-        self.last.set(self.from.get());
-        self.warm.set(now);
-        peristyle_rt::busy_nanos()
-    }
-
-    /// Whether a command may start now, and whether it counts.
-    fn admit(&self, now: Instant) -> Option<bool> {
-        if now >= self.until.get() {
-            return None;
-        }
-        if now < self.from.get() {
-            return Some(false);
-        }
-        let left = self.left.get();
-        if left == 0 {
-            return None;
-        }
-        self.left.set(left - 1);
-        Some(true)
-    }
 }
 
 /// Keeps one command in flight.
@@ -238,7 +192,9 @@ struct Worker {
     queue: Queue,
     namespace: Namespace,
     state: Rc<State>,
-    places: Places,
+    share: Share,
+    /// Where the job's last request ended.
+    end: Rc<Cell<Option<u64>>>,
     random: Random,
     read_share: u64,
     bytes: u32,
@@ -258,43 +214,49 @@ struct Memory {
     last: Vec<u64>,
 }
 
-/// Which places a worker goes to.
-struct Places {
-    random: bool,
-    /// Place of index `i` is `first + i * step`.
-    first: u64,
-    step: u64,
-    count: u64,
-    /// Shared by the workers of a sequential job.
-    cursor: Rc<Cell<u64>>,
+/// What the workers of one job share.
+#[derive(Clone)]
+struct Stream {
+    share: Share,
+    /// Where the last request ended.
+    end: Rc<Cell<Option<u64>>>,
 }
 
-impl Places {
+impl Stream {
+    fn new(load: &Workload, total: u64, job: u16) -> Stream {
+        let share = match load.pattern {
+            Pattern::Sequential => {
+                let jobs = u64::from(load.jobs);
+                let first = total * u64::from(job) / jobs;
+                let end = total * (u64::from(job) + 1) / jobs;
+                Share::new(load, first, 1, end - first)
+            }
+            _ => Share::new(load, 0, 1, total),
+        };
+        Stream { share, end: Rc::default() }
+    }
+}
+
+/// Which places somebody goes to: the one of index `i` is `first + i * step`.
+#[derive(Clone)]
+struct Share {
+    places: Places,
+    first: u64,
+    step: u64,
+}
+
+impl Share {
+    fn new(load: &Workload, first: u64, step: u64, count: u64) -> Share {
+        Share { places: Places::new(load.pattern, count, load.block_bytes), first, step }
+    }
     /// A verifying worker has places of its own: every `workers`-th.
-    fn new(load: &Workload, total: u64, job: u16, worker: u64, cursor: Rc<Cell<u64>>) -> Places {
+    fn of_worker(load: &Workload, total: u64, worker: u64) -> Share {
         let workers = load.workers();
-        if load.verify {
-            let count = (total - worker).div_ceil(workers);
-            let cursor = Rc::new(Cell::new(0));
-            return Places { random: load.random, first: worker, step: workers, count, cursor };
-        }
-        if load.random {
-            return Places { random: true, first: 0, step: 1, count: total, cursor };
-        }
-        let jobs = u64::from(load.jobs);
-        let first = total * u64::from(job) / jobs;
-        let end = total * (u64::from(job) + 1) / jobs;
-        Places { random: false, first, step: 1, count: end - first, cursor }
+        Share::new(load, worker, workers, (total - worker).div_ceil(workers))
     }
     /// The index of the next place, and the place.
     fn next(&self, random: &mut Random) -> (u64, u64) {
-        let index = if self.random {
-            random.below(self.count)
-        } else {
-            let at = self.cursor.get();
-            self.cursor.set(if at + 1 == self.count { 0 } else { at + 1 });
-            at
-        };
+        let index = self.places.next(random);
         (index, self.first + index * self.step)
     }
 }
@@ -306,21 +268,25 @@ impl Worker {
         load: &Workload,
         (job, slot): (u16, u32),
         state: &Rc<State>,
-        cursor: Rc<Cell<u64>>,
+        stream: &Stream,
     ) -> Worker {
         let worker = u64::from(job) * u64::from(load.depth) + u64::from(slot);
-        let places = Places::new(load, namespace.bytes / u64::from(load.block_bytes), job, worker, cursor);
+        let share = match load.verify {
+            true => Share::of_worker(load, namespace.bytes / u64::from(load.block_bytes), worker),
+            false => stream.share.clone(),
+        };
         let memory = load.verify.then(|| Memory {
             seed: load.seed,
             worker,
             writes: 0,
-            last: vec![0; places.count as usize],
+            last: vec![0; share.places.count() as usize],
         });
         Worker {
             queue,
             namespace,
             state: state.clone(),
-            places,
+            share,
+            end: stream.end.clone(),
             random: Random::of_worker(load.seed, worker),
             read_share: u64::from(load.read_share),
             bytes: load.block_bytes,
@@ -346,14 +312,12 @@ impl Worker {
     }
 
     async fn run(mut self) {
-        while let Some(counts) = self.state.admit(peristyle_rt::now()) {
-            let (index, place) = self.places.next(&mut self.random);
+        while let Some((due, counts)) = self.state.next(&mut self.random).await {
+            let next = self.share.next(&mut self.random);
+            self.place(next.1, counts);
             let reads = self.read_share == 100 || self.random.below(100) < self.read_share;
-            let result = if reads {
-                self.read(index, place, counts).await
-            } else {
-                self.write(index, place, counts).await
-            };
+            let result =
+                if reads { self.read(next, due, counts).await } else { self.write(next, due, counts).await };
             if let Err(error) = result {
                 self.state.report.borrow_mut().lost(error);
                 break;
@@ -371,11 +335,24 @@ impl Worker {
         }
     }
 
-    async fn read(&mut self, index: u64, place: u64, counts: bool) -> Result<(), HostError> {
+    fn place(&self, place: u64, counts: bool) {
+        let offset = place * u64::from(self.bytes);
+        let before = self.end.replace(Some(offset + u64::from(self.bytes)));
+        if counts {
+            self.state.report.borrow_mut().placement.add(offset, self.bytes, before);
+        }
+    }
+
+    async fn read(
+        &mut self,
+        (index, place): (u64, u64),
+        due: Option<Instant>,
+        counts: bool,
+    ) -> Result<(), HostError> {
         let offset = place * u64::from(self.bytes);
         let sqe = self.namespace.read(offset, self.bytes);
         let buf = self.buf.take().expect("a worker has one command in flight");
-        let started = peristyle_rt::now();
+        let started = due.unwrap_or_else(peristyle_rt::now);
         let answer = self.queue.command(sqe, Payload::FromTarget(buf)).await?;
         self.record(true, started, answer.status(), counts);
         let buf = answer.data.expect("a command with a buffer keeps it");
@@ -389,7 +366,12 @@ impl Worker {
         Ok(())
     }
 
-    async fn write(&mut self, index: u64, place: u64, counts: bool) -> Result<(), HostError> {
+    async fn write(
+        &mut self,
+        (index, place): (u64, u64),
+        due: Option<Instant>,
+        counts: bool,
+    ) -> Result<(), HostError> {
         let offset = place * u64::from(self.bytes);
         let data = match &mut self.memory {
             None => self.data.clone().expect("made before the first command"),
@@ -400,7 +382,7 @@ impl Worker {
             }
         };
         let sqe = self.namespace.write(offset, self.bytes);
-        let started = peristyle_rt::now();
+        let started = due.unwrap_or_else(peristyle_rt::now);
         let status = self.queue.command(sqe, Payload::ToTarget(data)).await?.status();
         self.record(false, started, status, counts);
         if let Some(memory) = &mut self.memory
@@ -433,14 +415,15 @@ impl Memory {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn load(random: bool, verify: bool, depth: u32, jobs: u16) -> Workload {
+    pub fn load(pattern: Pattern, verify: bool, depth: u32, jobs: u16) -> Workload {
         Workload {
             block_bytes: 4096,
-            random,
+            pattern,
+            rate: None,
             read_share: 50,
             depth,
             jobs,
@@ -457,35 +440,28 @@ mod tests {
         fn verifying_workers_never_share_a_place_and_leave_none_out(
             depth in 1u32..9, jobs in 1u16..5, total in 40u64..200, random: bool,
         ) {
-            let load = load(random, true, depth, jobs);
+            let load = load(if random { Pattern::Random } else { Pattern::Sequential }, true, depth, jobs);
             let mut owners = vec![0; total as usize];
             for worker in 0..load.workers() {
-                let places = Places::new(&load, total, (worker / u64::from(depth)) as u16, worker, Rc::default());
-                (0..places.count).for_each(|i| owners[(places.first + i * places.step) as usize] += 1);
+                let share = Share::of_worker(&load, total, worker);
+                (0..share.places.count()).for_each(|i| owners[(share.first + i * share.step) as usize] += 1);
             }
             prop_assert!(owners.iter().all(|&n| n == 1), "{owners:?}");
         }
 
         #[test]
         fn sequential_jobs_run_through_their_parts_in_order(jobs in 1u16..7, total in 10u64..100) {
-            let load = load(false, false, 2, jobs);
+            let load = load(Pattern::Sequential, false, 2, jobs);
             let mut next = 0;
             for job in 0..jobs {
-                let places = Places::new(&load, total, job, u64::from(job) * 2, Rc::default());
-                for _ in 0..places.count {
-                    prop_assert_eq!(places.next(&mut Random::new(1)).1, next);
+                let share = Stream::new(&load, total, job).share;
+                for _ in 0..share.places.count() {
+                    prop_assert_eq!(share.next(&mut Random::new(1)).1, next);
                     next += 1;
                 }
-                prop_assert_eq!(places.next(&mut Random::new(1)).0, 0, "from the front again");
+                prop_assert_eq!(share.next(&mut Random::new(1)).0, 0, "from the front again");
             }
             prop_assert_eq!(next, total);
-        }
-
-        #[test]
-        fn random_places_lie_in_the_volume(total in 1u64..1000, seed: u64) {
-            let places = Places::new(&load(true, false, 1, 1), total, 0, 0, Rc::default());
-            let mut random = Random::new(seed);
-            prop_assert!((0..100).all(|_| places.next(&mut random).1 < total));
         }
     }
 

@@ -4,6 +4,10 @@ use peristyle_base::{Duration, Histogram};
 use peristyle_nvme::wire::Status;
 
 use crate::host::HostError;
+use crate::pattern::Placement;
+
+/// A command of an open loop that begins so long after it should have is late: the loop had none free, or no time.
+const LATE_NS: u64 = 100_000;
 
 /// Figures of one kind of command.
 #[derive(Clone, Default)]
@@ -24,6 +28,12 @@ pub struct Report {
     pub first_error: Option<Status>,
     pub mismatches: u64,
     pub first_mismatch: Option<u64>,
+    pub placement: Placement,
+    /// Commands of an open loop that should have begun, and of them those that began late.
+    pub due: u64,
+    pub late: u64,
+    /// … and those that had not begun when the time was over: how long they would have taken is not known.
+    pub unserved: u64,
     /// Why a connection ended early.
     pub lost: Option<HostError>,
     /// Share of the time in which the generator's busiest reactor had work.
@@ -40,6 +50,16 @@ impl Report {
         let figures = if read { &mut self.reads } else { &mut self.writes };
         figures.latency.record(nanos);
         figures.bytes += u64::from(bytes);
+    }
+    /// A command of an open loop begins so long after it should have, or does not because the time is over.
+    pub fn began(&mut self, after_ns: u64, over: bool) {
+        let count = if over { &mut self.unserved } else { &mut self.due };
+        *count += 1;
+        self.late += u64::from(!over && after_ns > LATE_NS);
+    }
+    /// Of all that should have begun.
+    pub fn late_share(&self) -> f64 {
+        (self.late + self.unserved) as f64 / (self.due + self.unserved).max(1) as f64
     }
     pub fn mismatch(&mut self, offset: u64) {
         self.mismatches += 1;
@@ -64,6 +84,10 @@ impl Report {
         self.first_error = self.first_error.or(other.first_error);
         self.mismatches += other.mismatches;
         self.first_mismatch = self.first_mismatch.or(other.first_mismatch);
+        self.placement.merge(&other.placement);
+        self.due += other.due;
+        self.late += other.late;
+        self.unserved += other.unserved;
         self.lost = self.lost.or(other.lost);
         self.busy_share = self.busy_share.max(other.busy_share);
     }

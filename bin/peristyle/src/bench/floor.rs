@@ -7,6 +7,7 @@ use crate::failure::{Failure, Kind};
 use crate::render::{json, table};
 use peristyle_bench::host::Payload;
 use peristyle_bench::load::{Length, Workload};
+use peristyle_bench::pattern::Pattern;
 use peristyle_bench::session::{Digests, Session, SessionError};
 use peristyle_rt::{Buf, PollMode, RuntimeConfig, block_on};
 use serde_json::json;
@@ -96,7 +97,7 @@ fn look(place: &Place) -> Result<(u64, bool), Failure> {
 fn fill(place: &Place, bytes: u64) -> Result<(), Failure> {
     let workload = Workload {
         block_bytes: FILL_BYTES,
-        random: false,
+        pattern: Pattern::Sequential,
         read_share: 0,
         depth: 8,
         length: Length::Count(bytes / u64::from(FILL_BYTES)),
@@ -110,7 +111,8 @@ fn fill(place: &Place, bytes: u64) -> Result<(), Failure> {
 fn reads(count: u32) -> Workload {
     Workload {
         block_bytes: BLOCK,
-        random: true,
+        pattern: Pattern::Random,
+        rate: None,
         read_share: 100,
         depth: 1,
         jobs: 1,

@@ -6,6 +6,7 @@ use super::run::{Place, measure, verdict};
 use crate::failure::Failure;
 use crate::render::{json, table};
 use peristyle_bench::load::{Length, Workload};
+use peristyle_bench::pattern::Pattern;
 use peristyle_bench::session::Digests;
 use peristyle_rt::PollMode;
 use serde_json::json;
@@ -100,7 +101,8 @@ fn write(daemon: &Daemon, random: bool, block_bytes: u32, count: u64) -> Result<
     };
     let workload = Workload {
         block_bytes,
-        random,
+        pattern: if random { Pattern::Random } else { Pattern::Sequential },
+        rate: None,
         read_share: 0,
         depth: if random { 32 } else { 8 },
         jobs: 1,

@@ -4,6 +4,7 @@ use super::RunOptions;
 use crate::failure::{Failure, Kind};
 use crate::render::{json, table};
 use peristyle_bench::load::{Gate, Part, Workload, drive};
+use peristyle_bench::pattern::{Moments, Placement};
 use peristyle_bench::report::{Figures, Report};
 use peristyle_bench::session::{Namespace, Session, SessionError, Target};
 use peristyle_rt::{PollMode, RuntimeConfig};
@@ -11,6 +12,8 @@ use serde_json::{Value, json};
 use std::sync::mpsc;
 use std::time::Duration;
 
+/// Above this share of late commands, an open loop was none.
+const LATE_SHARE_MAX: f64 = 0.01;
 /// Above this share of its time at work, the generator may be what is measured.
 const BUSY_SHARE_MAX: f64 = 0.9;
 
@@ -151,6 +154,14 @@ fn text(report: &Report) -> String {
         report.mismatches,
         report.busy_share * 100.0
     );
+    out += &placement(&report.placement);
+    if report.due > 0 {
+        let (share, unserved) = (report.late_share() * 100.0, report.unserved);
+        out += &format!("{share:.2} % of the commands began late, {unserved} of them not before the end\n");
+    }
+    if report.late_share() > LATE_SHARE_MAX {
+        out += "note: latency counts from when a command should have begun; it waited for others: use more --qd, --jobs or --reactors, or less --rate\n";
+    }
     if let Some(status) = report.first_error {
         out += &format!("first error: {status:?}\n");
     }
@@ -163,10 +174,27 @@ fn text(report: &Report) -> String {
     out
 }
 
+/// In bytes, with the standard deviation: a variance says little to a reader.
+fn placement(placement: &Placement) -> String {
+    let Placement { size, distance, .. } = placement;
+    format!(
+        "requests of {:.0} bytes (deviation {:.0}), {:.0} bytes apart (deviation {:.0}), {:.1} % of them sequential\n",
+        size.mean(),
+        size.variance().sqrt(),
+        distance.mean(),
+        distance.variance().sqrt(),
+        placement.sequential_share() * 100.0
+    )
+}
+
 pub fn document(workload: &Workload, report: &Report) -> Value {
     let mut out = json!({
         "block_bytes": workload.block_bytes,
-        "random": workload.random,
+        "pattern": workload.pattern.to_string(),
+        "rate": workload.rate.map(|rate| rate.per_second),
+        "arrival": workload.rate.map(|rate| if rate.poisson { "poisson" } else { "even" }),
+        "unserved": workload.rate.map(|_| report.unserved),
+        "late_share": workload.rate.map(|_| report.late_share()),
         "read_share": workload.read_share,
         "depth": workload.depth,
         "jobs": workload.jobs,
@@ -174,6 +202,9 @@ pub fn document(workload: &Workload, report: &Report) -> Value {
         "data_digest": workload.digests.data,
         "verify": workload.verify,
         "seed": workload.seed,
+        "size_bytes": moments(&report.placement.size),
+        "distance_bytes": moments(&report.placement.distance),
+        "sequential_share": report.placement.sequential_share(),
         "elapsed_s": report.elapsed.as_secs_f64(),
         "errors": report.errors,
         "wrong_reads": report.mismatches,
@@ -184,6 +215,10 @@ pub fn document(workload: &Workload, report: &Report) -> Value {
         out[name] = figures_json(&figures, report.elapsed);
     }
     out
+}
+
+fn moments(moments: &Moments) -> Value {
+    json!({ "mean": moments.mean(), "variance": moments.variance() })
 }
 
 fn figures_json(figures: &Figures, elapsed: Duration) -> Value {
@@ -202,6 +237,7 @@ fn figures_json(figures: &Figures, elapsed: Duration) -> Value {
 mod tests {
     use super::*;
     use peristyle_bench::load::Length;
+    use peristyle_bench::pattern::Pattern;
     use peristyle_bench::session::Digests;
 
     fn report(busy_share: f64) -> Report {
@@ -226,9 +262,10 @@ mod tests {
     fn json_has_the_figures_by_name() {
         let workload = Workload {
             block_bytes: 4096,
-            random: true,
+            pattern: Pattern::Random,
             read_share: 70,
             depth: 1,
+            rate: None,
             jobs: 1,
             length: Length::Count(3),
             warmup: Duration::ZERO,
