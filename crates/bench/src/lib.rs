@@ -9,6 +9,7 @@ pub mod host;
 pub mod load;
 pub mod pattern;
 pub mod random;
+pub mod raw;
 pub mod report;
 pub mod session;
 pub mod stamp;

@@ -138,16 +138,21 @@ impl Workload {
 
     /// Buffers that a reactor of the generator needs at most.
     pub fn buffers(&self) -> BufConfig {
-        let mut config = BufConfig::small();
-        let class = CLASS_BYTES.iter().position(|&size| size >= self.block_bytes as usize);
-        config.counts[class.unwrap_or(CLASS_BYTES.len() - 1)] += 2 * self.workers() as usize;
-        config
+        buffers_for(self.block_bytes, self.workers())
     }
 
     fn jobs_of(&self, part: &Part) -> impl Iterator<Item = u16> + use<> {
         let (index, of) = (part.index, part.of);
         (0..self.jobs).filter(move |job| job % of == index)
     }
+}
+
+/// For so many requests of this size at once.
+pub(crate) fn buffers_for(block_bytes: u32, requests: u64) -> BufConfig {
+    let mut config = BufConfig::small();
+    let class = CLASS_BYTES.iter().position(|&size| size >= block_bytes as usize);
+    config.counts[class.unwrap_or(CLASS_BYTES.len() - 1)] += 2 * requests as usize;
+    config
 }
 
 /// Runs this reactor's jobs. All of the memory is taken before the first command.

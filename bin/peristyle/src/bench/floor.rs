@@ -38,7 +38,7 @@ pub fn command(options: &FloorOptions) -> Result<(), Failure> {
     let workload = reads(options.rounds);
     let (mut echoes, mut reads) = (Vec::new(), Vec::new());
     for _ in 0..options.turns {
-        let times = echo(READ_4K, options.rounds, &options.cores).map_err(Failure::failed)?;
+        let times = echo(READ_4K, options.rounds, 1, &options.cores).map_err(Failure::failed)?;
         echoes.push(us(times.quantile(0.5)));
         let report = measure(&place, &workload)?;
         verdict(&report)?;

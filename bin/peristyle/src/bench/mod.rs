@@ -7,14 +7,16 @@ mod echo;
 mod floor;
 mod idle;
 mod pool;
+mod raw;
 mod restart;
 mod run;
 mod snapshots;
 
 use crate::failure::Failure;
 use clap::{Args, Subcommand, ValueEnum};
+use peristyle_base::BLOCK_BYTES;
 use peristyle_base::units::parse_bytes;
-use peristyle_bench::load::{Length, Rate, Workload};
+use peristyle_bench::load::{IO_BYTES_MAX, Length, Rate, Workload};
 use peristyle_bench::pattern::Pattern;
 use peristyle_bench::session::{Digests, Target};
 use peristyle_rt::PollMode;
@@ -24,6 +26,7 @@ use std::time::Duration;
 #[derive(Subcommand, Debug)]
 pub enum BenchCommand {
     Run(RunOptions),
+    Raw(RawOptions),
     Echo(EchoOptions),
     Floor(FloorOptions),
     Idle(IdleOptions),
@@ -104,6 +107,54 @@ pub struct RunOptions {
     #[arg(long, value_enum, default_value_t = Polling::Busy)]
     pub poll: Polling,
     /// One JSON document instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What devices and the network do by themselves: the floor under a volume's figures
+///
+/// Every combination of --rw, --bs and --qd is measured on each device (io_uring, O_DIRECT) and as an echo over TCP with as many
+/// bytes as a command and its answer have.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "\
+Writes destroy what is on a device: one that holds something is refused without --force.
+Examples:
+  peristyle bench raw --bs 4k,128k --qd 1,32
+  peristyle bench raw --device /tmp/d0 --create 4GiB --fill --rw randread,randwrite")]
+pub struct RawOptions {
+    /// A block device, a file, or memory:SIZE; can be given several times
+    #[arg(long, value_name = "PATH", value_parser = crate::cli::values::device_arg)]
+    pub device: Vec<crate::cli::values::DeviceArg>,
+    /// Make files that are not there, sparse, so large
+    #[arg(long, value_name = "SIZE", value_parser = size64)]
+    pub create: Option<u64>,
+    /// Bytes at the front of each device that are used
+    #[arg(long, default_value = "1TiB", value_name = "SIZE", value_parser = size64)]
+    pub span: u64,
+    /// Write all of that first, from front to back
+    #[arg(long)]
+    pub fill: bool,
+    /// Write to a device that holds something
+    #[arg(long)]
+    pub force: bool,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Rw::Randread])]
+    pub rw: Vec<Rw>,
+    #[arg(long, default_value = "4k", value_name = "SIZE,...", value_delimiter = ',', value_parser = raw_size)]
+    pub bs: Vec<u32>,
+    #[arg(long, default_value = "1,32", value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub qd: Vec<u32>,
+    /// Of each figure of a device
+    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = time)]
+    pub runtime: Duration,
+    /// Writes may be in a volatile cache when they are answered
+    #[arg(long)]
+    pub no_sync: bool,
+    /// Devices only
+    #[arg(long)]
+    pub no_network: bool,
+    /// Cores of the echo's two sides [default: not pinned]
+    #[arg(long, value_delimiter = ',', value_name = "SERVER,CLIENT")]
+    pub cores: Vec<usize>,
     #[arg(long)]
     pub json: bool,
 }
@@ -418,6 +469,11 @@ fn size(text: &str) -> Result<u32, String> {
     size64(text)?.try_into().map_err(|_| format!("`{text}` is too large"))
 }
 
+fn raw_size(text: &str) -> Result<u32, String> {
+    let fits = |bytes: &u32| *bytes > 0 && *bytes <= IO_BYTES_MAX && bytes.is_multiple_of(BLOCK_BYTES as u32);
+    size(text).ok().filter(fits).ok_or_else(|| format!("`{text}`: a multiple of 4096, 1 MiB at most"))
+}
+
 fn time(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a time: write 500ms, 5s or 2m");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -435,6 +491,7 @@ fn time(text: &str) -> Result<Duration, String> {
 pub fn bench(command: BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::Run(options) => run::command(&options),
+        BenchCommand::Raw(options) => raw::command(&options),
         BenchCommand::Echo(options) => echo::command(&options),
         BenchCommand::Floor(options) => floor::command(&options),
         BenchCommand::Collect(options) => collect::command(&options),

@@ -3,7 +3,7 @@
 mod devices;
 #[cfg(test)]
 mod tests;
-mod values;
+pub(crate) mod values;
 mod volumes;
 
 pub use devices::{DeviceCommand, PoolCommand, StoreOptions};

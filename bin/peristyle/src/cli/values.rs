@@ -30,7 +30,7 @@ pub enum DeviceArg {
     Memory(u64),
 }
 
-pub(super) fn device_arg(text: &str) -> Result<DeviceArg, String> {
+pub(crate) fn device_arg(text: &str) -> Result<DeviceArg, String> {
     match text.strip_prefix("memory:") {
         Some(bytes) => Ok(DeviceArg::Memory(device_size(bytes)?)),
         None => Ok(DeviceArg::Path(text.into())),
