@@ -16,13 +16,15 @@ const FOLDER: &str = "crates/sim/planted";
 /// A scenario that takes longer has found nothing.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// One patch and its head: `Rule:`, `Scenarios:` in the order in which they are tried, `Seeds:` of each.
+/// One patch and its head: `Rule:`, `Scenarios:` in the order in which they are tried, `Seeds:` of each, and `First:`, the first
+/// of these, where few seeds come to what it needs.
 pub struct Patch {
     pub name: String,
     path: PathBuf,
     rule: String,
     scenarios: Vec<String>,
     seeds: u64,
+    first: u64,
 }
 
 impl Patch {
@@ -35,7 +37,8 @@ impl Patch {
         };
         let (rule, scenarios, seeds) = (field("Rule")?, field("Scenarios")?, field("Seeds")?.parse()?);
         let scenarios = scenarios.split_whitespace().map(str::to_string).collect();
-        Ok(Patch { name, path, rule, scenarios, seeds })
+        let first = field("First").map_or(Ok(1), |first| first.parse())?;
+        Ok(Patch { name, path, rule, scenarios, seeds, first })
     }
 
     /// An error with git's words unless it applies to the tree at `root`.
@@ -135,10 +138,13 @@ fn try_one(folder: &Path, patch: &Patch) -> Result<Option<String>> {
     build(folder, &patch.name)?;
     for scenario in &patch.scenarios {
         let began = Instant::now();
-        let seeds = patch.seeds.to_string();
+        let (seeds, first) = (patch.seeds.to_string(), patch.first.to_string());
         // One seed after the other: the same one finds it everywhere.
-        let answer =
-            run_scenario(&program(), scenario, &["--seeds", &seeds, "--jobs", "1", "--until-failure"])?;
+        let answer = run_scenario(
+            &program(),
+            scenario,
+            &["--first", &first, "--seeds", &seeds, "--jobs", "1", "--until-failure"],
+        )?;
         let seconds = began.elapsed().as_secs_f64();
         println!("{scenario}: {seconds:.0} s");
         let Some((status, text)) = answer else { continue };
