@@ -1,9 +1,9 @@
 //! Checkpoints: the map as it was at one sequence number, written to the log like data, so that replay need not
 //! start at the beginning. Commits go on meanwhile; nothing is copied unless they touch a captured leaf.
 //!
-//! Leaves first, then the pages that point at them, then the changed pointers that are listed one by one, then the root
-//! stream (the layer table, every layer's pages, what each extent holds) and its directory; last the control store's
-//! record points at that.
+//! The changed pointers that are listed one by one first, then leaves, the pages that point at them, and the root stream
+//! (the layer table, every layer's pages, what each extent holds) with its directory; last the control store's record
+//! points at that.
 
 mod load;
 pub mod root;
@@ -230,10 +230,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         taken: &mut Taken,
         written: &mut Written,
     ) -> Result<(), ShardError> {
+        self.write_changes(&mut written.roots).await?;
         self.write_leaves(&mut taken.capture, &mut written.leaves).await?;
         self.write_pages(&taken.capture, &mut written.pages).await?;
-        // Last: until then commits list what they change, and the simulator sees that they do.
-        self.write_changes(&mut written.roots).await?;
         let root = self.root_of(taken, written);
         self.write_stream(&root.encode(), &mut written.roots).await?;
         let place = |ptr: &Ptr| BlockPlace::new(ptr.extent(), ptr.column(), ptr.row(), ptr.crc());
