@@ -35,6 +35,11 @@ struct Row {
 }
 
 pub fn command(options: &RawOptions) -> Result<(), Failure> {
+    if options.rw.contains(&Rw::Randrw) {
+        return Err(Failure::usage(
+            "--rw: reads and writes have floors of their own; give randread,randwrite",
+        ));
+    }
     let mut rows = Vec::new();
     let mut notes = Vec::new();
     for device in &options.device {
@@ -146,10 +151,11 @@ fn loads(options: &RawOptions) -> Vec<(&'static str, RawLoad)> {
     let mut loads = Vec::new();
     for rw in &options.rw {
         let (what, pattern, write) = match rw {
-            Rw::Randread | Rw::Randrw => ("random read", Pattern::Random, false),
+            Rw::Randread => ("random read", Pattern::Random, false),
             Rw::Randwrite => ("random write", Pattern::Random, true),
             Rw::Read => ("sequential read", Pattern::Sequential, false),
             Rw::Write => ("sequential write", Pattern::Sequential, true),
+            Rw::Randrw => continue, // refused
         };
         for &block_bytes in &options.bs {
             for &depth in &options.qd {
@@ -265,6 +271,12 @@ mod tests {
             .flat_map(|what| [(what, 4096, 1), (what, 4096, 4), (what, 65536, 1), (what, 65536, 4)]);
         assert!(expected.eq(of) && note.contains("memory"), "{note}");
         assert!(rows.iter().all(|row| row.per_second > 0.0 && row.figures.latency.count() > 0));
+    }
+
+    #[test]
+    fn a_mixed_load_has_no_floor() {
+        let refused = command(&options("--no-network --rw randrw")).unwrap_err();
+        assert!(refused.to_string().contains("randread,randwrite"), "{refused}");
     }
 
     #[test]
