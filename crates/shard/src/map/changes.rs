@@ -102,16 +102,19 @@ impl Changes {
         None
     }
 
+    fn find_mut(&mut self, key: LeafKey, slot: u8) -> Option<&mut Change> {
+        let mut at = self.first_to_change(key);
+        while at != NONE && self.items[at as usize].change.slot != slot {
+            at = self.items[at as usize].next;
+        }
+        self.items.get_mut(at as usize).map(|item| &mut item.change)
+    }
+
     /// Points a slot somewhere, and returns where it pointed by an earlier change. `counted` holds when there was none.
     pub fn set(&mut self, key: LeafKey, slot: u8, ptr: Ptr, counted: bool) -> Option<Ptr> {
-        let mut at = self.first_to_change(key);
-        while at != NONE {
-            let Item { change, next } = &mut self.items[at as usize];
-            if change.slot == slot {
-                change.fresh = true;
-                return Some(std::mem::replace(&mut change.ptr, ptr));
-            }
-            at = *next;
+        if let Some(change) = self.find_mut(key, slot) {
+            change.fresh = true;
+            return Some(std::mem::replace(&mut change.ptr, ptr));
         }
         self.add(key, Change { ptr, slot, counted, fresh: true });
         None
@@ -119,16 +122,10 @@ impl Changes {
 
     /// Adds a change in place of an earlier one of its slot.
     pub fn replace(&mut self, key: LeafKey, change: Change) {
-        let mut at = self.first_to_change(key);
-        while at != NONE {
-            let item = &mut self.items[at as usize];
-            if item.change.slot == change.slot {
-                item.change = change;
-                return;
-            }
-            at = item.next;
+        match self.find_mut(key, change.slot) {
+            Some(there) => *there = change,
+            None => self.add(key, change),
         }
-        self.add(key, change);
     }
 
     /// Adds a change of a slot that has none.
