@@ -203,11 +203,6 @@ fn p99_us(latency: &Histogram) -> f64 {
     latency.quantile(0.99) as f64 / 1e3
 }
 
-/// From 0 up to 1.
-fn unit(random: &mut Random) -> f64 {
-    (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
-}
-
 /// Which block is written next.
 struct Blocks {
     random: RefCell<Random>,
@@ -239,7 +234,7 @@ impl Blocks {
     }
 
     fn next(&self) -> u64 {
-        let unit = unit(&mut self.random.borrow_mut());
+        let unit = self.random.borrow_mut().unit();
         match self.ranks.last() {
             None => (unit * self.count as f64) as u64,
             Some(sum) => {

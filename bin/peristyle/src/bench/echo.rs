@@ -17,14 +17,15 @@ const SPINS: u32 = 1000;
 /// Bytes of a request and of its answer on the wire of NVMe/TCP, without digests.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
-    pub name: &'static str,
-    pub request: usize,
-    pub answer: usize,
+    name: &'static str,
+    request: usize,
+    answer: usize,
 }
 
 impl Shape {
-    /// A read or a write of so many bytes.
-    pub fn of(write: bool, bytes: u32) -> Shape {
+    /// A read or a write of so many bytes. A command capsule is 72 bytes, C2HData's header and a response 24 each; success
+    /// comes with the data.
+    pub const fn of(write: bool, bytes: u32) -> Shape {
         let bytes = bytes as usize;
         match write {
             false => Shape { name: "read", request: 72, answer: 24 + bytes },
@@ -33,9 +34,8 @@ impl Shape {
     }
 }
 
-/// A command capsule is 72 bytes, C2HData's header and a response 24 each; success comes with the data.
-pub(super) const READ_4K: Shape = Shape { name: "read 4 KiB", request: 72, answer: 24 + 4096 };
-const WRITE_4K: Shape = Shape { name: "write 4 KiB", request: 72 + 4096, answer: 24 };
+pub(super) const READ_4K: Shape = Shape { name: "read 4 KiB", ..Shape::of(false, 4096) };
+const WRITE_4K: Shape = Shape { name: "write 4 KiB", ..Shape::of(true, 4096) };
 
 pub fn command(options: &EchoOptions) -> Result<(), Failure> {
     let mut rows = Vec::new();
