@@ -40,10 +40,25 @@ impl Histogram {
     }
 
     pub fn record(&mut self, value: u64) {
-        self.counts[Self::bucket(value)] += 1;
-        self.count += 1;
-        self.sum += value as u128;
+        self.record_n(value, 1);
+    }
+    /// The same value, `n` times.
+    pub fn record_n(&mut self, value: u64, n: u64) {
+        if n == 0 {
+            return;
+        }
+        self.counts[Self::bucket(value)] += n;
+        self.count += n;
+        self.sum += value as u128 * n as u128;
         self.max = self.max.max(value);
+    }
+    /// The largest value of each bucket that is not empty, and how many values are in it, in ascending order.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.counts
+            .iter()
+            .enumerate()
+            .filter(|(_, n)| **n > 0)
+            .map(|(i, &n)| (Self::upper(i).min(self.max), n))
     }
     pub fn count(&self) -> u64 {
         self.count
@@ -102,6 +117,10 @@ mod tests {
         assert_eq!(h.quantile(1.0), 1000);
         assert!((500..=516).contains(&h.quantile(0.5)));
         assert_eq!(h.mean(), 500.5);
+        assert_eq!(h.buckets().map(|(_, n)| n).sum::<u64>(), 1000);
+        let mut again = Histogram::default();
+        h.buckets().for_each(|(value, n)| again.record_n(value, n));
+        assert_eq!((again.quantile(0.5), again.max()), (h.quantile(0.5), 1000));
         let mut twice = h.clone();
         twice.merge(&h);
         assert_eq!((twice.count(), twice.sum()), (2000, 2 * h.sum()));

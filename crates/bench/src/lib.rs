@@ -4,8 +4,10 @@
 //! [`load::drive`] (load at a depth or a rate), [`pattern`] (which places it goes to), [`crash`] (writes of which a crash may leave all or nothing).
 #![forbid(unsafe_code)]
 
+pub mod contents;
 pub mod crash;
 pub mod host;
+pub mod jobfile;
 pub mod load;
 pub mod pattern;
 pub mod random;
@@ -13,3 +15,5 @@ pub mod raw;
 pub mod report;
 pub mod session;
 pub mod stamp;
+pub mod timeline;
+pub mod trace;

@@ -1,13 +1,14 @@
 //! The floor of a device: the same requests, without anything of ours between but `rt`.
 
-use crate::load::Length;
+use crate::contents::Contents;
+use crate::load::{Length, Part, Plan, State, together};
 use crate::pattern::{Pattern, Places};
 use crate::random::Random;
-use crate::report::Report;
-use peristyle_base::{Duration, Instant};
+use crate::report::{Kind, Report};
+use peristyle_base::Duration;
 use peristyle_nvme::wire::Status;
-use peristyle_rt::{Buf, BufConfig, Device, IoError, IoVec, View, join_all};
-use std::cell::{Cell, RefCell};
+use peristyle_rt::{Buf, BufConfig, Device, IoError, IoVec, View};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// What is asked of a device.
@@ -38,11 +39,8 @@ struct Run {
     device: Device,
     load: RawLoad,
     places: Places,
-    from: Instant,
-    until: Instant,
-    left: Cell<u64>,
-    last: Cell<Instant>,
-    report: RefCell<Report>,
+    state: State,
+    failed: Cell<Option<IoError>>,
 }
 
 /// Does it, and reports it as `bench run` reports a volume's. The first error ends it.
@@ -51,41 +49,49 @@ pub async fn measure(device: &Device, load: RawLoad) -> Result<Report, IoError> 
     if count == 0 {
         return Err(IoError::OutOfRange);
     }
-    let (time, left) = match load.length {
-        Length::Time(time) => (time, u64::MAX),
-        Length::Count(count) => (Duration::MAX, count),
-    };
-    let (now, busy) = (peristyle_rt::now(), peristyle_rt::busy_nanos());
-    let from = now + load.warmup;
+    let plan = Plan { length: load.length, warmup: load.warmup, gap_ns: None, poisson: false };
     let run = Rc::new(Run {
         device: device.clone(),
         places: Places::new(load.pattern, count, load.block_bytes),
-        from,
-        until: from + time,
-        left: Cell::new(left),
-        last: Cell::new(from),
-        report: RefCell::default(),
+        state: State::new(plan, &Part::alone()),
+        failed: Cell::new(None),
         load,
     });
-    let workers: Vec<_> = (0..load.depth).map(|worker| run.clone().work(u64::from(worker))).collect();
-    join_all(workers).await.into_iter().collect::<Result<Vec<()>, IoError>>()?;
-    let mut report = run.report.take();
-    report.elapsed = run.last.get().since(from);
-    report.finish(busy, peristyle_rt::busy_nanos());
-    Ok(report)
+    let mut bufs = Vec::new();
+    for worker in 0..load.depth {
+        let mut random = Random::of_worker(load.seed, u64::from(worker));
+        let mut buf = Buf::alloc(load.block_bytes as usize).await;
+        Contents::Random.fill(&mut random, &mut buf);
+        bufs.push((random, buf));
+    }
+    run.state.start();
+    together(bufs.into_iter().map(|(random, buf)| {
+        let run = run.clone();
+        async move {
+            if let Err(error) = run.work(random, buf).await {
+                run.failed.set(Some(error));
+            }
+        }
+    }))
+    .await;
+    match run.failed.take() {
+        Some(error) => Err(error),
+        None => Ok(run.state.finish()),
+    }
 }
 
 impl Run {
-    async fn work(self: Rc<Self>, worker: u64) -> Result<(), IoError> {
-        let mut random = Random::of_worker(self.load.seed, worker);
-        let mut buf = Buf::alloc(self.load.block_bytes as usize).await;
-        buf.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&random.next_u64().to_le_bytes()));
+    async fn work(&self, mut random: Random, buf: Buf) -> Result<(), IoError> {
         // Reads take the buffer, and give it back; writes share it.
         let (mut free, data) = match self.load.write {
             true => (None, Some(buf.freeze())),
             false => (Some(buf), None),
         };
-        while let Some(counts) = self.admit() {
+        let kind = if self.load.write { Kind::Write } else { Kind::Read };
+        while let Some((_, counts)) = self.state.next(&mut random).await {
+            if self.failed.get().is_some() {
+                break;
+            }
             let offset = self.places.next(&mut random) * u64::from(self.load.block_bytes);
             let started = peristyle_rt::now();
             match (&data, free.take()) {
@@ -97,11 +103,8 @@ impl Run {
                 }
                 (None, None) => unreachable!("a read gives its buffer back"),
             }
-            let now = peristyle_rt::now();
             if counts {
-                self.last.set(now);
-                let (reads, bytes) = (!self.load.write, self.load.block_bytes);
-                self.report.borrow_mut().record(reads, bytes, now.nanos_since(started), Status::SUCCESS);
+                self.state.answered(kind, self.load.block_bytes, started, Status::SUCCESS);
             }
         }
         Ok(())
@@ -109,19 +112,6 @@ impl Run {
 
     async fn write(&self, offset: u64, data: &View) -> Result<(), IoError> {
         self.device.write(offset, IoVec::from(data.clone()), self.load.durable).await
-    }
-
-    fn admit(&self) -> Option<bool> {
-        let now = peristyle_rt::now();
-        if now < self.from {
-            return Some(false);
-        }
-        let left = self.left.get();
-        if left == 0 || now >= self.until {
-            return None;
-        }
-        self.left.set(left - 1);
-        Some(true)
     }
 }
 

@@ -5,9 +5,19 @@ use peristyle_nvme::wire::Status;
 
 use crate::host::HostError;
 use crate::pattern::Placement;
+use crate::timeline::Timeline;
 
 /// A command of an open loop that begins so long after it should have is late: the loop had none free, or no time.
 const LATE_NS: u64 = 100_000;
+
+/// What a command does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Read,
+    Write,
+    /// Flush or deallocate.
+    Other,
+}
 
 /// Figures of one kind of command.
 #[derive(Clone, Default)]
@@ -23,6 +33,9 @@ pub struct Report {
     pub elapsed: Duration,
     pub reads: Figures,
     pub writes: Figures,
+    /// Flushes and deallocations of a trace.
+    pub others: Figures,
+    pub timeline: Timeline,
     /// Commands that were answered with an error, the first such status, and reads that were wrong.
     pub errors: u64,
     pub first_error: Option<Status>,
@@ -41,15 +54,21 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn record(&mut self, read: bool, bytes: u32, nanos: u64, status: Status) {
+    /// Whether it was a success, which counts among the figures.
+    pub fn record(&mut self, kind: Kind, bytes: u32, nanos: u64, status: Status) -> bool {
         if !status.is_success() {
             self.errors += 1;
             self.first_error.get_or_insert(status);
-            return;
+            return false;
         }
-        let figures = if read { &mut self.reads } else { &mut self.writes };
+        let figures = match kind {
+            Kind::Read => &mut self.reads,
+            Kind::Write => &mut self.writes,
+            Kind::Other => &mut self.others,
+        };
         figures.latency.record(nanos);
         figures.bytes += u64::from(bytes);
+        true
     }
     /// A command of an open loop begins so long after it should have, or does not because the time is over.
     pub fn began(&mut self, after_ns: u64, over: bool) {
@@ -76,10 +95,10 @@ impl Report {
     /// Adds another reactor's figures of the same run.
     pub fn merge(&mut self, other: &Report) {
         self.elapsed = self.elapsed.max(other.elapsed);
-        for (mine, theirs) in [(&mut self.reads, &other.reads), (&mut self.writes, &other.writes)] {
-            mine.latency.merge(&theirs.latency);
-            mine.bytes += theirs.bytes;
-        }
+        self.reads.merge(&other.reads);
+        self.writes.merge(&other.writes);
+        self.others.merge(&other.others);
+        self.timeline.merge(&other.timeline);
         self.errors += other.errors;
         self.first_error = self.first_error.or(other.first_error);
         self.mismatches += other.mismatches;
@@ -95,8 +114,7 @@ impl Report {
     /// Reads and writes together.
     pub fn all(&self) -> Figures {
         let mut all = self.reads.clone();
-        all.latency.merge(&self.writes.latency);
-        all.bytes += self.writes.bytes;
+        all.merge(&self.writes);
         all
     }
 
@@ -107,6 +125,10 @@ impl Report {
 }
 
 impl Figures {
+    pub fn merge(&mut self, other: &Figures) {
+        self.latency.merge(&other.latency);
+        self.bytes += other.bytes;
+    }
     pub fn per_second(&self, elapsed: Duration) -> f64 {
         self.latency.count() as f64 / elapsed.as_secs_f64().max(1e-9)
     }
@@ -136,8 +158,12 @@ mod tests {
 
     fn report(reads: u64, writes: u64) -> Report {
         let mut r = Report { elapsed: Duration::from_secs(2), ..Report::default() };
-        (1..=reads).for_each(|n| r.record(true, 4096, n * 1000, Status::SUCCESS));
-        (1..=writes).for_each(|n| r.record(false, 8192, n * 1000, Status::SUCCESS));
+        (1..=reads).for_each(|n| {
+            r.record(Kind::Read, 4096, n * 1000, Status::SUCCESS);
+        });
+        (1..=writes).for_each(|n| {
+            r.record(Kind::Write, 8192, n * 1000, Status::SUCCESS);
+        });
         r
     }
 
@@ -156,7 +182,7 @@ mod tests {
         let mut whole = report(100, 0);
         let mut other = report(10, 10);
         other.elapsed = Duration::from_secs(3);
-        other.record(true, 4096, 5, Status::INTERNAL_ERROR);
+        other.record(Kind::Read, 4096, 5, Status::INTERNAL_ERROR);
         other.mismatch(4096);
         whole.merge(&other);
         assert_eq!((whole.reads.latency.count(), whole.writes.latency.count()), (110, 10));

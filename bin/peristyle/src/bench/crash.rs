@@ -120,7 +120,7 @@ async fn one_round(
     let (mut daemon, _) = Daemon::start(&options.into(), &store.dir).await?;
     let session = daemon.session().await?;
     if store.crash.is_none() {
-        let namespace = find(&session, None).await.map_err(Failure::failed)?;
+        let namespace = find(&session, &[]).await.map_err(Failure::failed)?[0];
         let plan = CrashPlan { seed, connections: options.connections, depth: options.qd };
         store.crash = Some(Crash::new(plan, namespace).map_err(Failure::usage)?);
     }

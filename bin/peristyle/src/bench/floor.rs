@@ -23,7 +23,7 @@ const LOOKS: u64 = 256;
 pub fn command(options: &FloorOptions) -> Result<(), Failure> {
     let place = Place {
         target: options.target.clone(),
-        nsid: options.volume,
+        nsids: options.volume.into_iter().collect(),
         reactors: 1,
         cores: options.cores.get(1).copied().into_iter().collect(),
         poll: PollMode::Busy,
@@ -76,7 +76,7 @@ fn look(place: &Place) -> Result<(u64, bool), Failure> {
     let (place, addr) = (place.clone(), place.target.addr);
     block_on(RuntimeConfig::small(), async move {
         let session = Session::connect(&place.target, Digests::default()).await?;
-        let namespace = find(&session, place.nsid).await?;
+        let namespace = find(&session, &place.nsids).await?[0];
         session.request_queues(1).await?;
         let queue = session.ticket().queue(1, 2).await?;
         let (blocks, mut is_written) = (namespace.bytes / u64::from(BLOCK), true);
@@ -111,16 +111,9 @@ fn fill(place: &Place, bytes: u64) -> Result<(), Failure> {
 fn reads(count: u32) -> Workload {
     Workload {
         block_bytes: BLOCK,
-        pattern: Pattern::Random,
-        rate: None,
-        read_share: 100,
-        depth: 1,
-        jobs: 1,
         length: Length::Count(u64::from(count)),
         warmup: Duration::from_millis(100),
-        verify: false,
-        seed: 1,
-        digests: Digests::default(),
+        ..Workload::default()
     }
 }
 

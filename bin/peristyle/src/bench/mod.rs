@@ -6,6 +6,7 @@ mod daemon;
 mod echo;
 mod floor;
 mod idle;
+mod machine;
 mod pool;
 mod raw;
 mod restart;
@@ -16,16 +17,16 @@ use crate::failure::Failure;
 use clap::{Args, Subcommand, ValueEnum};
 use peristyle_base::BLOCK_BYTES;
 use peristyle_base::units::parse_bytes;
-use peristyle_bench::load::{IO_BYTES_MAX, Length, Rate, Workload};
+use peristyle_bench::load::IO_BYTES_MAX;
 use peristyle_bench::pattern::Pattern;
-use peristyle_bench::session::{Digests, Target};
+use peristyle_bench::session::Target;
 use peristyle_rt::PollMode;
 use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Subcommand, Debug)]
 pub enum BenchCommand {
-    Run(RunOptions),
+    Run(Box<run::RunOptions>),
     Raw(RawOptions),
     Echo(EchoOptions),
     Floor(FloorOptions),
@@ -34,81 +35,6 @@ pub enum BenchCommand {
     Restart(RestartOptions),
     Collect(CollectOptions),
     Snapshots(SnapshotsOptions),
-}
-
-/// Load on a volume of any NVMe/TCP target: a closed loop, or an open one with a rate
-#[derive(Args, Debug, Clone)]
-#[command(after_help = "\
-Writes destroy what is on the volume.
-Examples:
-  peristyle bench run --target tcp://127.0.0.1:4420 --rw randread --qd 32
-  peristyle bench run --target tcp://127.0.0.1:4420 --rw randrw --read-share 70 --qd 32 --jobs 2 --verify
-  peristyle bench run --target tcp://127.0.0.1:4420 --rw write --bs 128k --qd 8 --digest header,data --json
-  peristyle bench run --target tcp://127.0.0.1:4420 --rw randwrite --pattern zipf:0.99 --rate 20000 --qd 128
-  peristyle bench run --target tcp://127.0.0.1:4420 --rw randread --pattern semi:0.7,64MiB --qd 8")]
-pub struct RunOptions {
-    /// tcp://IP:PORT, or tcp://IP:PORT/NQN; without an NQN, the first subsystem of the discovery log
-    #[arg(long, value_name = "URL")]
-    pub target: Target,
-    /// Namespace [default: the first]
-    #[arg(long, value_name = "NSID")]
-    pub volume: Option<u32>,
-    /// Bytes of one command
-    #[arg(long, default_value = "4k", value_name = "SIZE", value_parser = size)]
-    pub bs: u32,
-    #[arg(long, value_enum, default_value_t = Rw::Randread)]
-    pub rw: Rw,
-    /// Which places, in place of what --rw says of that: `random`, `sequential`; `semi:P`, with probability P the place behind
-    /// the last one, else anywhere, or with `semi:P,MEAN` so far away on average; `zipf:THETA`; `hot:SPACE/LOAD`, so many
-    /// percent of the requests to the first SPACE percent of the volume
-    #[arg(long, value_name = "PATTERN")]
-    pub pattern: Option<Pattern>,
-    /// Reads of `randrw`, percent
-    #[arg(long, default_value_t = 70, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub read_share: u8,
-    /// Commands in flight of each job
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub qd: u32,
-    /// Commands per second over all jobs, each at a moment of its own: latency counts from then on, also when it has to wait
-    /// because --qd of its job are in flight [default: none, a command begins when another ends]
-    #[arg(long, value_name = "N")]
-    pub rate: Option<f64>,
-    /// When commands of --rate begin
-    #[arg(long, value_enum, default_value_t = Arrival::Poisson, requires = "rate")]
-    pub arrival: Arrival,
-    /// Connections (I/O queues)
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=128))]
-    pub jobs: u16,
-    /// How long to measure
-    #[arg(long, default_value = "5s", value_name = "TIME", value_parser = time, conflicts_with = "count")]
-    pub runtime: Duration,
-    /// Measure so many commands instead
-    #[arg(long, value_name = "N")]
-    pub count: Option<u64>,
-    /// Load before measuring
-    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = time)]
-    pub warmup: Duration,
-    /// Digests to ask for
-    #[arg(long, value_delimiter = ',', value_name = "header,data")]
-    pub digest: Vec<Digest>,
-    /// Write blocks that say what they are, and compare what is read
-    #[arg(long)]
-    pub verify: bool,
-    /// Of places and contents
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Threads that make the load
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub reactors: u16,
-    /// Cores to pin them to, such as 1,3 [default: not pinned]
-    #[arg(long, value_delimiter = ',', value_name = "CORES")]
-    pub cores: Vec<usize>,
-    /// What a thread does while it waits
-    #[arg(long, value_enum, default_value_t = Polling::Busy)]
-    pub poll: Polling,
-    /// One JSON document instead of a table
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What devices and the network do by themselves: the floor under a volume's figures
@@ -427,31 +353,15 @@ impl From<Polling> for PollMode {
     }
 }
 
-impl RunOptions {
-    fn workload(&self) -> Workload {
-        let (pattern, read_share) = match self.rw {
+impl Rw {
+    /// Places, and reads in percent, which are `mixed` where both are asked for.
+    fn meaning(self, mixed: u8) -> (Pattern, u8) {
+        match self {
             Rw::Randread => (Pattern::Random, 100),
             Rw::Randwrite => (Pattern::Random, 0),
-            Rw::Randrw => (Pattern::Random, self.read_share),
+            Rw::Randrw => (Pattern::Random, mixed),
             Rw::Read => (Pattern::Sequential, 100),
             Rw::Write => (Pattern::Sequential, 0),
-        };
-        let poisson = self.arrival == Arrival::Poisson;
-        Workload {
-            block_bytes: self.bs,
-            pattern: self.pattern.unwrap_or(pattern),
-            read_share,
-            depth: self.qd,
-            rate: self.rate.map(|per_second| Rate { per_second, poisson }),
-            jobs: self.jobs,
-            length: self.count.map_or(Length::Time(self.runtime), Length::Count),
-            warmup: self.warmup,
-            verify: self.verify,
-            seed: self.seed,
-            digests: Digests {
-                header: self.digest.contains(&Digest::Header),
-                data: self.digest.contains(&Digest::Data),
-            },
         }
     }
 }
@@ -499,50 +409,5 @@ pub fn bench(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Idle(options) => idle::command(&options),
         BenchCommand::Crash(options) => crash::command(&options),
         BenchCommand::Restart(options) => restart::command(&options),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::{Cli, Command};
-    use clap::Parser;
-
-    fn run(line: &str) -> Workload {
-        let line = format!("peristyle bench run --target tcp://127.0.0.1:4420 {line}");
-        match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
-            Command::Bench(BenchCommand::Run(options)) => options.workload(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_pattern_and_the_length_come_from_the_command_line() {
-        let w = run("--rw randrw --bs 16k --qd 32 --jobs 2 --runtime 500ms --digest header,data --verify");
-        assert_eq!((w.pattern, w.rate), (Pattern::Random, None));
-        assert_eq!((w.read_share, w.block_bytes, w.depth, w.jobs), (70, 16 << 10, 32, 2));
-        assert_eq!(w.length, Length::Time(Duration::from_millis(500)));
-        assert!(w.verify && w.digests == Digests { header: true, data: true });
-        let w = run("--rw write --count 100");
-        assert_eq!((w.pattern, w.read_share, w.length), (Pattern::Sequential, 0, Length::Count(100)));
-        let w = run("--rw write --pattern zipf:0.9 --rate 5000 --arrival even");
-        assert_eq!((w.pattern, w.read_share), (Pattern::Zipf { theta: 0.9 }, 0));
-        assert_eq!(w.rate, Some(Rate { per_second: 5000.0, poisson: false }));
-    }
-
-    #[test]
-    fn wrong_values_are_answered() {
-        for line in [
-            "--bs 5x",
-            "--qd 0",
-            "--runtime 5y",
-            "--digest all",
-            "--count 1 --runtime 1s",
-            "--pattern zip",
-            "--arrival even",
-        ] {
-            let line = format!("peristyle bench run --target tcp://127.0.0.1:4420 {line}");
-            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
-        }
     }
 }

@@ -7,7 +7,6 @@ use crate::failure::Failure;
 use crate::render::{json, table};
 use peristyle_bench::load::{Length, Workload};
 use peristyle_bench::pattern::Pattern;
-use peristyle_bench::session::Digests;
 use peristyle_rt::PollMode;
 use serde_json::json;
 use std::path::Path;
@@ -92,25 +91,14 @@ fn row(options: &RestartOptions, bytes: u64, root: &Path) -> Result<Row, Failure
 }
 
 fn write(daemon: &Daemon, random: bool, block_bytes: u32, count: u64) -> Result<(), Failure> {
-    let place = Place {
-        target: daemon.target.clone(),
-        nsid: None,
-        reactors: 1,
-        cores: Vec::new(),
-        poll: PollMode::Adaptive,
-    };
+    let place = Place { poll: PollMode::Adaptive, ..Place::of(&daemon.target) };
     let workload = Workload {
         block_bytes,
         pattern: if random { Pattern::Random } else { Pattern::Sequential },
-        rate: None,
         read_share: 0,
         depth: if random { 32 } else { 8 },
-        jobs: 1,
         length: Length::Count(count),
-        warmup: Duration::ZERO,
-        verify: false,
-        seed: 1,
-        digests: Digests::default(),
+        ..Workload::default()
     };
     verdict(&measure(&place, &workload)?)
 }
