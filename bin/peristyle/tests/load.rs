@@ -25,7 +25,7 @@ fn count(report: &Value, kind: &str) -> u64 {
 
 #[test]
 fn loads_come_from_options_traces_and_job_files() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::tight();
     daemon.ask(&["volume", "create", "second", "16MiB"]);
     volumes_and_lengths(&daemon);
     zeros_take_no_space(&daemon);
@@ -34,6 +34,9 @@ fn loads_come_from_options_traces_and_job_files() {
 }
 
 fn volumes_and_lengths(daemon: &Daemon) {
+    // More than the target takes at once: several commands, one request.
+    let large = load(daemon, &["--rw", "randrw", "--bs", "1MiB", "--count", "20", "--qd", "2", "--verify"]);
+    assert_eq!((count(&large, "all"), large["wrong_reads"].as_u64()), (20, Some(0)));
     let hdr = file("hdr", "");
     let both =
         ["--volume", "1,2", "--rw", "randrw", "--qd", "4", "--bytes", "16MiB", "--warmup", "0s", "--verify"];
@@ -67,7 +70,7 @@ fn zeros_take_no_space(daemon: &Daemon) {
 
 fn traces(daemon: &Daemon) {
     let trace =
-        file("trace", "0 W 0 64k\n0.01 R 4k 8k # inside\n0.02 F\n0.03 D 1MiB 1MiB\n0.04 R 20MiB 4k\n");
+        file("trace", "0 W 0 64k\n0.01 R 4k 8k # inside\n0.02 F\n0.03 D 1MiB 1MiB\n0.04 R 200MiB 4k\n");
     let path = trace.to_str().unwrap();
     let report = load(daemon, &["--trace", path, "--wrap", "--qd", "2"]);
     assert_eq!([count(&report, "read"), count(&report, "write"), count(&report, "other")], [2, 1, 2]);

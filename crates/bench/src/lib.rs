@@ -13,6 +13,7 @@ pub mod pattern;
 pub mod random;
 pub mod raw;
 pub mod report;
+pub mod series;
 pub mod session;
 pub mod stamp;
 pub mod timeline;

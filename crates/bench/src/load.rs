@@ -3,10 +3,12 @@
 //! wait for one of the others to end. A trace has such moments of its own.
 
 mod gate;
+mod path;
 mod state;
 mod worker;
 
 pub use gate::{Gate, Part, Progress};
+use path::Path;
 pub(crate) use state::{Plan, State};
 use worker::{Source, Worker};
 
@@ -130,10 +132,10 @@ pub struct Replay {
 impl Workload {
     /// What is wrong with it for this namespace, in words.
     pub fn check(&self, namespace: &Namespace, session: &Session) -> Result<(), String> {
-        let bytes = self.block_bytes;
-        let most = session.transfer_bytes_max.min(IO_BYTES_MAX);
-        if self.depth == 0 || self.depth > DEPTH_MAX || self.depth >= session.entries_max {
-            return Err(format!("--qd {}: from 1 to {}", self.depth, DEPTH_MAX.min(session.entries_max - 1)));
+        let (bytes, most) = (self.block_bytes, IO_BYTES_MAX);
+        let depth_max = DEPTH_MAX.min((session.entries_max - 1) / self.parts(session));
+        if self.depth == 0 || self.depth > depth_max {
+            return Err(format!("--qd {}: from 1 to {depth_max}", self.depth));
         }
         if let Some(replay) = &self.replay {
             return replay.trace.check(namespace.bytes, namespace.lba_bytes, most);
@@ -145,7 +147,7 @@ impl Workload {
             ));
         }
         if bytes > most {
-            return Err(format!("--bs {bytes}: the target takes at most {most} bytes in one command"));
+            return Err(format!("--bs {bytes}: at most {most}"));
         }
         if self.region.offset % u64::from(namespace.lba_bytes) != 0 {
             return Err(format!("--offset: no multiple of the volume's block size {}", namespace.lba_bytes));
@@ -165,25 +167,43 @@ impl Workload {
         Ok(())
     }
 
-    /// Commands in flight of each volume.
+    /// NVMe commands of one request: a target takes only so much in one (MDTS).
+    fn parts(&self, session: &Session) -> u32 {
+        self.block_bytes.div_ceil(session.transfer_bytes_max).max(1)
+    }
+
+    /// Requests in flight of each volume.
     fn workers(&self) -> u64 {
         u64::from(self.depth) * u64::from(self.jobs)
     }
 
-    /// Buffers that a reactor of the generator needs at most.
-    pub fn buffers(&self, volumes: usize) -> BufConfig {
+    /// Buffers that a reactor of the generator needs at most, with a target that takes `part_bytes` in a command.
+    pub fn buffers(&self, volumes: usize, part_bytes: u32) -> BufConfig {
         let workers = self.workers() * volumes as u64;
-        match &self.replay {
-            None => buffers_for(self.block_bytes, workers),
-            // Of every size, since requests are.
-            Some(_) => {
-                let mut config = buffers_for(self.block_bytes, workers);
-                let smaller =
-                    CLASS_BYTES.iter().take_while(|size| **size < self.block_bytes as usize).count();
-                config.counts[..smaller].iter_mut().for_each(|count| *count += workers as usize);
-                config
-            }
+        let mut config = buffers_for(self.block_bytes, workers);
+        let mut add = |bytes: u32, count: u64| {
+            let more = buffers_for(bytes, count).counts;
+            let small = BufConfig::small().counts;
+            config
+                .counts
+                .iter_mut()
+                .zip(more)
+                .zip(small)
+                .for_each(|((have, more), small)| *have += more - small);
+        };
+        if self.block_bytes > part_bytes {
+            let whole = self.block_bytes / part_bytes;
+            add(part_bytes, workers * u64::from(whole));
+            add(self.block_bytes % part_bytes, workers);
         }
+        if self.replay.is_some() {
+            // Of every size, since requests are.
+            CLASS_BYTES
+                .iter()
+                .filter(|size| **size < self.block_bytes as usize)
+                .for_each(|size| add(*size as u32, workers));
+        }
+        config
     }
 
     /// Nanoseconds between two commands of one reactor.
@@ -222,13 +242,14 @@ pub async fn drive(
     let (mut queues, mut workers) = (Vec::new(), Vec::new());
     let sources = load.replay.as_ref().map(|replay| Source::trace(replay, part));
     for (n, job) in jobs.into_iter().enumerate() {
-        let queue = session.ticket().queue(n as u16 + 1, load.depth).await?;
+        let queue = session.ticket().queue(n as u16 + 1, load.depth * load.parts(session)).await?;
         let (volume, job) = (volumes[job % volumes.len()], (job / volumes.len()) as u16);
-        let job = worker::Job::new(&queue, volume, load, job, &state, sources.clone());
+        queues.push(queue.clone());
+        let path = Path { queue, namespace: volume, part_bytes: session.transfer_bytes_max };
+        let job = worker::Job::new(&path, load, job, &state, sources.clone());
         for slot in 0..load.depth {
             workers.push(job.worker(load, slot).await);
         }
-        queues.push(queue);
     }
     part.gate.pass().await;
     state.start();

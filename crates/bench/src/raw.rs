@@ -104,7 +104,8 @@ impl Run {
                 (None, None) => unreachable!("a read gives its buffer back"),
             }
             if counts {
-                self.state.answered(kind, self.load.block_bytes, started, Status::SUCCESS);
+                let ended = (peristyle_rt::now(), Status::SUCCESS);
+                self.state.answered(kind, self.load.block_bytes, started, ended);
             }
         }
         Ok(())

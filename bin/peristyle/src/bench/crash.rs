@@ -58,6 +58,7 @@ impl From<&CrashOptions> for Spawn {
             device_bytes: options.device_size,
             scheme: options.scheme,
             volume: ("crash", options.volume_size),
+            more: Vec::new(),
         }
     }
 }

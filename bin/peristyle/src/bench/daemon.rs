@@ -23,6 +23,8 @@ pub struct Spawn {
     pub scheme: Scheme,
     /// Name and bytes.
     pub volume: (&'static str, u64),
+    /// Further options of `peristyle dev`.
+    pub more: Vec<String>,
 }
 
 /// `peristyle dev` of this same program.
@@ -53,6 +55,7 @@ impl Daemon {
         command.args(["--device-size", &options.device_bytes.to_string()]);
         command.args(["--scheme", &options.scheme.to_string()]);
         command.args(["--volume", &format!("{}={}", options.volume.0, options.volume.1)]);
+        command.args(&options.more);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().map_err(Failure::failed)?;
         match ready(&mut child) {

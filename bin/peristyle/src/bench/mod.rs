@@ -11,6 +11,7 @@ mod pool;
 mod raw;
 mod restart;
 mod run;
+mod series;
 mod snapshots;
 
 use crate::failure::Failure;
@@ -27,6 +28,7 @@ use std::time::Duration;
 #[derive(Subcommand, Debug)]
 pub enum BenchCommand {
     Run(Box<run::RunOptions>),
+    Series(Box<series::SeriesOptions>),
     Raw(RawOptions),
     Echo(EchoOptions),
     Floor(FloorOptions),
@@ -401,6 +403,7 @@ fn time(text: &str) -> Result<Duration, String> {
 pub fn bench(command: BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::Run(options) => run::command(&options),
+        BenchCommand::Series(options) => series::command(&options),
         BenchCommand::Raw(options) => raw::command(&options),
         BenchCommand::Echo(options) => echo::command(&options),
         BenchCommand::Floor(options) => floor::command(&options),

@@ -67,6 +67,7 @@ fn row(options: &RestartOptions, bytes: u64, root: &Path) -> Result<Row, Failure
         device_bytes: (raw / DEVICES).next_multiple_of(1 << 20) + (64 << 20),
         scheme,
         volume: ("restart", bytes),
+        more: Vec::new(),
     };
     let start = Instant::now();
     let mut daemon = Daemon::spawn(&spawn, &dir)?;

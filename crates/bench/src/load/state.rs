@@ -133,18 +133,17 @@ impl State {
         Some(true)
     }
 
-    /// A command that began or should have begun at `started` has been answered.
-    pub fn answered(&self, kind: Kind, bytes: u32, started: Instant, status: Status) {
-        let now = peristyle_rt::now();
-        self.last.set(now);
+    /// A command that began or should have begun at `started` was answered at `ended`.
+    pub fn answered(&self, kind: Kind, bytes: u32, started: Instant, (ended, status): (Instant, Status)) {
+        self.last.set(self.last.get().max(ended));
         let mut report = self.report.borrow_mut();
-        let nanos = now.nanos_since(started);
+        let nanos = ended.nanos_since(started);
         if !report.record(kind, bytes, nanos, status) {
             return;
         }
         let progress = self.part.progress();
         progress.add(u64::from(bytes));
-        let at = now.since(self.from.get());
+        let at = ended.since(self.from.get());
         if let Some((p50, p99)) = report.timeline.record(kind, at, u64::from(bytes), nanos) {
             progress.interval(p50, p99);
         }
@@ -179,7 +178,7 @@ mod tests {
                 while let Some((Some(started), true)) = state.next(&mut random).await {
                     began.borrow_mut().push(started.since(state.began.get()));
                     peristyle_rt::sleep(service).await;
-                    state.answered(Kind::Read, 4096, started, Status::SUCCESS);
+                    state.answered(Kind::Read, 4096, started, (peristyle_rt::now(), Status::SUCCESS));
                 }
             }
         });

@@ -1,11 +1,11 @@
 //! What keeps one command in flight.
 
+use super::path::Path;
 use super::{Part, Replay, State, Workload};
-use crate::host::{HostError, Payload, Queue};
+use crate::host::HostError;
 use crate::pattern::{Pattern, Places};
 use crate::random::{Random, mix};
 use crate::report::Kind;
-use crate::session::Namespace;
 use crate::stamp::{Found, Stamp};
 use crate::trace::{Op, Request};
 use peristyle_base::{BLOCK_BYTES, Duration, Instant};
@@ -17,8 +17,7 @@ use std::sync::Arc;
 
 /// One connection: what its workers have in common.
 pub(super) struct Job {
-    queue: Queue,
-    namespace: Namespace,
+    path: Path,
     state: Rc<State>,
     source: Source,
     /// Where the last request ended.
@@ -46,29 +45,23 @@ impl Source {
 
 impl Job {
     /// `index` counts the jobs of one volume. `trace` is what all jobs replay together.
-    pub fn new(
-        queue: &Queue,
-        namespace: Namespace,
-        load: &Workload,
-        index: u16,
-        state: &Rc<State>,
-        trace: Option<Source>,
-    ) -> Job {
-        let places = load.region.places(&namespace, load.block_bytes);
+    pub fn new(path: &Path, load: &Workload, index: u16, state: &Rc<State>, trace: Option<Source>) -> Job {
+        let places = load.region.places(&path.namespace, load.block_bytes);
         let source = trace.unwrap_or_else(|| Source::share(Share::of_job(load, places, index), load));
-        Job { queue: queue.clone(), namespace, state: state.clone(), source, end: Rc::default(), index }
+        Job { path: path.clone(), state: state.clone(), source, end: Rc::default(), index }
     }
 
     /// Takes the memory that it needs.
     pub async fn worker(&self, load: &Workload, slot: u32) -> Worker {
         let worker = u64::from(self.index) * u64::from(load.depth) + u64::from(slot);
-        let mut random = Random::of_worker(load.seed, worker ^ u64::from(self.namespace.nsid) << 32);
+        let (namespace, nsid) = (&self.path.namespace, u64::from(self.path.namespace.nsid));
+        let mut random = Random::of_worker(load.seed, worker ^ nsid << 32);
         let (mut source, mut memory) = (self.source.clone(), None);
         if load.verify && load.replay.is_none() {
-            let share = Share::of_worker(load, load.region.places(&self.namespace, load.block_bytes), worker);
+            let share = Share::of_worker(load, load.region.places(namespace, load.block_bytes), worker);
             memory = Some(Memory {
                 // A block that got into another volume is not taken for right.
-                seed: load.seed ^ mix(u64::from(self.namespace.nsid)),
+                seed: load.seed ^ mix(nsid),
                 worker,
                 writes: 0,
                 last: vec![0; share.places.count() as usize],
@@ -84,8 +77,7 @@ impl Job {
             false => None,
         };
         Worker {
-            queue: self.queue.clone(),
-            namespace: self.namespace,
+            path: self.path.clone(),
             state: self.state.clone(),
             source,
             base: load.region.offset,
@@ -99,8 +91,7 @@ impl Job {
 }
 
 pub(super) struct Worker {
-    queue: Queue,
-    namespace: Namespace,
+    path: Path,
     state: Rc<State>,
     source: Source,
     /// Bytes in front of the first place.
@@ -218,29 +209,22 @@ impl Worker {
         }
     }
 
-    fn answered(&self, kind: Kind, next: &Next, started: Instant, status: Status) {
+    fn answered(&self, kind: Kind, next: &Next, started: Instant, (ended, status): (Instant, Status)) {
         if next.counts {
-            self.state.answered(kind, next.bytes, started, status);
+            self.state.answered(kind, next.bytes, started, (ended, status));
         }
     }
 
     async fn read(&mut self, next: Next) -> Result<(), HostError> {
-        let sqe = self.namespace.read(next.offset, next.bytes);
-        let buf = match self.buf.take().filter(|buf| buf.len() == next.bytes as usize) {
-            Some(buf) => buf,
-            None => Buf::alloc(next.bytes as usize).await,
-        };
         let started = next.due.unwrap_or_else(peristyle_rt::now);
-        let answer = self.queue.command(sqe, Payload::FromTarget(buf)).await?;
-        self.answered(Kind::Read, &next, started, answer.status());
-        let buf = answer.data.expect("a command with a buffer keeps it");
-        if let Some(memory) = &self.memory
-            && answer.cqe.status().is_success()
-            && !memory.is_right(next.index, next.offset, &buf)
-        {
+        let memory = self.memory.as_ref();
+        let check = |at: u64, data: &[u8]| memory.is_none_or(|memory| memory.is_right(next.index, at, data));
+        let read = self.path.read((next.offset, next.bytes), self.buf.take(), check).await?;
+        self.answered(Kind::Read, &next, started, (read.ended, read.status));
+        if !read.is_right {
             self.state.report.borrow_mut().mismatch(next.offset);
         }
-        self.buf = Some(buf);
+        self.buf = read.buf;
         Ok(())
     }
 
@@ -253,10 +237,9 @@ impl Worker {
                 buf.freeze()
             }
         };
-        let sqe = self.namespace.write(next.offset, next.bytes);
         let started = next.due.unwrap_or_else(peristyle_rt::now);
-        let status = self.queue.command(sqe, Payload::ToTarget(data)).await?.status();
-        self.answered(Kind::Write, &next, started, status);
+        let status = self.path.write(next.offset, data).await?;
+        self.answered(Kind::Write, &next, started, (peristyle_rt::now(), status));
         if let Some(memory) = &mut self.memory
             && !status.is_success()
         {
@@ -267,20 +250,21 @@ impl Worker {
 
     /// A trace's flush or deallocation.
     async fn other(&mut self, next: Next) -> Result<(), HostError> {
-        let (nsid, lba) = (self.namespace.nsid, self.namespace.lba_bytes);
+        let Path { queue, namespace, .. } = &self.path;
+        let (nsid, lba) = (namespace.nsid, namespace.lba_bytes);
         let started = next.due.unwrap_or_else(peristyle_rt::now);
         let result = match next.op {
             Op::Deallocate => {
-                self.queue.deallocate(nsid, &[(next.offset / u64::from(lba), next.bytes / lba)]).await
+                queue.deallocate(nsid, &[(next.offset / u64::from(lba), next.bytes / lba)]).await
             }
-            _ => self.queue.flush(nsid).await,
+            _ => queue.flush(nsid).await,
         };
         let status = match result {
             Ok(()) => Status::SUCCESS,
             Err(HostError::Status(status)) => status,
             Err(error) => return Err(error),
         };
-        self.answered(Kind::Other, &next, started, status);
+        self.answered(Kind::Other, &next, started, (peristyle_rt::now(), status));
         Ok(())
     }
 }

@@ -14,6 +14,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// Bytes that the file system of `path` has room for.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 fn io_error(errno: i32) -> IoError {
     match errno {
         SHORT => IoError::Short,

@@ -23,6 +23,7 @@ mod socket;
 
 pub(crate) use accept::Listener;
 pub(crate) use driver::{Driver, DriverMemory};
+pub use file::free_bytes;
 pub(crate) use file::{Access, File};
 pub(crate) use net::{Reader, Stream, Writer};
 pub use run::{PollMode, Receive, RuntimeConfig, RuntimeError, block_on, pin_thread, request_shutdown, run};

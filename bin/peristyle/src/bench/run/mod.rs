@@ -8,7 +8,7 @@ mod options;
 mod table;
 
 pub use live::sparkline;
-pub use options::RunOptions;
+pub use options::{RunOptions, read_text};
 
 use crate::failure::{Failure, Kind};
 use crate::render::json;
@@ -24,6 +24,7 @@ use std::sync::{Arc, mpsc};
 const LATE_SHARE_MAX: f64 = 0.01;
 /// Above this share of its time at work, the generator may be what is measured.
 const BUSY_SHARE_MAX: f64 = 0.9;
+const PAGE: u32 = 4096;
 
 /// Where and on what the load is made.
 #[derive(Clone, Debug)]
@@ -58,7 +59,7 @@ pub fn command(options: &RunOptions) -> Result<(), Failure> {
         return jobs::command(options, &place, path);
     }
     let workload = match &options.trace {
-        Some(path) => options.replay(path, smallest(&place)?)?,
+        Some(path) => options.replay(path, look(&place)?.volume_bytes)?,
         None => options.workload(),
     };
     let mut reports = Vec::new();
@@ -143,11 +144,13 @@ fn measure_behind(place: &Place, workload: &Workload, gate: &Arc<Gate>) -> Resul
         })
         .collect();
     drop(tell);
+    // One page is what every target takes.
+    let part_bytes = if workload.block_bytes > PAGE { look(place)?.transfer_bytes_max } else { PAGE };
     let config = RuntimeConfig {
         reactors: reactors as usize,
         cores: (!place.cores.is_empty()).then(|| place.cores[..usize::from(reactors)].to_vec()),
         poll: place.poll,
-        buffers: workload.buffers(place.volumes()),
+        buffers: workload.buffers(place.volumes(), part_bytes),
         ..RuntimeConfig::default()
     };
     peristyle_rt::run(config, seeds, |(part, place, workload, tell)| async move {
@@ -194,16 +197,27 @@ pub async fn find(session: &Session, nsids: &[u32]) -> Result<Vec<Namespace>, Se
     Ok(found)
 }
 
-/// Bytes of the smallest of the volumes.
-pub fn smallest(place: &Place) -> Result<u64, Failure> {
+/// What has to be known of target and volumes before a load is made.
+pub struct Look {
+    /// Of the smallest volume.
+    pub volume_bytes: u64,
+    /// Of one command, at most.
+    pub transfer_bytes_max: u32,
+}
+
+pub fn look(place: &Place) -> Result<Look, Failure> {
     let (place, addr) = (place.clone(), place.target.addr);
     block_on(RuntimeConfig::small(), async move {
         let session = Session::connect(&place.target, Default::default()).await?;
         let volumes = find(&session, &place.nsids).await?;
-        Ok(volumes.iter().map(|volume| volume.bytes).min().unwrap_or(0))
+        let volume_bytes = volumes.iter().map(|volume| volume.bytes).min().unwrap_or(0);
+        Ok(Look { volume_bytes, transfer_bytes_max: session.transfer_bytes_max })
     })
     .map_err(|error: SessionError| Failure::new(Kind::NoNode, format!("{addr}: {error}")))
 }
+
+#[cfg(test)]
+pub use tests::report as sample_report;
 
 #[cfg(test)]
 mod tests {
@@ -211,6 +225,7 @@ mod tests {
     use peristyle_base::Duration;
     use peristyle_bench::report;
 
+    /// Two reads and a write in a second.
     pub fn report(busy_share: f64) -> Report {
         let mut report = Report { elapsed: Duration::from_secs(1), busy_share, ..Report::default() };
         let (read, write) = (report::Kind::Read, report::Kind::Write);
