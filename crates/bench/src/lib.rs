@@ -4,6 +4,7 @@
 //! [`load::drive`] (load at a depth or a rate), [`pattern`] (which places it goes to), [`crash`] (writes of which a crash may leave all or nothing).
 #![forbid(unsafe_code)]
 
+pub mod amplification;
 pub mod contents;
 pub mod crash;
 pub mod host;

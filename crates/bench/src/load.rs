@@ -17,6 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use peristyle_base::{BLOCK_BYTES, Duration};
+use peristyle_nvme::host::Traffic;
 use peristyle_rt::BufConfig;
 use peristyle_rt::buf::CLASS_BYTES;
 use peristyle_rt::sync::Notify;
@@ -253,9 +254,17 @@ pub async fn drive(
     }
     part.gate.pass().await;
     state.start();
+    let before = traffic(&queues);
     together(workers.into_iter().map(Worker::run)).await;
+    state.report.borrow_mut().traffic = traffic(&queues).since(&before);
     queues.iter().for_each(Queue::close);
     Ok(state.finish())
+}
+
+fn traffic(queues: &[Queue]) -> Traffic {
+    let mut sum = Traffic::default();
+    queues.iter().for_each(|queue| sum.add(&queue.traffic()));
+    sum
 }
 
 /// Runs each as a task of its own until all have ended: one that goes on does not look at the others.

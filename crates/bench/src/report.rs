@@ -1,6 +1,7 @@
 //! What a run has measured.
 
 use peristyle_base::{Duration, Histogram};
+use peristyle_nvme::host::Traffic;
 use peristyle_nvme::wire::Status;
 
 use crate::host::HostError;
@@ -47,6 +48,10 @@ pub struct Report {
     pub late: u64,
     /// … and those that had not begun when the time was over: how long they would have taken is not known.
     pub unserved: u64,
+    /// Of the load's connections, with the warm-up.
+    pub traffic: Traffic,
+    /// Time in which the generator's reactors had work, all together.
+    pub busy: Duration,
     /// Why a connection ended early.
     pub lost: Option<HostError>,
     /// Share of the time in which the generator's busiest reactor had work.
@@ -89,6 +94,7 @@ impl Report {
     }
     pub(crate) fn finish(&mut self, busy_before: u64, busy_after: u64) {
         let elapsed = self.elapsed.as_nanos().max(1) as f64;
+        self.busy = Duration::from_nanos(busy_after.saturating_sub(busy_before));
         self.busy_share = (busy_after.saturating_sub(busy_before) as f64 / elapsed).min(1.0);
     }
 
@@ -107,6 +113,8 @@ impl Report {
         self.due += other.due;
         self.late += other.late;
         self.unserved += other.unserved;
+        self.traffic.add(&other.traffic);
+        self.busy += other.busy;
         self.lost = self.lost.or(other.lost);
         self.busy_share = self.busy_share.max(other.busy_share);
     }

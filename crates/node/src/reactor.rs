@@ -365,6 +365,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             volumes: self.volume_stats.borrow().iter().map(|(&id, v)| (id, v.snapshot(now))).collect(),
             shards: self.shards.borrow().iter().map(|(&id, s)| (id, s.stats_snapshot(now))).collect(),
             devices: self.columns.servers().iter().map(|s| s.stats(now)).collect(),
+            busy_ns: peristyle_rt::busy_nanos(),
             buffers_free: peristyle_rt::buf::free_counts(),
         }
     }

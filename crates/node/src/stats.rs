@@ -85,5 +85,7 @@ pub struct ReactorStats {
     pub volumes: BTreeMap<u32, VolumeSnapshot>,
     pub shards: Vec<(ShardId, ShardSnapshot)>,
     pub devices: Vec<DeviceStats>,
+    /// Time of turns that found something to do, nanoseconds.
+    pub busy_ns: u64,
     pub buffers_free: [usize; 6],
 }

@@ -16,6 +16,14 @@ pub fn tree(all: &[ReactorStats], volumes: &BTreeMap<u32, String>, devices: &Dev
         .child(shards(all))
         .child(volume_nodes(all, volumes))
         .child(device_nodes(all, devices))
+        .child(reactor_nodes(all))
+}
+
+fn reactor_nodes(all: &[ReactorStats]) -> StatsNode {
+    let reactors = all.iter().enumerate();
+    reactors.fold(StatsNode::new("reactors"), |node, (n, reactor)| {
+        node.child(StatsNode::new(n.to_string()).counter("busy_ns", reactor.busy_ns))
+    })
 }
 
 fn front(all: &[ReactorStats]) -> StatsNode {

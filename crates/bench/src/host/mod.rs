@@ -9,7 +9,7 @@ mod tasks;
 pub use command::{Answer, Payload};
 
 use peristyle_nvme::host::setup::{CNTLID_ANY, CONNECT_DATA_BYTES, Connect, Next, Setup};
-use peristyle_nvme::host::{Data, HostClose, HostConfig, HostQpair};
+use peristyle_nvme::host::{Data, HostClose, HostConfig, HostQpair, Traffic};
 use peristyle_nvme::wire::{Sqe, Status, opcode};
 use peristyle_rt::sync::{Event, Notify};
 use peristyle_rt::{Addr, Buf, Duration, NetError, Stream};
@@ -185,6 +185,10 @@ impl Queue {
     /// The controller that answered Connect.
     pub fn cntlid(&self) -> u16 {
         self.0.cntlid.get()
+    }
+    /// What went over the connection so far.
+    pub fn traffic(&self) -> Traffic {
+        self.0.qpair.borrow().traffic()
     }
     pub fn in_flight(&self) -> usize {
         self.0.qpair.borrow().in_flight()

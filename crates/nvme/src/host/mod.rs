@@ -161,6 +161,33 @@ pub struct HostQpair {
     out: VecDeque<Out>,
     term: Option<(Fatal, [u8; pdu::HEADER_BYTES_MAX], usize)>,
     close_told: bool,
+    traffic: Traffic,
+}
+
+/// PDUs and their bytes, headers and digests included, since the connection was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    pub sent_pdus: u64,
+    pub sent_bytes: u64,
+    pub received_pdus: u64,
+    pub received_bytes: u64,
+}
+
+impl Traffic {
+    pub fn add(&mut self, other: &Traffic) {
+        self.sent_pdus += other.sent_pdus;
+        self.sent_bytes += other.sent_bytes;
+        self.received_pdus += other.received_pdus;
+        self.received_bytes += other.received_bytes;
+    }
+    pub fn since(&self, before: &Traffic) -> Traffic {
+        Traffic {
+            sent_pdus: self.sent_pdus - before.sent_pdus,
+            sent_bytes: self.sent_bytes - before.sent_bytes,
+            received_pdus: self.received_pdus - before.received_pdus,
+            received_bytes: self.received_bytes - before.received_bytes,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -193,7 +220,12 @@ impl HostQpair {
             out,
             term: None,
             close_told: false,
+            traffic: Traffic::default(),
         }
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
     }
 
     /// Larger in-capsule data, once Identify has told IOCCSZ.

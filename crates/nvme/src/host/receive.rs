@@ -59,6 +59,8 @@ impl HostQpair {
             return Err(Fatal::SEQUENCE);
         }
         self.check_common(common, expected)?;
+        self.traffic.received_pdus += 1;
+        self.traffic.received_bytes += u64::from(common.plen);
         self.framer.want_header(expected, self.format.header_digest);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What the host sends: ICReq, capsules with or without data, H2CData as R2Ts ask for it.
 
 use super::{Data, HostQpair, Out, Payload, TRANSMIT_HEADER_BYTES, Tag, Transmit};
+use crate::wire::digest::DIGEST_BYTES;
 use crate::wire::pdu;
 
 impl HostQpair {
@@ -11,11 +12,16 @@ impl HostQpair {
             let header = pdu::encode_term(pdu::kind::H2C_TERM_REQ, fatal, &header[..len], out);
             return Some(Transmit { header, payload: None, digest: false, done: None });
         }
-        match self.out.pop_front()? {
-            Out::IcReq => Some(self.send_ic_req(out)),
-            Out::Command(index) => Some(self.send_command(index, out)),
-            Out::Data(index) => Some(self.send_data(index, out)),
-        }
+        let transmit = match self.out.pop_front()? {
+            Out::IcReq => self.send_ic_req(out),
+            Out::Command(index) => self.send_command(index, out),
+            Out::Data(index) => self.send_data(index, out),
+        };
+        let payload = transmit.payload.map_or(0, |payload| u64::from(payload.len));
+        let digest = if transmit.digest { DIGEST_BYTES as u64 } else { 0 };
+        self.traffic.sent_pdus += 1;
+        self.traffic.sent_bytes += transmit.header as u64 + payload + digest;
+        Some(transmit)
     }
 
     /// MAXR2T 0: one R2T at a time per command, as the Linux host says too. TCP 3.6.2.1.
