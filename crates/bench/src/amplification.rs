@@ -77,11 +77,19 @@ pub fn classic_read(bytes: u32, unit: u32) -> Cost {
 pub const FRAME_BLOCKS: u32 = 240;
 const BLOCK: u32 = 4096;
 
-/// A write that is appended alone: a frame of its own, as 1+m where that takes less room.
+/// A write that is appended alone: frames of its own, as 1+m where that takes less room.
 pub fn log_write_alone(code: Code, bytes: u32) -> Cost {
-    let narrow = Code { k: 1, m: code.m };
-    let (wide, narrow) = (frames(code, bytes), frames(narrow, bytes));
-    if narrow.write_bytes < wide.write_bytes { narrow } else { wide }
+    let (mut writes, mut device_bytes, mut left) = (0.0, 0.0, bytes.div_ceil(BLOCK));
+    while left > 0 {
+        let n = left.min(FRAME_BLOCKS);
+        let narrow = Code { k: 1, m: code.m };
+        let code = if space(narrow, n) < space(code, n) { narrow } else { code };
+        let (w, b) = frame(code, n);
+        writes += w;
+        device_bytes += b;
+        left -= n;
+    }
+    Cost { writes, write_bytes: device_bytes / f64::from(bytes), ..Cost::default() }
 }
 
 /// A write that shares full frames with others: the least that can be had with many in flight.
@@ -96,19 +104,9 @@ pub fn log_read() -> Cost {
     Cost { reads: 1.0, read_bytes: 1.0, ..Cost::default() }
 }
 
-/// The frames of a write that has them for itself.
-fn frames(code: Code, bytes: u32) -> Cost {
-    let blocks = bytes.div_ceil(BLOCK);
-    let (mut writes, mut device_bytes) = (0.0, 0.0);
-    let mut left = blocks;
-    while left > 0 {
-        let n = left.min(FRAME_BLOCKS);
-        let (w, b) = frame(code, n);
-        writes += w;
-        device_bytes += b;
-        left -= n;
-    }
-    Cost { writes, write_bytes: device_bytes / f64::from(bytes), ..Cost::default() }
+/// Rows of a frame with its header over the extent's whole width, blocks.
+fn space(code: Code, n: u32) -> u32 {
+    (1 + n.div_ceil(code.k)) * (code.k + code.m)
 }
 
 /// Device writes and bytes of a frame of n blocks: R = ceil(n/k) rows, parity in each of them, and a header row in the first

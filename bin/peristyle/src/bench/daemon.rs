@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -31,6 +31,8 @@ pub struct Spawn {
 pub struct Daemon {
     child: Child,
     pub target: Target,
+    /// Its admin socket.
+    pub admin: PathBuf,
 }
 
 impl Daemon {
@@ -59,7 +61,7 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().map_err(Failure::failed)?;
         match ready(&mut child) {
-            Some(target) => Ok(Daemon { child, target }),
+            Some((target, admin)) => Ok(Daemon { child, target, admin }),
             None => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -96,27 +98,28 @@ impl Drop for Daemon {
 }
 
 /// Reads the child's output up to the ready line; a thread reads the rest, so that it never waits for us.
-fn ready(child: &mut Child) -> Option<Target> {
+fn ready(child: &mut Child) -> Option<(Target, PathBuf)> {
     let output = child.stdout.take()?;
     let (tell, hear) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            if let Some(target) = parse(&line) {
+            if let Some(found) = parse(&line) {
                 // The only reader may have given up already.
-                let _ = tell.send(target);
+                let _ = tell.send(found);
             }
         }
     });
     hear.recv_timeout(READY_TIMEOUT).ok()
 }
 
-fn parse(line: &str) -> Option<Target> {
+fn parse(line: &str) -> Option<(Target, PathBuf)> {
     let value: Value = serde_json::from_str(line).ok()?;
     if value["ready"] != true {
         return None;
     }
     let addr: SocketAddr = value["listen"].as_str()?.parse().ok()?;
-    Some(Target { addr, nqn: Some(value["nqn"].as_str()?.to_owned()) })
+    let target = Target { addr, nqn: Some(value["nqn"].as_str()?.to_owned()) };
+    Some((target, value["admin"].as_str()?.into()))
 }
 
 #[cfg(test)]
@@ -125,7 +128,9 @@ mod tests {
 
     #[test]
     fn the_ready_line_names_the_target() {
-        let target = parse(r#"{"ready":true,"listen":"127.0.0.1:7","nqn":"nqn.a"}"#).unwrap();
+        let line = r#"{"ready":true,"listen":"127.0.0.1:7","nqn":"nqn.a","admin":"/a"}"#;
+        let (target, admin) = parse(line).unwrap();
+        assert_eq!(admin, Path::new("/a"));
         assert_eq!((target.addr.port(), target.nqn.as_deref()), (7, Some("nqn.a")));
         for other in ["", "starting", "{}", r#"{"ready":false}"#] {
             assert!(parse(other).is_none(), "{other}");

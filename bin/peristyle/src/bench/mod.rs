@@ -1,5 +1,6 @@
 //! `peristyle bench`: load and crashes, against any NVMe/TCP target or a daemon of its own.
 
+mod amplification;
 mod collect;
 mod crash;
 mod daemon;
@@ -30,6 +31,7 @@ pub enum BenchCommand {
     Run(Box<run::RunOptions>),
     Series(Box<series::SeriesOptions>),
     Raw(RawOptions),
+    Amplification(amplification::AmplificationOptions),
     Echo(EchoOptions),
     Floor(FloorOptions),
     Idle(IdleOptions),
@@ -405,6 +407,7 @@ pub fn bench(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Run(options) => run::command(&options),
         BenchCommand::Series(options) => series::command(&options),
         BenchCommand::Raw(options) => raw::command(&options),
+        BenchCommand::Amplification(options) => amplification::command(&options),
         BenchCommand::Echo(options) => echo::command(&options),
         BenchCommand::Floor(options) => floor::command(&options),
         BenchCommand::Collect(options) => collect::command(&options),

@@ -1,0 +1,126 @@
+//! `bench amplification`: what a request of a host becomes below, counted on stores of our own, beside floors and minima.
+
+mod cell;
+mod table;
+
+use super::daemon::{DEVICES, Daemon, Spawn};
+use super::run::{Place, measure_live, verdict};
+use super::{machine, raw_size, size64, time};
+use crate::failure::Failure;
+use crate::render::json;
+use cell::Cell;
+use clap::Args;
+use peristyle_base::Scheme;
+use peristyle_bench::load::{Length, Region, Workload};
+use peristyle_bench::pattern::Pattern;
+use peristyle_bench::series::{Order, Test};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const FILL_BYTES: u32 = 128 << 10;
+
+/// Device, network and latency amplification of each scheme, beside the least that a write in place and an appending one cost
+///
+/// For each scheme a store of its own on six sparse files and one reactor. Each pattern is measured at depth 1, and at the largest depth at
+/// which its p99 stays within twice that of depth 1; device requests and bytes are the node's own counts. A device (file) and a TCP echo
+/// are measured by themselves in the same minute.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "\
+Examples:
+  peristyle bench amplification --cores 0,1
+  peristyle bench amplification --scheme 4+2 --bs 4k --runtime 300ms --json")]
+pub struct AmplificationOptions {
+    #[arg(long, default_value = "1+1,2+2,4+2", value_name = "K+M,...", value_delimiter = ',')]
+    pub scheme: Vec<Scheme>,
+    #[arg(long, default_value = "4k,64k", value_name = "SIZE,...", value_delimiter = ',', value_parser = raw_size)]
+    pub bs: Vec<u32>,
+    /// Bytes of the volume, which is written from end to end first
+    #[arg(long, default_value = "512MiB", value_name = "SIZE", value_parser = size64)]
+    pub data: u64,
+    /// Of each figure
+    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = time)]
+    pub runtime: Duration,
+    /// The largest depth that is tried
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub qd_max: u32,
+    /// Bytes side by side in a column of an array that writes in place
+    #[arg(long, default_value = "64k", value_name = "SIZE", value_parser = raw_size)]
+    pub unit: u32,
+    /// Folder for the stores [default: the system's temporary folder]
+    #[arg(long, value_name = "PATH")]
+    pub dir: Option<PathBuf>,
+    /// Cores of target and generator [default: not pinned]
+    #[arg(long, value_delimiter = ',', value_name = "TARGET,GENERATOR")]
+    pub cores: Vec<usize>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub fn command(options: &AmplificationOptions) -> Result<(), Failure> {
+    let root = options.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let dir = root.join(format!("peristyle-amplification-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).map_err(Failure::failed)?;
+    let cells: Result<Vec<Vec<Cell>>, Failure> =
+        options.scheme.iter().map(|scheme| of_scheme(options, *scheme, &dir)).collect();
+    let _ = std::fs::remove_dir_all(&dir);
+    let cells: Vec<Cell> = cells?.into_iter().flatten().collect();
+    match options.json {
+        true => print!(
+            "{}",
+            json(&json!({ "machine": machine::describe(), "unit_bytes": options.unit, "cells": cells }))
+        ),
+        false => print!("{}", table::text(&cells, options.unit)),
+    }
+    Ok(())
+}
+
+fn of_scheme(
+    options: &AmplificationOptions,
+    scheme: Scheme,
+    dir: &std::path::Path,
+) -> Result<Vec<Cell>, Failure> {
+    let store = dir.join(format!("store-{scheme}"));
+    let raw = options.data * 2 / scheme.k() as u64 * scheme.width() as u64;
+    let core = options.cores.first().map(|core| vec!["--cores".into(), core.to_string()]);
+    let spawn = Spawn {
+        device_bytes: (raw / DEVICES).next_multiple_of(1 << 20) + (1 << 30),
+        scheme,
+        volume: ("amplification", options.data),
+        more: ["--reactors".into(), "1".into()].into_iter().chain(core.unwrap_or_default()).collect(),
+    };
+    let daemon = Daemon::spawn(&spawn, &store)?;
+    let place =
+        Place { cores: options.cores.get(1).copied().into_iter().collect(), ..Place::of(&daemon.target) };
+    let fill = Workload {
+        block_bytes: FILL_BYTES,
+        pattern: Pattern::Sequential,
+        read_share: 0,
+        depth: 8,
+        length: Length::Count(options.data / u64::from(FILL_BYTES)),
+        ..Workload::default()
+    };
+    verdict(&measure_live(&place, &fill, &format!("{scheme} filling"))?)?;
+    let mut cells = Vec::new();
+    for test in tests(&options.bs) {
+        cells.push(Cell::measure(options, &daemon, &place, scheme, test, dir)?);
+    }
+    drop(daemon);
+    // What is left goes with the folder above.
+    let _ = std::fs::remove_dir_all(&store);
+    Ok(cells)
+}
+
+/// Reads first, then writes, each in three orders.
+fn tests(sizes: &[u32]) -> Vec<Test> {
+    let orders = [Order::Random, Order::SemiRandom, Order::Sequential];
+    let of = |write| {
+        orders.into_iter().flat_map(move |order| sizes.iter().map(move |&bytes| Test { write, order, bytes }))
+    };
+    of(false).chain(of(true)).collect()
+}
+
+/// The whole volume.
+fn everywhere() -> Region {
+    Region::default()
+}
