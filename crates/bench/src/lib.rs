@@ -16,6 +16,7 @@ pub mod raw;
 pub mod report;
 pub mod series;
 pub mod session;
+pub mod significance;
 pub mod stamp;
 pub mod timeline;
 pub mod trace;

@@ -56,6 +56,7 @@ impl From<&CrashOptions> for Spawn {
     fn from(options: &CrashOptions) -> Spawn {
         Spawn {
             device_bytes: options.device_size,
+            memory: None,
             scheme: options.scheme,
             volume: ("crash", options.volume_size),
             more: Vec::new(),

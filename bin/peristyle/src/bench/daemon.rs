@@ -16,10 +16,11 @@ pub const DEVICES: u64 = 6;
 /// A daemon that has not become ready by then has failed to recover.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What it is started with; its devices are sparse files.
+/// What it is started with; its devices are sparse files, or so many in memory.
 #[derive(Clone, Debug)]
 pub struct Spawn {
     pub device_bytes: u64,
+    pub memory: Option<usize>,
     pub scheme: Scheme,
     /// Name and bytes.
     pub volume: (&'static str, u64),
@@ -53,8 +54,16 @@ impl Daemon {
         let errors = File::options().create(true).append(true).open(&log).map_err(Failure::failed)?;
         let mut command = Command::new(program);
         command.args(["dev", "--json", "--listen", "127.0.0.1:0", "--dir"]).arg(dir);
-        command.args(["--devices", &DEVICES.to_string()]);
-        command.args(["--device-size", &options.device_bytes.to_string()]);
+        match options.memory {
+            None => {
+                command.args(["--devices", &DEVICES.to_string()]);
+                command.args(["--device-size", &options.device_bytes.to_string()]);
+            }
+            Some(count) => {
+                let device = format!("memory:{}", options.device_bytes);
+                command.args(["--device", device.as_str()].repeat(count));
+            }
+        }
         command.args(["--scheme", &options.scheme.to_string()]);
         command.args(["--volume", &format!("{}={}", options.volume.0, options.volume.1)]);
         command.args(&options.more);

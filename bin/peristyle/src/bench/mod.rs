@@ -2,6 +2,7 @@
 
 mod amplification;
 mod collect;
+mod compare;
 mod crash;
 mod daemon;
 mod echo;
@@ -10,6 +11,7 @@ mod idle;
 mod machine;
 mod pool;
 mod raw;
+mod record;
 mod restart;
 mod run;
 mod series;
@@ -32,6 +34,8 @@ pub enum BenchCommand {
     Series(Box<series::SeriesOptions>),
     Raw(RawOptions),
     Amplification(amplification::AmplificationOptions),
+    Record(record::RecordOptions),
+    Compare(compare::CompareOptions),
     Echo(EchoOptions),
     Floor(FloorOptions),
     Idle(IdleOptions),
@@ -408,6 +412,8 @@ pub fn bench(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Series(options) => series::command(&options),
         BenchCommand::Raw(options) => raw::command(&options),
         BenchCommand::Amplification(options) => amplification::command(&options),
+        BenchCommand::Record(options) => record::command(&options),
+        BenchCommand::Compare(options) => compare::command(&options),
         BenchCommand::Echo(options) => echo::command(&options),
         BenchCommand::Floor(options) => floor::command(&options),
         BenchCommand::Collect(options) => collect::command(&options),

@@ -65,6 +65,7 @@ fn row(options: &RestartOptions, bytes: u64, root: &Path) -> Result<Row, Failure
         bytes * 3 / 2 * scheme.width() as u64 / scheme.k() as u64 + (u64::from(options.churn) + 1024 << 20);
     let spawn = Spawn {
         device_bytes: (raw / DEVICES).next_multiple_of(1 << 20) + (64 << 20),
+        memory: None,
         scheme,
         volume: ("restart", bytes),
         more: Vec::new(),

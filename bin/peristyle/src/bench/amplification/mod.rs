@@ -85,6 +85,7 @@ fn of_scheme(
     let core = options.cores.first().map(|core| vec!["--cores".into(), core.to_string()]);
     let spawn = Spawn {
         device_bytes: (raw / DEVICES).next_multiple_of(1 << 20) + (1 << 30),
+        memory: None,
         scheme,
         volume: ("amplification", options.data),
         more: ["--reactors".into(), "1".into()].into_iter().chain(core.unwrap_or_default()).collect(),

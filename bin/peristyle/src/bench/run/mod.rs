@@ -9,6 +9,7 @@ mod table;
 
 pub use live::sparkline;
 pub use options::{RunOptions, read_text};
+pub use table::{figures_identity, identity_of};
 
 use crate::failure::{Failure, Kind};
 use crate::render::json;

@@ -132,16 +132,13 @@ pub fn document(workload: &Workload, report: &Report) -> Value {
     out
 }
 
-/// Load and figures.
-pub fn figures(workload: &Workload, report: &Report) -> Value {
-    let iops = report.timeline.intervals().iter().map(|interval| interval.count());
-    let mut out = json!({
+/// What makes two loads the same.
+pub fn figures_identity(workload: &Workload) -> Value {
+    json!({
         "block_bytes": workload.block_bytes,
         "pattern": workload.pattern.to_string(),
         "rate": workload.rate.map(|rate| rate.per_second),
         "arrival": workload.rate.map(|rate| if rate.poisson { "poisson" } else { "even" }),
-        "unserved": workload.rate.map(|_| report.unserved),
-        "late_share": workload.rate.map(|_| report.late_share()),
         "read_share": workload.read_share,
         "depth": workload.depth,
         "jobs": workload.jobs,
@@ -153,6 +150,23 @@ pub fn figures(workload: &Workload, report: &Report) -> Value {
         "data_digest": workload.digests.data,
         "verify": workload.verify,
         "seed": workload.seed,
+    })
+}
+
+/// The same of a document that [`document`] made.
+pub fn identity_of(document: &Value) -> Value {
+    let known = figures_identity(&Workload::default());
+    let keys = known.as_object().into_iter().flat_map(|map| map.keys());
+    keys.map(|key| (key.clone(), document[key].clone())).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// Load and figures.
+pub fn figures(workload: &Workload, report: &Report) -> Value {
+    let mut out = figures_identity(workload);
+    let iops = report.timeline.intervals().iter().map(|interval| interval.count());
+    let measured = json!({
+        "unserved": workload.rate.map(|_| report.unserved),
+        "late_share": workload.rate.map(|_| report.late_share()),
         "size_bytes": moments(&report.placement.size),
         "distance_bytes": moments(&report.placement.distance),
         "sequential_share": report.placement.sequential_share(),
@@ -163,6 +177,9 @@ pub fn figures(workload: &Workload, report: &Report) -> Value {
         "generator_busy_share": report.busy_share,
         "generator_is_bottleneck": report.busy_share > BUSY_SHARE_MAX,
     });
+    for (key, value) in measured.as_object().into_iter().flatten() {
+        out[key] = value.clone();
+    }
     for (name, figures) in rows(report) {
         out[name] = figures_json(&figures, report.elapsed);
     }

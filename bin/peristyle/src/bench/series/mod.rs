@@ -80,6 +80,7 @@ fn own(
     let dir = root.join(format!("peristyle-series-{}-{scheme}", std::process::id()));
     let spawn = Spawn {
         device_bytes: device_bytes(data, scheme),
+        memory: None,
         scheme,
         volume: ("series", data),
         more: options.daemon_options(),

@@ -30,8 +30,7 @@ pub struct Row {
     pub p95_us: f64,
     pub p99_us: f64,
     pub p99_9_us: f64,
-    /// The least and the largest rate of the runs.
-    pub iops_range: [f64; 2],
+    pub runs: Vec<Run>,
     /// Latencies at depth 1.
     pub base_mean_us: f64,
     pub base_p99_us: f64,
@@ -40,6 +39,24 @@ pub struct Row {
     pub echo_p99_us: f64,
     /// The generator's own share of time at work: above 0.9 the figures may be its limit.
     pub generator_busy: f64,
+}
+
+/// One run at the depth that was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    pub iops: f64,
+    pub mean_us: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+}
+
+impl Run {
+    fn of(report: &Report) -> Run {
+        let all = report.all();
+        let us = |share| all.latency.quantile(share) as f64 / 1e3;
+        let (iops, mean_us) = (all.per_second(report.elapsed), all.latency.mean() / 1e3);
+        Run { iops, mean_us, p50_us: us(0.5), p99_us: us(0.99) }
+    }
 }
 
 impl Row {
@@ -63,7 +80,7 @@ impl Row {
             p95_us: quantile(0.95),
             p99_us: quantile(0.99),
             p99_9_us: quantile(0.999),
-            iops_range: [rates[0], rates[rates.len() - 1]],
+            runs: reports.iter().map(Run::of).collect(),
             base_mean_us: search.base().mean / 1e3,
             base_p99_us: search.base().p99 / 1e3,
             echo_mean_us: echo.mean() / 1e3,
