@@ -178,7 +178,10 @@ const DAMAGES: &[(&str, Plant, &[&str], &[&str])] = &[
     ("a column that the scheme has not", |s| {
             s.home.pool.copy_column(s.sealed, 1, s.spare(), |name, _| name.column.0 = 7);
         }, &["slot-disagrees"], &[]),
-    ("a column sealed at another row", |s| {
+    ("nothing: a column was sealed with rows that a takeover without it gave up", |s| {
+            s.home.pool.move_column(s.sealed, 1, s.spare(), |_, sealed| *sealed = sealed.map(|rows| rows + 2));
+        }, &[], &[]),
+    ("a column sealed without rows that are in use", |s| {
             s.home.pool.move_column(s.sealed, 1, s.spare(), |_, sealed| *sealed = sealed.map(|rows| rows - 1));
         }, &["rows-disagree"], &[]),
     ("a block that cannot be read", |s| {

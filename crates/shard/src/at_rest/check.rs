@@ -1,6 +1,6 @@
 //! Every invariant of a shard that can be checked while nobody serves it.
 
-use super::frames::{ExtentSlots, FrameAtRest, extents_of, read_frames, read_rows};
+use super::frames::{ExtentSlots, FrameAtRest, extents_of, read_frames_to, read_rows};
 use super::{CopyState, Problem, Problems, Resting};
 use crate::columns::{ColumnFault, ListedSlot, SlotState};
 use crate::extent::Extent;
@@ -101,26 +101,16 @@ fn check_slots<R: Resting>(resting: &R, record: &ShardRecord, extent: &ExtentSlo
     for slot in &extent.strays {
         problems.add(Problem::SlotDisagrees { extent: id, column: slot.name.column.0 as usize });
     }
-    let rows = extent.sealed_rows();
     let mut domains: HashMap<u32, usize> = HashMap::new();
     for (column, slots) in extent.columns.iter().enumerate() {
         // A column that moves or is made anew has a second slot until that is done: one that is being filled, then a sealed
         // one beside its old self, which may have missed its seal. The next start frees one of them.
         let readable: Vec<_> = slots.iter().filter(|s| s.state != SlotState::Filling).collect();
-        let in_order = |s: &&ListedSlot| match s.state {
-            SlotState::Sealed => Some(s.rows) == rows,
-            _ => rows.is_some(),
-        };
-        let moved = readable.len() == 2
-            && readable.iter().any(|s| s.state == SlotState::Sealed)
-            && readable.iter().all(in_order);
+        let moved = readable.len() == 2 && readable.iter().any(|s| s.state == SlotState::Sealed);
         if readable.len() > 1 && !moved {
             problems.add(Problem::ColumnTwice { extent: id, column });
         }
         let Some(slot) = extent.slot(column) else { continue };
-        if slot.state == SlotState::Sealed && Some(slot.rows) != rows {
-            problems.add(Problem::RowsDisagree { extent: id, column });
-        }
         match resting.domain(slot.place.device) {
             None => problems.add(Problem::ForeignDevice { device: slot.place.device, extent: id }),
             Some(domain) => {
@@ -226,7 +216,7 @@ async fn check_extent<R: Resting>(
         check.problems.add(Problem::ExtentLost { extent: id, blocks: wanted.len() as u64 });
         return;
     }
-    let frames = read_frames(resting, extent).await;
+    let frames = read_frames_to(resting, extent, rows_in_use(extent, wanted, &mut check.problems)).await;
     if frames.broken {
         check.problems.add(Problem::LogBroken { extent: id, row: frames.end });
     }
@@ -253,6 +243,22 @@ async fn check_extent<R: Resting>(
         }
     }
     check_references(id, &frames.list, (wanted, successors), &mut check.problems);
+}
+
+/// Rows that count of a sealed extent: those that all of its columns have. A column that is too short for what is referred to was
+/// sealed wrongly, and the longest tells how many rows there are.
+fn rows_in_use(extent: &ExtentSlots, wanted: &[(Ptr, Wanted)], problems: &mut Problems) -> Option<u16> {
+    let (rows, longest) = (extent.sealed_rows()?, extent.longest_rows()?);
+    if wanted.iter().all(|(ptr, _)| ptr.row().0 < rows) {
+        return Some(rows);
+    }
+    for column in 0..extent.scheme.width() {
+        let slot = extent.slot(column).filter(|slot| slot.state == SlotState::Sealed);
+        if slot.is_some_and(|slot| slot.rows < longest) {
+            problems.add(Problem::RowsDisagree { extent: extent.id, column });
+        }
+    }
+    Some(longest)
 }
 
 /// Each reference has its entry in a header, with the same checksum. The header names the layer that the block was of when

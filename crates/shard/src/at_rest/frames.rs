@@ -37,10 +37,17 @@ impl ExtentSlots {
         let readable = slots.iter().filter(|s| s.state != SlotState::Filling);
         readable.min_by_key(|s| s.state != SlotState::Sealed)
     }
-    /// Rows at which it was sealed; `None` while no column is.
+    /// Rows at which it was sealed; `None` while no column is. A takeover that a column was away from may have given up frames
+    /// at the end that another one had kept: what lies beyond the shortest column is void.
     pub fn sealed_rows(&self) -> Option<u16> {
-        let sealed = self.columns.iter().flatten().filter(|s| s.state == SlotState::Sealed);
-        sealed.map(|s| s.rows).max()
+        self.rows_of_sealed().min()
+    }
+    /// Those of the longest column.
+    pub fn longest_rows(&self) -> Option<u16> {
+        self.rows_of_sealed().max()
+    }
+    fn rows_of_sealed(&self) -> impl Iterator<Item = u16> + '_ {
+        self.columns.iter().flatten().filter(|s| s.state == SlotState::Sealed).map(|s| s.rows)
     }
     pub fn header_columns(&self) -> impl Iterator<Item = usize> + use<> {
         std::iter::once(0).chain(self.scheme.k()..self.scheme.width())
@@ -124,7 +131,16 @@ pub struct Frames {
 
 /// Reads all headers of an extent. Of an unsealed one, those behind its end may be frames that were never committed.
 pub async fn read_frames<R: Resting>(resting: &R, extent: &ExtentSlots) -> Frames {
-    let limit = extent.sealed_rows().unwrap_or(COLUMN_ROWS);
+    read_frames_to(resting, extent, extent.sealed_rows()).await
+}
+
+/// Those in front of this row. `None`: up to where there are no more.
+pub(super) async fn read_frames_to<R: Resting>(
+    resting: &R,
+    extent: &ExtentSlots,
+    sealed_rows: Option<u16>,
+) -> Frames {
+    let limit = sealed_rows.unwrap_or(COLUMN_ROWS);
     let mut frames = Frames::default();
     while frames.end < limit {
         match read_frame(resting, extent, frames.end).await {
@@ -133,7 +149,7 @@ pub async fn read_frames<R: Resting>(resting: &R, extent: &ExtentSlots) -> Frame
                 frames.list.push(frame);
             }
             None => {
-                frames.broken = extent.sealed_rows().is_some();
+                frames.broken = sealed_rows.is_some();
                 break;
             }
         }

@@ -37,7 +37,7 @@ pub enum Problem {
         extent: ExtentId,
         columns: [usize; 2],
     },
-    /// Sealed columns of one extent have different numbers of rows.
+    /// A column was sealed without rows that are referred to, and that other columns of its extent have.
     RowsDisagree {
         extent: ExtentId,
         column: usize,
@@ -170,7 +170,7 @@ impl fmt::Display for Problem {
                 write!(f, "extent {extent}: columns {a} and {b} are in one failure domain")
             }
             Problem::RowsDisagree { extent, column } => {
-                write!(f, "extent {extent}, column {column}: sealed at another row than the extent's others")
+                write!(f, "extent {extent}, column {column}: sealed without rows that are referred to")
             }
             Problem::BeyondTheRecord { extent } => {
                 write!(f, "extent {extent}: its number was never given out")
