@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod client;
 mod failure;
+mod model;
 mod offline;
 mod online;
 mod render;
@@ -40,6 +41,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Stats(options) => online::stats(options, admin),
         Command::Inject(options) => online::inject(options, admin),
         Command::Bench(command) => bench::bench(command),
+        Command::Model(command) => model::model(command, admin),
         Command::Stop => online::stop(admin),
     }
 }

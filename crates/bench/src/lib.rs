@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod amplification;
+pub mod burst;
 pub mod contents;
 pub mod crash;
 pub mod host;
 pub mod jobfile;
 pub mod load;
+pub mod model;
 pub mod pattern;
 pub mod random;
 pub mod raw;

@@ -13,7 +13,7 @@ mod pool;
 mod raw;
 mod record;
 mod restart;
-mod run;
+pub(crate) mod run;
 mod series;
 mod snapshots;
 
@@ -363,7 +363,7 @@ impl From<Polling> for PollMode {
 
 impl Rw {
     /// Places, and reads in percent, which are `mixed` where both are asked for.
-    fn meaning(self, mixed: u8) -> (Pattern, u8) {
+    pub fn meaning(self, mixed: u8) -> (Pattern, u8) {
         match self {
             Rw::Randread => (Pattern::Random, 100),
             Rw::Randwrite => (Pattern::Random, 0),
@@ -383,7 +383,7 @@ fn size64(text: &str) -> Result<u64, String> {
     parse_bytes(text).ok_or_else(|| format!("`{text}` is not a size: write 4k, 128KiB or a number of bytes"))
 }
 
-fn size(text: &str) -> Result<u32, String> {
+pub(crate) fn size(text: &str) -> Result<u32, String> {
     size64(text)?.try_into().map_err(|_| format!("`{text}` is too large"))
 }
 
@@ -392,7 +392,7 @@ fn raw_size(text: &str) -> Result<u32, String> {
     size(text).ok().filter(fits).ok_or_else(|| format!("`{text}`: a multiple of 4096, 1 MiB at most"))
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a time: write 500ms, 5s or 2m");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

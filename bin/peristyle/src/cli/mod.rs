@@ -62,6 +62,9 @@ pub enum Command {
     /// Measure a target, and crash a daemon of its own
     #[command(subcommand)]
     Bench(crate::bench::BenchCommand),
+    /// Predict latency and throughput: queues, a target's curve, a class of machines, scaling
+    #[command(subcommand)]
+    Model(crate::model::ModelCommand),
     /// Stop a running node cleanly
     Stop,
 }
