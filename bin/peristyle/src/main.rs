@@ -10,6 +10,7 @@ mod model;
 mod offline;
 mod online;
 mod render;
+mod report;
 mod wiring;
 
 use clap::Parser;
@@ -42,6 +43,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Inject(options) => online::inject(options, admin),
         Command::Bench(command) => bench::bench(command),
         Command::Model(command) => model::model(command, admin),
+        Command::Report(options) => report::command(&options),
         Command::Stop => online::stop(admin),
     }
 }

@@ -47,5 +47,13 @@ fn a_record_is_like_itself_and_unlike_one_of_another_load() {
     assert!(code == Some(0) && said.contains("+0.0 %") && !said.contains("worse"), "{said}");
     let (code, said) = compare(&one, &two);
     assert!(code == Some(2) && said.contains("depth differs"), "{said}");
+    let report = |options: &[&str]| {
+        let output = Command::new(PERISTYLE).arg("report").arg(&one).args(options).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(report(&["--format", "markdown"]).contains("| small reads |"));
+    let page = report(&["--before", one.to_str().unwrap()]);
+    assert!(page.starts_with("<!doctype html>") && page.contains("What has changed"), "{page}");
     std::fs::remove_dir_all(root).unwrap();
 }

@@ -48,24 +48,24 @@ struct Entry {
 
 /// One figure of an entry, before and after.
 #[derive(Debug, PartialEq)]
-struct Line {
-    name: String,
-    figure: &'static str,
-    before: f64,
-    after: f64,
+pub struct Line {
+    pub name: String,
+    pub figure: &'static str,
+    pub before: f64,
+    pub after: f64,
     /// Of chance; none where there are too few runs.
-    p: Option<f64>,
+    pub p: Option<f64>,
     is_better: bool,
 }
 
 impl Line {
-    fn change_percent(&self) -> f64 {
+    pub fn change_percent(&self) -> f64 {
         (self.after / self.before.max(1e-9) - 1.0) * 100.0
     }
-    fn is_significant(&self) -> bool {
+    pub fn is_significant(&self) -> bool {
         self.p.is_some_and(|p| p <= P_MAX)
     }
-    fn mark(&self) -> &'static str {
+    pub fn mark(&self) -> &'static str {
         match (self.is_significant(), self.is_better) {
             (false, _) => "",
             (true, true) => "better",
@@ -99,7 +99,7 @@ pub fn command(options: &CompareOptions) -> Result<(), Failure> {
     }
 }
 
-fn compare(before: &Value, after: &Value, allow: &[String]) -> Result<Vec<Line>, String> {
+pub fn compare(before: &Value, after: &Value, allow: &[String]) -> Result<Vec<Line>, String> {
     for field in MACHINE.iter().filter(|field| !allow.iter().any(|allowed| allowed == *field)) {
         let (one, other) = (&before["machine"][field], &after["machine"][field]);
         if one != other || one.is_null() {
@@ -199,7 +199,7 @@ fn text(lines: &[Line]) -> String {
     table(&header, &[2, 3, 4, 5], rows) + "medians; p: how often chance alone makes such a difference\n"
 }
 
-fn line_json(line: &Line) -> Value {
+pub fn line_json(line: &Line) -> Value {
     json!({
         "name": line.name,
         "figure": line.figure,

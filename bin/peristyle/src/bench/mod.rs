@@ -2,7 +2,7 @@
 
 mod amplification;
 mod collect;
-mod compare;
+pub(crate) mod compare;
 mod crash;
 mod daemon;
 mod echo;
@@ -16,6 +16,9 @@ mod restart;
 pub(crate) mod run;
 mod series;
 mod snapshots;
+
+pub(crate) use run::read_text;
+pub(crate) use series::unlike;
 
 use crate::failure::Failure;
 use clap::{Args, Subcommand, ValueEnum};

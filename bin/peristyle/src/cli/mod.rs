@@ -65,6 +65,7 @@ pub enum Command {
     /// Predict latency and throughput: queues, a target's curve, a class of machines, scaling
     #[command(subcommand)]
     Model(crate::model::ModelCommand),
+    Report(crate::report::ReportOptions),
     /// Stop a running node cleanly
     Stop,
 }

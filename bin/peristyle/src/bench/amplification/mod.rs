@@ -14,7 +14,7 @@ use peristyle_base::Scheme;
 use peristyle_bench::load::{Length, Region, Workload};
 use peristyle_bench::pattern::Pattern;
 use peristyle_bench::series::{Order, Test};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,12 +65,12 @@ pub fn command(options: &AmplificationOptions) -> Result<(), Failure> {
         options.scheme.iter().map(|scheme| of_scheme(options, *scheme, &dir)).collect();
     let _ = std::fs::remove_dir_all(&dir);
     let cells: Vec<Cell> = cells?.into_iter().flatten().collect();
-    match options.json {
-        true => print!(
-            "{}",
-            json(&json!({ "machine": machine::describe(), "unit_bytes": options.unit, "cells": cells }))
-        ),
-        false => print!("{}", table::text(&cells, options.unit)),
+    if options.json {
+        let rows: Vec<Value> = cells.iter().map(|cell| table::row(cell, options.unit)).collect();
+        let document = json!({ "machine": machine::describe(), "unit_bytes": options.unit, "cells": rows });
+        print!("{}", json(&document));
+    } else {
+        print!("{}", table::text(&cells, options.unit));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use crate::render::table;
 use peristyle_bench::amplification::{
     Code, Convention, Cost, classic_read, classic_write, log_read, log_write_alone, log_write_shared,
 };
+use serde_json::{Value, json};
 
 /// A command capsule, and one PDU of data and status or of status alone: what every target and host need. Bytes of both headers.
 const NETWORK_PDUS: f64 = 2.0;
@@ -25,6 +26,16 @@ pub fn text(cells: &[Cell], unit: u32) -> String {
          Devices are files of this machine, the network is loopback; columns do not cross it, as they would between nodes.\n",
         unit >> 10
     )
+}
+
+/// A cell as JSON, with the least of both designs.
+pub fn row(cell: &Cell, unit: u32) -> Value {
+    let cost = |cost: Cost| json!({ "reads": cost.reads, "writes": cost.writes, "bytes": cost.read_bytes + cost.write_bytes });
+    let mut row = json!(cell);
+    row["least"] = json!({ "alone": cost(least(cell, &cell.alone)), "deep": cost(least(cell, &cell.deep)) });
+    row["in_place"] =
+        Convention::ALL.iter().map(|c| (c.name().to_owned(), cost(in_place(cell, unit, *c)))).collect();
+    row
 }
 
 fn rw(cost: &Cost) -> String {

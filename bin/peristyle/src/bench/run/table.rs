@@ -182,6 +182,7 @@ pub fn figures(workload: &Workload, report: &Report) -> Value {
     }
     for (name, figures) in rows(report) {
         out[name] = figures_json(&figures, report.elapsed);
+        out[name]["histogram_us"] = histogram_json(&figures);
     }
     out
 }
@@ -200,6 +201,16 @@ pub fn figures_json(figures: &Figures, elapsed: Duration) -> Value {
         out[format!("{name}_us")] = us.into();
     }
     out
+}
+
+/// Each latency, and how many commands took that long; at most 1/32 too high.
+fn histogram_json(figures: &Figures) -> Value {
+    figures
+        .latency
+        .buckets()
+        .map(|(nanos, count)| json!([nanos as f64 / 1e3, count]))
+        .collect::<Vec<Value>>()
+        .into()
 }
 
 #[cfg(test)]

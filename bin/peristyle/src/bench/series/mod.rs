@@ -5,6 +5,7 @@ mod plan;
 mod results;
 
 pub use options::SeriesOptions;
+pub use results::unlike;
 
 use super::daemon::{Daemon, Spawn};
 use super::echo::{Shape, echo};

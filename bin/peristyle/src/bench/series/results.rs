@@ -191,7 +191,7 @@ impl Results {
 }
 
 /// Whether figures of the two cannot stand in one table.
-fn unlike(one: &Value, other: &Value) -> bool {
+pub fn unlike(one: &Value, other: &Value) -> bool {
     ["cpu", "cores", "kernel", "memory_bytes"].iter().any(|key| one[key] != other[key])
 }
 
