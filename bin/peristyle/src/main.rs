@@ -9,8 +9,10 @@ mod failure;
 mod model;
 mod offline;
 mod online;
+mod profile;
 mod render;
 mod report;
+mod top;
 mod wiring;
 
 use clap::Parser;
@@ -40,6 +42,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Pool(command) => offline::or_online_pool(command, admin),
         Command::Status(options) => online::status(options, admin),
         Command::Stats(options) => online::stats(options, admin),
+        Command::Profile(options) => profile::profile(options, admin),
+        Command::Top(options) => top::top(options, admin),
         Command::Inject(options) => online::inject(options, admin),
         Command::Bench(command) => bench::bench(command),
         Command::Model(command) => model::model(command, admin),

@@ -6,6 +6,8 @@ pub struct Histogram {
     counts: Box<[u64]>,
     count: u64,
     sum: u128,
+    /// Of their squares, for the variance.
+    squares: u128,
     max: u64,
 }
 
@@ -15,7 +17,7 @@ const BUCKETS: usize = (64 - STEP_BITS as usize + 1) * STEPS;
 
 impl Default for Histogram {
     fn default() -> Self {
-        Histogram { counts: vec![0; BUCKETS].into_boxed_slice(), count: 0, sum: 0, max: 0 }
+        Histogram { counts: vec![0; BUCKETS].into_boxed_slice(), count: 0, sum: 0, squares: 0, max: 0 }
     }
 }
 
@@ -40,25 +42,21 @@ impl Histogram {
     }
 
     pub fn record(&mut self, value: u64) {
-        self.record_n(value, 1);
+        self.record_many(value, 1);
     }
-    /// The same value, `n` times.
-    pub fn record_n(&mut self, value: u64, n: u64) {
-        if n == 0 {
+    /// So many times the same value, for the price of one.
+    #[inline]
+    pub fn record_many(&mut self, value: u64, times: u64) {
+        if times == 0 {
             return;
         }
-        self.counts[Self::bucket(value)] += n;
-        self.count += n;
-        self.sum += value as u128 * n as u128;
+        self.counts[Self::bucket(value)] += times;
+        self.count += times;
+        self.sum += value as u128 * times as u128;
+        // Of values below a quarter of an hour it takes 2^48 of them until this wraps.
+        let square = (value as u128 * value as u128).wrapping_mul(times as u128);
+        self.squares = self.squares.wrapping_add(square);
         self.max = self.max.max(value);
-    }
-    /// The largest value of each bucket that is not empty, and how many values are in it, in ascending order.
-    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.counts
-            .iter()
-            .enumerate()
-            .filter(|(_, n)| **n > 0)
-            .map(|(i, &n)| (Self::upper(i).min(self.max), n))
     }
     pub fn count(&self) -> u64 {
         self.count
@@ -66,11 +64,19 @@ impl Histogram {
     pub fn sum(&self) -> u128 {
         self.sum
     }
+    pub fn squares(&self) -> u128 {
+        self.squares
+    }
     pub fn max(&self) -> u64 {
         self.max
     }
     pub fn mean(&self) -> f64 {
         if self.count == 0 { 0.0 } else { self.sum as f64 / self.count as f64 }
+    }
+    /// Of all recorded values, not an estimate of more.
+    pub fn variance(&self) -> f64 {
+        let mean = self.mean();
+        if self.count == 0 { 0.0 } else { (self.squares as f64 / self.count as f64 - mean * mean).max(0.0) }
     }
     /// The value that `share` (0.0..=1.0) of the recorded values do not exceed; 0 when nothing was recorded.
     pub fn quantile(&self, share: f64) -> u64 {
@@ -90,11 +96,48 @@ impl Histogram {
         }
         self.count += other.count;
         self.sum += other.sum;
+        self.squares = self.squares.wrapping_add(other.squares);
         self.max = self.max.max(other.max);
+    }
+    /// What was recorded since `earlier`, a copy of the same histogram. Its `max` is that of the highest bucket which
+    /// something came into, hence at most 1/32 too high.
+    pub fn minus(&self, earlier: &Histogram) -> Histogram {
+        let pairs = self.counts.iter().zip(earlier.counts.iter());
+        let counts: Box<[u64]> = pairs.map(|(now, then)| now.saturating_sub(*then)).collect();
+        let highest = counts.iter().rposition(|&n| n > 0);
+        Histogram {
+            counts,
+            count: self.count.saturating_sub(earlier.count),
+            sum: self.sum.saturating_sub(earlier.sum),
+            squares: self.squares.wrapping_sub(earlier.squares),
+            max: highest.map_or(0, |i| Self::upper(i).min(self.max)),
+        }
+    }
+    /// The largest value of each bucket that is not empty, and how many values are in it, in ascending order.
+    pub fn values(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.buckets().map(|(i, n)| (Self::upper(i).min(self.max), n))
+    }
+    /// Buckets that are not empty, in order: number and count.
+    pub fn buckets(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.counts.iter().copied().enumerate().filter(|(_, n)| *n > 0)
+    }
+    /// What [`buckets`](Self::buckets), `sum`, `squares` and `max` of another one tell; `None` when a bucket does not exist
+    /// or the counts are too many.
+    pub fn from_buckets(
+        buckets: impl IntoIterator<Item = (usize, u64)>,
+        (sum, squares, max): (u128, u128, u64),
+    ) -> Option<Histogram> {
+        let mut me = Histogram { sum, squares, max, ..Histogram::default() };
+        for (i, n) in buckets {
+            let place = me.counts.get_mut(i)?;
+            *place = place.checked_add(n)?;
+            me.count = me.count.checked_add(n)?;
+        }
+        Some(me)
     }
     pub fn clear(&mut self) {
         self.counts.fill(0);
-        (self.count, self.sum, self.max) = (0, 0, 0);
+        (self.count, self.sum, self.squares, self.max) = (0, 0, 0, 0);
     }
 }
 
@@ -117,12 +160,39 @@ mod tests {
         assert_eq!(h.quantile(1.0), 1000);
         assert!((500..=516).contains(&h.quantile(0.5)));
         assert_eq!(h.mean(), 500.5);
-        assert_eq!(h.buckets().map(|(_, n)| n).sum::<u64>(), 1000);
         let mut again = Histogram::default();
-        h.buckets().for_each(|(value, n)| again.record_n(value, n));
+        h.values().for_each(|(value, n)| again.record_many(value, n));
         assert_eq!((again.quantile(0.5), again.max()), (h.quantile(0.5), 1000));
         let mut twice = h.clone();
         twice.merge(&h);
         assert_eq!((twice.count(), twice.sum()), (2000, 2 * h.sum()));
+    }
+
+    #[test]
+    fn a_difference_holds_what_came_in_between() {
+        let mut h = Histogram::default();
+        (1..=1000).for_each(|v| h.record(v * 1000));
+        let before = h.clone();
+        h.record_many(500, 3);
+        h.record(700);
+        let between = h.minus(&before);
+        assert_eq!((between.count(), between.sum()), (4, 2200));
+        assert!((700..=721).contains(&between.max()), "{}: not that of all time", between.max());
+        assert!((500..=516).contains(&between.quantile(0.75)));
+        assert!((between.variance() - 7500.0).abs() < 1e-6, "{}", between.variance());
+        assert_eq!(h.minus(&h).count(), 0);
+        assert_eq!((h.minus(&h).max(), h.minus(&h).variance()), (0, 0.0));
+    }
+
+    #[test]
+    fn buckets_and_sums_tell_all_of_a_histogram() {
+        let mut h = Histogram::default();
+        [3, 77, 77, 12_345, u64::MAX].into_iter().for_each(|v| h.record(v));
+        let again = Histogram::from_buckets(h.buckets(), (h.sum(), h.squares(), h.max())).unwrap();
+        assert_eq!(again.buckets().collect::<Vec<_>>(), h.buckets().collect::<Vec<_>>());
+        assert_eq!((again.count(), again.quantile(0.5)), (5, h.quantile(0.5)));
+        assert_eq!((again.mean(), again.variance()), (h.mean(), h.variance()));
+        assert!(Histogram::from_buckets([(BUCKETS, 1)], (0, 0, 0)).is_none());
+        assert!(Histogram::from_buckets([(1, u64::MAX), (2, 1)], (0, 0, 0)).is_none());
     }
 }

@@ -22,7 +22,7 @@ pub struct Sparse(pub Vec<(u64, u64)>);
 
 impl Sparse {
     fn of(histogram: &Histogram) -> Sparse {
-        Sparse(histogram.buckets().collect())
+        Sparse(histogram.values().collect())
     }
     pub fn count(&self) -> u64 {
         self.0.iter().map(|(_, count)| count).sum()
@@ -30,12 +30,12 @@ impl Sparse {
     /// As a histogram, in which every value is its bucket's largest.
     pub fn histogram(&self) -> Histogram {
         let mut histogram = Histogram::default();
-        self.0.iter().for_each(|&(value, count)| histogram.record_n(value, count));
+        self.0.iter().for_each(|&(value, count)| histogram.record_many(value, count));
         histogram
     }
     fn merge(&mut self, other: &Sparse) {
         let mut sum = self.histogram();
-        other.0.iter().for_each(|&(value, count)| sum.record_n(value, count));
+        other.0.iter().for_each(|&(value, count)| sum.record_many(value, count));
         *self = Sparse::of(&sum);
     }
 }

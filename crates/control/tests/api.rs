@@ -1,7 +1,7 @@
 //! The admin protocol's lines.
 
-use peristyle_base::stage::Stage;
-use peristyle_base::{Instant, MIB, Uuid};
+use peristyle_base::stage::{Stage, StageSnapshot};
+use peristyle_base::{Histogram, Instant, MIB, Uuid};
 use peristyle_control::api::*;
 use peristyle_control::desired::VolumeState;
 use peristyle_control::{ControlError, MetaError};
@@ -27,6 +27,7 @@ fn requests() -> Vec<Request> {
         SnapshotExport { name: name(), exported: true },
         DeviceList,
         Stats,
+        Profile { page: 3 },
         Inject { device: "0".into(), fault: FaultKind::Stall, duration_ms: 5000 },
         Shutdown,
     ]
@@ -112,6 +113,52 @@ fn a_stage_is_told_in_microseconds() {
     assert!(s.p50_us >= 2.0 && s.p50_us < 2.1 && s.p99_9_us == 4.0 && s.little_error < 1e-9);
     let json = serde_json::to_value(&s).unwrap();
     assert!(json.get("p99.5_us").is_some() && json.get("p99.9_us").is_some());
+}
+
+#[test]
+fn a_stage_travels_with_its_histogram() {
+    let mut stage = Stage::default();
+    for i in 0..5000u64 {
+        stage.pass(Instant(i * 1_000_000), Instant(i * 1_000_000 + i * i));
+    }
+    stage.enter_many(Instant(6_000_000_000), 3);
+    let before = stage.snapshot(Instant(6_010_000_000));
+    let raw = RawStage::new("append", &before);
+    let text = serde_json::to_vec(&raw).unwrap();
+    let again: RawStage = serde_json::from_slice(&text).unwrap();
+    assert_eq!(again, raw);
+    let s = again.snapshot().unwrap();
+    assert_eq!((s.completed, s.in_flight, s.age_ns), (5000, 3, 30_000_000));
+    assert_eq!((s.in_flight_area, s.elapsed_ns), (before.in_flight_area, before.elapsed_ns));
+    assert_eq!((s.latency.mean(), s.latency.variance()), (before.latency.mean(), before.latency.variance()));
+    assert_eq!(s.latency.quantile(0.99), before.latency.quantile(0.99));
+    assert!(s.little_error() < 1e-9);
+    for bad in [
+        RawStage { buckets: vec![1], ..raw.clone() },
+        RawStage { buckets: vec![1 << 40, 1], ..raw.clone() },
+        RawStage { area_ns: "-1".into(), ..raw.clone() },
+    ] {
+        assert!(bad.snapshot().is_none());
+    }
+}
+
+#[test]
+fn the_fullest_page_of_a_profile_is_shorter_than_the_longest_line() {
+    let full =
+        Histogram::from_buckets((0..1920).map(|i| (i, 1_000_000_000_000_000)), (u128::MAX, u128::MAX, 9));
+    let stage =
+        StageSnapshot { in_flight_area: u128::MAX, latency: full.unwrap(), ..StageSnapshot::default() };
+    assert!(Histogram::from_buckets([(1920, 1)], (0, 0, 0)).is_none(), "there are no more buckets");
+    let stages: Vec<RawStage> = (0..24).map(|_| RawStage::new("write.commit_wait", &stage)).collect();
+    let device = RawDevice { name: "d".repeat(200), stages: stages[..5].to_vec() };
+    for page in [
+        ProfilePage { stages, ..ProfilePage::default() },
+        ProfilePage { devices: vec![device; PAGE_DEVICES], ..ProfilePage::default() },
+    ] {
+        let line = encode_response(&Ok(Response::Profile(page.clone())));
+        assert!(line.len() < LINE_BYTES_MAX, "{}", line.len());
+        assert_eq!(decode_response(&line), Ok(Response::Profile(page)));
+    }
 }
 
 #[test]

@@ -360,9 +360,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     /// What this reactor counts.
     pub fn reactor_stats(&self) -> ReactorStats {
         let now = peristyle_rt::now();
+        let volumes: BTreeMap<_, _> =
+            self.volume_stats.borrow().iter().map(|(&id, v)| (id, v.snapshot(now))).collect();
         ReactorStats {
-            front: self.stats.borrow().snapshot(now),
-            volumes: self.volume_stats.borrow().iter().map(|(&id, v)| (id, v.snapshot(now))).collect(),
+            front: self.stats.borrow().snapshot(now, volumes.values()),
+            volumes,
             shards: self.shards.borrow().iter().map(|(&id, s)| (id, s.stats_snapshot(now))).collect(),
             devices: self.columns.servers().iter().map(|s| s.stats(now)).collect(),
             busy_ns: peristyle_rt::busy_nanos(),

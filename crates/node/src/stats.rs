@@ -9,11 +9,18 @@ use std::collections::BTreeMap;
 /// Stages of the front ends: from the first byte of a command to the last of its answer.
 #[derive(Clone, Default)]
 pub struct FrontStats {
+    /// Buffer and data of a command that has some.
     pub receive: Stage,
     pub qos_wait: Stage,
-    pub read: Stage,
-    pub write: Stage,
+    /// From being heard of, data to come, to the answer's last byte being with the system. NBD: its execution.
+    pub read_total: Stage,
+    pub write_total: Stage,
+    /// Execution of what neither reads nor writes; that of reads and writes is the volumes'.
     pub other: Stage,
+    /// From the answer being ready to its last byte being with the system.
+    pub read_respond: Stage,
+    pub write_respond: Stage,
+    /// … of other commands, and of NBD's.
     pub respond: Stage,
     pub read_bytes: u64,
     pub write_bytes: u64,
@@ -21,19 +28,30 @@ pub struct FrontStats {
 }
 
 impl FrontStats {
-    pub fn snapshot(&self, now: Instant) -> FrontSnapshot {
+    /// `volumes`: those of the same reactor.
+    pub fn snapshot<'a>(
+        &self,
+        now: Instant,
+        volumes: impl Iterator<Item = &'a VolumeSnapshot>,
+    ) -> FrontSnapshot {
+        let (mut read, mut write) = (StageSnapshot::default(), StageSnapshot::default());
+        for volume in volumes {
+            read.merge(&volume.read);
+            write.merge(&volume.write);
+        }
         FrontSnapshot {
-            stages: [
-                ("receive", &self.receive),
-                ("qos_wait", &self.qos_wait),
-                ("read", &self.read),
-                ("write", &self.write),
-                ("other", &self.other),
-                ("respond", &self.respond),
-            ]
-            .into_iter()
-            .map(|(name, stage)| (name, stage.snapshot(now)))
-            .collect(),
+            stages: vec![
+                ("receive", self.receive.snapshot(now)),
+                ("qos_wait", self.qos_wait.snapshot(now)),
+                ("read", read),
+                ("write", write),
+                ("other", self.other.snapshot(now)),
+                ("read.respond", self.read_respond.snapshot(now)),
+                ("write.respond", self.write_respond.snapshot(now)),
+                ("respond", self.respond.snapshot(now)),
+                ("read.total", self.read_total.snapshot(now)),
+                ("write.total", self.write_total.snapshot(now)),
+            ],
             read_bytes: self.read_bytes,
             write_bytes: self.write_bytes,
             connections: self.connections,

@@ -90,6 +90,16 @@ fn littles_law_holds_in_every_stage_of_a_node() {
             "commands with data, and five times Connect"
         );
         assert_eq!(passed["front qos_wait"], commands);
+        for name in ["front write.total", "front write.respond"] {
+            assert_eq!(passed[name], each, "{name}");
+        }
+        for name in ["front read.total", "front read.respond"] {
+            assert_eq!(passed[name], each + each / 4, "{name}: those that failed, too");
+        }
+        // Whatever changes the map goes the whole way, and is counted as often as there are commands.
+        for name in ["room_wait", "encode", "columns", "commit_wait"] {
+            assert_eq!(passed[&format!("shard write.{name}")], passed["shard write.batch_wait"], "{name}");
+        }
         for name in ["shard write.append", "shard write.commit_wait", "shard read.column_read"] {
             assert!(passed[name] > 0, "{name}");
         }
@@ -128,6 +138,40 @@ fn a_write_alone_is_m_plus_one_device_writes_and_no_read() {
             let of = |d: &DeviceStats| d.written(purpose);
             assert_eq!(sum(&after, of), sum(&before, of), "{purpose:?}");
         }
+    }
+}
+
+#[test]
+fn the_stages_of_a_write_add_up_to_the_whole() {
+    for depth in [1, 16] {
+        let rig = Rig::with(33, 1, 6, "4+2");
+        let of = |rig: &Rig| -> std::collections::BTreeMap<String, StageSnapshot> {
+            rig.stats().iter().flat_map(stages).map(|(name, s)| (name, s.clone())).collect()
+        };
+        let before = of(&rig);
+        rig.run(move || async move {
+            let host = Rc::new(Host::connect(&addr(), &HostOptions::new(ALICE, NQN), 1).await.unwrap());
+            for round in 0..50u64 {
+                let writes =
+                    (0..depth).map(|i| {
+                        let host = host.clone();
+                        async move {
+                            host.io[0].write(1, i * 64 + round % 64, 1, view(&fill(4096, i)).await).await
+                        }
+                    });
+                peristyle_rt::join_all(writes).await.into_iter().for_each(|written| written.unwrap());
+            }
+            host.close();
+        });
+        rig.settle();
+        let after = of(&rig);
+        let spent = |name: &str| after[name].minus(&before[name]).latency.sum() as f64;
+        let shard = ["batch_wait", "room_wait", "encode", "columns", "commit_wait"];
+        let front = ["front receive", "front qos_wait", "front write.respond"];
+        let parts: f64 = shard.iter().map(|name| spent(&format!("shard write.{name}"))).sum();
+        let parts = parts + front.into_iter().map(spent).sum::<f64>();
+        let whole = spent("front write.total");
+        assert!((0.95..1.05).contains(&(parts / whole)), "depth {depth}: {parts} of {whole} ns");
     }
 }
 

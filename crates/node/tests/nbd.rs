@@ -236,7 +236,7 @@ fn a_stop_answers_what_is_in_flight_and_closes() {
         client.ask(cmd::WRITE, 5, 0, 65536, &fill(65536, 5)).await;
         // Half of a second write stands in the socket: it is not answered.
         client.ask(cmd::WRITE, 6, MIB, 65536, &fill(1000, 6)).await;
-        while node.stats.borrow().write.snapshot(peristyle_rt::now()).in_flight == 0 {
+        while node.stats.borrow().write_total.snapshot(peristyle_rt::now()).in_flight == 0 {
             peristyle_rt::sleep(Duration::from_micros(5)).await;
         }
         node.stop_nbd().await;

@@ -8,6 +8,7 @@ use crate::error::ShardError;
 use crate::frame::{FITTING_MIN, FRAME_BLOCKS_MAX, FrameKind, Header, Layout};
 use crate::map::Lookup;
 use crate::ops::OpId;
+use crate::path::Place;
 use crate::pick::is_usable;
 use crate::shard::{Shard, State};
 use crate::stream::{Stream, class_of};
@@ -176,6 +177,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         for &(_, since) in &frame.contents.ops {
             state.stats.batch_wait.leave(since, now);
         }
+        frame.enter_path(&mut state.stats, now);
         state.stats.frames += 1;
         state.stats.frame_blocks += frame.contents.data.len() as u64;
         state.stats.user_blocks += frame.contents.data.len() as u64;
@@ -345,10 +347,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     fn send_columns(self: &Rc<Self>, index: u16, id: ExtentId, mut memory: FrameMemory) -> Sent {
         let state = &mut *self.state.borrow_mut();
         let now = peristyle_rt::now();
-        state.stats.encode.enter(now);
         let code = Self::code(state, state.extents.get(id).expect("checked").scheme);
         let (epoch, committed, cut) = (state.record.epoch, state.committed, state.cut);
         let frame = &mut state.frames[index as usize];
+        frame.step_to(Place::Encode, &mut state.stats, now);
         let extent = state.extents.at(id);
         assert_eq!(extent.epoch, epoch, "extents of a lower epoch are never appended to");
         let n = frame.contents.data.len();
@@ -393,7 +395,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if layout.scheme.is_narrow() && frame.kind == FrameKind::User {
             state.stats.narrow_frames += 1;
         }
-        state.stats.encode.leave(now, done);
+        frame.step_to(Place::Columns, &mut state.stats, done);
         let bytes = (layout.device_blocks() * BLOCK_BYTES) as u64;
         if frame.kind == FrameKind::User {
             // What replay would have to look at.
@@ -508,8 +510,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     frame.waiting &= !(1 << column);
                     if frame.waiting == 0 {
                         frame.durable = true;
-                        frame.durable_at = now;
-                        state.stats.commit_wait.enter(now);
+                        frame.step_to(Place::Commit, &mut state.stats, now);
                     }
                     if frame.waiting == 0 && frame.kind == FrameKind::User {
                         let took = now.nanos_since(frame.started);

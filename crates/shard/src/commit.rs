@@ -6,6 +6,7 @@ use crate::error::ShardError;
 use crate::extent::{Extent, ExtentPhase, Extents};
 use crate::frame::{Entry, FrameKind, Layout};
 use crate::map::{Lookup, Map, MapFull, Ptr};
+use crate::path::Place;
 use crate::relocate::apply_moved;
 use crate::shard::{Shard, State};
 use peristyle_base::{ExtentId, Instant};
@@ -79,7 +80,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         {
             state.meta_done.push((op, frame.extent, frame.layout));
         }
-        stats.commit_wait.leave(frame.durable_at, now);
+        frame.step_to(Place::Nowhere, stats, now);
         frame.busy = false;
         frame.header = None;
         frame.contents.clear_data();
@@ -127,9 +128,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let now = peristyle_rt::now();
         for &index in &again {
             let frame = &mut state.frames[index as usize];
-            if frame.durable {
-                state.stats.commit_wait.leave_failed(frame.durable_at, now);
-            }
+            frame.fall_back_to(Place::Room, &mut state.stats, now);
             frame.attempt += 1;
             (frame.durable, frame.waiting, frame.unsent) = (false, 0, 0);
             (frame.reappended, frame.on_kept) = (true, false);

@@ -22,6 +22,7 @@ mod find;
 pub mod frame;
 pub mod map;
 mod ops;
+mod path;
 mod pick;
 mod read;
 mod read_at_once;

@@ -70,7 +70,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self: &Rc<Self>,
         layer: LayerId,
         block: u64,
-        mut memory: Buf,
+        memory: Buf,
     ) -> Result<IoVec, ShardError> {
         let _reading = self.readers.enter();
         let gather = new_gather();
@@ -81,6 +81,23 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 Some(away) => self.bring(away).await?,
             }
         }
+        let began = peristyle_rt::now();
+        self.state.borrow_mut().stats.read_columns.enter(began);
+        let result = self.read_pieces(memory, gather).await;
+        let (stats, ended) = (&mut self.state.borrow_mut().stats, peristyle_rt::now());
+        match result {
+            Ok(_) => stats.read_columns.leave(began, ended),
+            Err(_) => stats.read_columns.leave_failed(began, ended),
+        }
+        result
+    }
+
+    /// All pieces that were found, side by side.
+    async fn read_pieces(
+        self: &Rc<Self>,
+        mut memory: Buf,
+        gather: SharedGather,
+    ) -> Result<IoVec, ShardError> {
         let pieces = gather.0.borrow().pieces.len();
         if pieces == 1 {
             // The common case needs no task.

@@ -45,6 +45,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let verified = peristyle_rt::now();
         let stats = &mut self.state.borrow_mut().stats;
         stats.lookup.pass(started, found);
+        stats.read_columns.pass(found, verified);
         stats.column_read.pass(found, read);
         stats.verify.pass(read, verified);
         Some((buf.freeze(), verified))

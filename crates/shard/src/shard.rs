@@ -15,6 +15,7 @@ use crate::extent::Extents;
 use crate::frame::{FRAME_BLOCKS_MAX, FrameKind, Layout};
 use crate::map::{Limits, Map};
 use crate::ops::{OpId, Ops};
+use crate::path::{Path, Place};
 use crate::repair::Repair;
 use crate::space::{Readers, is_refusing};
 use crate::stats::Stats;
@@ -117,7 +118,8 @@ pub(crate) struct Frame {
     pub stream: Option<Stream>,
     /// When its columns were sent.
     pub started: Instant,
-    pub durable_at: Instant,
+    /// What the commands that made it wait for.
+    pub path: Path,
 }
 
 impl Frame {
@@ -125,6 +127,7 @@ impl Frame {
     pub fn begin(&mut self, kind: FrameKind, seq: Seq) {
         (self.busy, self.kind, self.seq) = (true, kind, seq);
         (self.durable, self.reappended, self.on_kept, self.stream) = (false, false, false, None);
+        self.path = Path::NOWHERE;
         self.extent = ExtentId(0);
     }
 
@@ -145,7 +148,7 @@ impl Frame {
             on_kept: false,
             stream: None,
             started: Instant::ZERO,
-            durable_at: Instant::ZERO,
+            path: Path::NOWHERE,
         }
     }
 }
@@ -393,19 +396,23 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Stops serving: commands that wait fail with [`ShardError::Stopped`]. What was acknowledged is durable.
     pub fn stop(&self, reason: StopReason) {
         let mut failed: Vec<OpId> = Vec::new();
+        let now = peristyle_rt::now();
         {
             let state = &mut *self.state.borrow_mut();
             if state.stopped.is_some() {
                 return;
             }
             state.stopped = Some(reason);
-            failed.extend(state.queue.drain().map(|p| p.op));
+            for pending in state.queue.drain() {
+                state.stats.batch_wait.leave_failed(pending.since, now);
+                failed.push(pending.op);
+            }
             for frame in state.frames.iter_mut().filter(|f| f.busy) {
                 failed.extend(frame.contents.ops.drain(..).map(|(op, _)| op));
+                frame.fall_back_to(Place::Nowhere, &mut state.stats, now);
                 frame.attempt += 1;
             }
         }
-        let now = peristyle_rt::now();
         failed.into_iter().for_each(|op| self.ops.complete(op, Err(ShardError::Stopped), now));
         self.work.notify_all();
         self.sent.notify_all();

@@ -5,14 +5,23 @@ use crate::repair::RepairFigures;
 use peristyle_base::stage::{Stage, StageSnapshot};
 use peristyle_base::{Instant, RecentSums};
 
-/// Stages of writes and reads, and counters of frames.
+/// Stages of writes and reads, and counters of frames. Those of a write count its frame's time once for each command in
+/// it, so that what each command spends adds up; frames beside the user sequence are not in them.
 #[derive(Clone, Default)]
 pub struct Stats {
     pub batch_wait: Stage,
+    /// Built, and waiting for an extent's room and for memory.
+    pub room_wait: Stage,
     pub encode: Stage,
+    /// From the first column's append to the last one's answer: the slowest leg.
+    pub columns: Stage,
+    /// Each column's append by itself, of all frames.
     pub append: Stage,
     pub commit_wait: Stage,
     pub lookup: Stage,
+    /// All of a read's columns, side by side, until the last one is verified or made from others: the slowest leg.
+    pub read_columns: Stage,
+    /// Each column's read by itself.
     pub column_read: Stage,
     pub verify: Stage,
     pub reconstruct: Stage,
@@ -171,12 +180,15 @@ pub struct ShardSnapshot {
 
 impl Stats {
     pub fn snapshot(&self, now: Instant) -> ShardSnapshot {
-        let stages: [(&'static str, &Stage); 8] = [
+        let stages: [(&'static str, &Stage); 11] = [
             ("write.batch_wait", &self.batch_wait),
+            ("write.room_wait", &self.room_wait),
             ("write.encode", &self.encode),
+            ("write.columns", &self.columns),
             ("write.append", &self.append),
             ("write.commit_wait", &self.commit_wait),
             ("read.lookup", &self.lookup),
+            ("read.columns", &self.read_columns),
             ("read.column_read", &self.column_read),
             ("read.verify", &self.verify),
             ("read.reconstruct", &self.reconstruct),

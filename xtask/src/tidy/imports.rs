@@ -48,7 +48,7 @@ const TABLE: &[Row] = &[
     row("crates/fuzzing", "peristyle-fuzzing", &["base", "nvme", "nbd", "cluster", "column", "shard"],
         &["anyhow", "clap"]),
     row("bin/peristyle",  "peristyle",         ANY_BUT_SIM,
-        &["anyhow", "clap", "comfy-table", "hdrhistogram", "indicatif", "libc", "plotters", "serde", "serde_json", "toml"]),
+        &["anyhow", "clap", "comfy-table", "hdrhistogram", "indicatif", "libc", "plotters", "ratatui", "serde", "serde_json", "toml"]),
     row("xtask",          "xtask",             &[], &["anyhow", "clap", "serde", "serde_json", "toml"]),
 ];
 

@@ -58,6 +58,8 @@ pub enum Command {
     /// What a running node is and how it does
     Status(JsonOption),
     Stats(StatsOptions),
+    Profile(ProfileOptions),
+    Top(TopOptions),
     Inject(InjectOptions),
     /// Measure a target, and crash a daemon of its own
     #[command(subcommand)]
@@ -182,6 +184,46 @@ pub struct StatsOptions {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
           value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub watch: Option<u32>,
+}
+
+/// Where reads and writes of a running node spend their time, stage by stage
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Times are microseconds. Two looks at the counters, --interval apart, and what happened between them.
+`per cmd` is a stage's part of the mean from end to end, `to end` that of it and all later stages; `variance` its share of the
+whole's variance; `queue` those of `in flight` that wait; `little` how far in flight = rate x latency is off (! above 5 %).
+Examples:
+  peristyle profile
+  peristyle profile --interval 30s
+  peristyle profile --since-start --json | jq '.paths[] | {path, most: .variance_most}'")]
+pub struct ProfileOptions {
+    /// Time between the two looks, such as 500ms or 5s
+    #[arg(long, default_value = "5s", value_name = "TIME", value_parser = duration)]
+    pub interval: Duration,
+    /// All since the node's start instead, at once
+    #[arg(long, conflicts_with = "interval")]
+    pub since_start: bool,
+    /// One JSON document instead of tables
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The same, drawn anew each second on a terminal
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Keys: q or ctrl-C ends, r shows reads, w writes, b both, p holds the picture.
+Example: peristyle top --focus write")]
+pub struct TopOptions {
+    /// Which path to begin with
+    #[arg(long, value_enum, default_value_t = FocusArg::Both)]
+    pub focus: FocusArg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FocusArg {
+    Both,
+    Read,
+    Write,
 }
 
 /// Make a device of a development node misbehave for a while

@@ -1,13 +1,15 @@
 //! What is printed: tables, JSON, the lines that tell how to attach. Plain functions from values to text.
 
 mod at_rest;
+mod profile;
 mod ready;
 mod stats;
 mod tables;
 
 pub use at_rest::{extents, pool_check};
+pub use profile::{percent, profile};
 pub use ready::{Rates, Ready, ReadyVolume, StatusLine};
-pub use stats::stats;
+pub use stats::{microseconds, stats};
 pub use tables::{balance, device_reports, devices, pool, snapshots, status, volume, volumes};
 
 use comfy_table::{CellAlignment, Table, presets};

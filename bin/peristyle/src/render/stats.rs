@@ -53,10 +53,10 @@ fn stage_row(s: &StageStats) -> Vec<String> {
 }
 
 /// Three digits that count: 3.21, 32.1, 321, 3210.
-fn microseconds(us: f64) -> String {
+pub fn microseconds(us: f64) -> String {
     match us {
-        us if us < 9.995 => format!("{us:.2}"),
-        us if us < 99.95 => format!("{us:.1}"),
+        us if us.abs() < 9.995 => format!("{us:.2}"),
+        us if us.abs() < 99.95 => format!("{us:.1}"),
         us => format!("{us:.0}"),
     }
 }

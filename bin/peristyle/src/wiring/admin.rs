@@ -6,8 +6,8 @@ use peristyle_base::units::COLUMN_BYTES;
 use peristyle_base::{BLOCK_BYTES, DeviceId, Scheme};
 use peristyle_cluster::{PoolView, Protection};
 use peristyle_control::api::{
-    ApiError, Code, DeviceInfo, ExtentCount, FaultKind, PoolInfo, Request, Response, ShardInfo, Stats,
-    Status, UsageInfo, VolumeInfo,
+    ApiError, Code, DeviceInfo, ExtentCount, FaultKind, PoolInfo, ProfilePage, Request, Response, ShardInfo,
+    Stats, Status, UsageInfo, VolumeInfo,
 };
 use peristyle_control::config::ListenAddr;
 use peristyle_control::desired::{Change, Volume};
@@ -519,6 +519,15 @@ impl AdminHandler for Admin {
                 let root = stats::tree(&all, &names, self.node.devices());
                 let uptime_ms = peristyle_rt::now().since(self.started).as_millis() as u64;
                 Response::Stats(Stats { uptime_ms, root })
+            }
+            Request::Profile { page } => {
+                let all = self.node.all_stats().await;
+                let now = peristyle_rt::now();
+                Response::Profile(ProfilePage {
+                    at_ns: now.0,
+                    uptime_ms: now.since(self.started).as_millis() as u64,
+                    ..stats::profile(&all, self.node.devices(), page)
+                })
             }
             Request::Inject { device, fault, duration_ms } => {
                 return self.inject(&device, fault, duration_ms).await;

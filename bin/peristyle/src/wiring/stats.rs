@@ -1,9 +1,10 @@
 //! The reactors' statistics as the tree that the admin protocol carries.
 
+use peristyle_base::stage::{self, StageSnapshot};
 use peristyle_base::units::COLUMN_BYTES;
-use peristyle_base::{BLOCK_BYTES, Scheme};
-use peristyle_column::WritePurpose;
-use peristyle_control::api::{CollectionInfo, StatsNode};
+use peristyle_base::{BLOCK_BYTES, DeviceId, Scheme};
+use peristyle_column::{DeviceStats, WritePurpose};
+use peristyle_control::api::{CollectionInfo, PAGE_DEVICES, ProfilePage, RawDevice, RawStage, StatsNode};
 use peristyle_node::DeviceTable;
 use peristyle_node::stats::{FrontSnapshot, ReactorStats, VolumeSnapshot};
 use peristyle_shard::ShardSnapshot;
@@ -26,7 +27,7 @@ fn reactor_nodes(all: &[ReactorStats]) -> StatsNode {
     })
 }
 
-fn front(all: &[ReactorStats]) -> StatsNode {
+fn front_sum(all: &[ReactorStats]) -> FrontSnapshot {
     let mut sum = FrontSnapshot::default();
     for reactor in all {
         merge_stages(&mut sum.stages, &reactor.front.stages);
@@ -34,6 +35,60 @@ fn front(all: &[ReactorStats]) -> StatsNode {
         sum.write_bytes += reactor.front.write_bytes;
         sum.connections += reactor.front.connections;
     }
+    sum
+}
+
+fn shard_sum(all: &[ReactorStats]) -> ShardSnapshot {
+    let mut sum = ShardSnapshot::default();
+    for (_, shard) in all.iter().flat_map(|r| &r.shards) {
+        sum.merge(shard.clone());
+    }
+    sum
+}
+
+fn sorted_devices(all: &[ReactorStats]) -> Vec<&DeviceStats> {
+    let mut devices: Vec<_> = all.iter().flat_map(|r| &r.devices).collect();
+    devices.sort_by_key(|d| d.device);
+    devices
+}
+
+fn device_name(device: DeviceId, table: &DeviceTable) -> String {
+    table.get(device).map_or_else(|| device.to_string(), |s| s.path.clone())
+}
+
+fn device_stages(d: &DeviceStats) -> [(&'static str, &StageSnapshot); 5] {
+    [
+        ("append.queue", &d.append_queue),
+        ("append.service", &d.append_service),
+        ("read.queue", &d.read_queue),
+        ("read.service", &d.read_service),
+        ("control", &d.control),
+    ]
+}
+
+/// A page of what `peristyle profile` asks; who asks fills in the moment.
+pub fn profile(all: &[ReactorStats], table: &DeviceTable, page: u32) -> ProfilePage {
+    let devices = sorted_devices(all);
+    let pages = 1 + devices.len().div_ceil(PAGE_DEVICES) as u32;
+    let mut answer = ProfilePage { counted: stage::COUNTED, pages, ..ProfilePage::default() };
+    let Some(chunk) = page.checked_sub(1) else {
+        let front = front_sum(all);
+        (answer.read_bytes, answer.write_bytes) = (front.read_bytes, front.write_bytes);
+        let shards = shard_sum(all).stages;
+        answer.stages = front.stages.iter().chain(&shards).map(|(name, s)| RawStage::new(name, s)).collect();
+        return answer;
+    };
+    let raw = |d: &&DeviceStats| RawDevice {
+        name: device_name(d.device, table),
+        stages: device_stages(d).map(|(name, s)| RawStage::new(name, s)).into(),
+    };
+    answer.devices =
+        devices.chunks(PAGE_DEVICES).nth(chunk as usize).unwrap_or_default().iter().map(raw).collect();
+    answer
+}
+
+fn front(all: &[ReactorStats]) -> StatsNode {
+    let sum = front_sum(all);
     let mut node = StatsNode::new("front")
         .counter("read_bytes", sum.read_bytes)
         .counter("write_bytes", sum.write_bytes)
@@ -44,10 +99,7 @@ fn front(all: &[ReactorStats]) -> StatsNode {
     node
 }
 
-fn merge_stages(
-    sum: &mut Vec<(&'static str, peristyle_base::stage::StageSnapshot)>,
-    more: &[(&'static str, peristyle_base::stage::StageSnapshot)],
-) {
+fn merge_stages(sum: &mut Vec<(&'static str, StageSnapshot)>, more: &[(&'static str, StageSnapshot)]) {
     if sum.is_empty() {
         *sum = more.to_vec();
         return;
@@ -58,10 +110,7 @@ fn merge_stages(
 }
 
 fn shards(all: &[ReactorStats]) -> StatsNode {
-    let mut sum = ShardSnapshot::default();
-    for (_, shard) in all.iter().flat_map(|r| &r.shards) {
-        sum.merge(shard.clone());
-    }
+    let sum = shard_sum(all);
     let mut node = StatsNode::new("shards");
     for (name, stage) in &sum.stages {
         node = node.stage(name, stage);
@@ -150,16 +199,12 @@ fn volume_nodes(all: &[ReactorStats], names: &BTreeMap<u32, String>) -> StatsNod
 
 fn device_nodes(all: &[ReactorStats], table: &DeviceTable) -> StatsNode {
     let mut node = StatsNode::new("devices");
-    let mut devices: Vec<_> = all.iter().flat_map(|r| &r.devices).collect();
-    devices.sort_by_key(|d| d.device);
-    for d in devices {
-        let name = table.get(d.device).map_or_else(|| d.device.to_string(), |s| s.path.clone());
-        let mut child = StatsNode::new(name)
-            .stage("append.queue", &d.append_queue)
-            .stage("append.service", &d.append_service)
-            .stage("read.queue", &d.read_queue)
-            .stage("read.service", &d.read_service)
-            .stage("control", &d.control)
+    for d in sorted_devices(all) {
+        let mut child = StatsNode::new(device_name(d.device, table));
+        for (name, stage) in device_stages(d) {
+            child = child.stage(name, stage);
+        }
+        child = child
             .counter("reads", d.reads.ops)
             .counter("read_bytes", d.reads.bytes)
             .counter("flushes", d.flushes)

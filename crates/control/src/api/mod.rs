@@ -9,8 +9,10 @@
 //! Access is the socket file's: whoever may open it may do everything.
 
 mod pool;
+mod profile;
 
 pub use pool::{BalanceInfo, CollectionInfo, DeviceBalance, ExtentCount, PoolInfo, RepairInfo};
+pub use profile::{PAGE_DEVICES, ProfilePage, RawDevice, RawStage};
 
 use crate::desired::{ControlError, State, Volume, VolumeState};
 use crate::meta::MetaError;
@@ -113,6 +115,11 @@ pub enum Request {
     /// Everything is read and what is damaged is repaired, now.
     PoolScrub,
     Stats,
+    /// Stages with their histograms, a page at a time.
+    Profile {
+        #[serde(default)]
+        page: u32,
+    },
     /// Makes a device misbehave; development nodes only.
     Inject {
         /// UUID, path, or number in `device list`.
@@ -146,6 +153,7 @@ pub enum Response {
     Pool(PoolInfo),
     Balance(BalanceInfo),
     Stats(Stats),
+    Profile(ProfilePage),
     /// It is done, and there is nothing to say.
     Done,
 }
@@ -310,7 +318,7 @@ pub struct StageStats {
     #[serde(rename = "p99.9_us")]
     pub p99_9_us: f64,
     pub max_us: f64,
-    /// How far Little's law is off: |L - lambda W| / L.
+    /// How far Little's law is off: |L - lambda W| / L, with what those in flight have waited in W.
     pub little_error: f64,
 }
 

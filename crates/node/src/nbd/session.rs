@@ -349,8 +349,8 @@ impl<S: ShardStore + Clone + 'static> Session<S> {
         let VolumeStats { read, write, .. } = volumes.entry(nsid).or_default();
         let stats = &mut *self.node.stats.borrow_mut();
         match command {
-            Command::Read { .. } => [&mut stats.read, read].into_iter().for_each(count),
-            Command::Write { .. } => [&mut stats.write, write].into_iter().for_each(count),
+            Command::Read { .. } => [&mut stats.read_total, read].into_iter().for_each(count),
+            Command::Write { .. } => [&mut stats.write_total, write].into_iter().for_each(count),
             _ => count(&mut stats.other),
         }
     }

@@ -78,7 +78,6 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     fn count_read(&self, io: &IoCommand, nsid: u32, bytes: u64, started: Instant, done: Instant) {
         let stats = &mut *self.node.stats.borrow_mut();
         stats.qos_wait.pass(started, started);
-        stats.read.pass(started, done);
         stats.read_bytes += bytes;
         let mut volumes = self.node.volume_stats.borrow_mut();
         let volume = volumes.entry(nsid).or_default();

@@ -1,8 +1,11 @@
 //! One connection: the queue pair machine, the buffers of its commands, and the task that receives.
 
 use super::at_once;
+use super::execute::Kind;
 use super::home::HomeRequest;
 use crate::reactor::Node;
+use crate::stats::FrontStats;
+use peristyle_base::stage::Stage;
 use peristyle_cluster::ShardStore;
 use peristyle_nvme::io_command;
 use peristyle_nvme::qpair::{Action, CloseReason, Command, Completion, Input, Qpair, Tag};
@@ -38,6 +41,41 @@ pub(super) struct Slot {
     pub reply: Option<Reply>,
     /// When its answer was ready.
     pub responding: Option<Instant>,
+    /// Since when it has been under way, if it reads or writes.
+    pub began: Option<(Kind, Instant)>,
+}
+
+impl Slot {
+    fn kind(&self) -> Kind {
+        self.began.map_or(Kind::Other, |(kind, _)| kind)
+    }
+}
+
+/// An answer that is being sent.
+pub(super) struct Sending {
+    since: Instant,
+    kind: Kind,
+    began: Instant,
+}
+
+impl Sending {
+    pub fn take(slot: &mut Slot) -> Option<Sending> {
+        let since = slot.responding.take()?;
+        let (kind, began) = slot.began.take().unwrap_or((Kind::Other, since));
+        Some(Sending { since, kind, began })
+    }
+
+    /// Its last byte is with the system, or will never be.
+    pub fn settle(self, stats: &mut FrontStats, now: Instant, sent: bool) {
+        let leave = |stage: &mut Stage, since| match sent {
+            true => stage.leave(since, now),
+            false => stage.leave_failed(since, now),
+        };
+        leave(self.kind.respond(stats), self.since);
+        if let Some(total) = self.kind.total(stats) {
+            leave(total, self.began);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -272,6 +310,9 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
                 }
                 Action::Execute(command) => {
                     let is_io = self.connected.get().is_some_and(|c| c.qid > 0);
+                    if is_io {
+                        self.under_way(command.tag, Kind::of_sqe(&command.sqe), now);
+                    }
                     if is_io && self.answer_at_once(&command, &mut at_once) {
                         continue;
                     }
@@ -328,6 +369,16 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
         }
     }
 
+    /// The first that is heard of a command; for one with data, before that comes.
+    fn under_way(&self, tag: Tag, kind: Kind, now: Instant) {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.take_over(tag);
+        if let (None, Some(total)) = (slot.began, kind.total(&mut self.node.stats.borrow_mut())) {
+            total.enter(now);
+            slot.began = Some((kind, now));
+        }
+    }
+
     /// A command has all its data.
     fn begin(&self, command: &Command, now: Instant) -> Option<Buf> {
         let mut slots = self.slots.borrow_mut();
@@ -345,6 +396,11 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             if let Some(since) = slot.receiving.take() {
                 self.node.stats.borrow_mut().receive.leave_failed(since, peristyle_rt::now());
             }
+            if let Some((kind, began)) = slot.began.take()
+                && let Some(total) = kind.total(&mut self.node.stats.borrow_mut())
+            {
+                total.leave_failed(began, peristyle_rt::now());
+            }
         }
     }
 
@@ -354,6 +410,10 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             && self.qpair.borrow_mut().refuse(tag, Completion::from(status)).is_ok()
         {
             return;
+        }
+        let sqe = self.qpair.borrow().command_of(tag).map(|command| command.sqe);
+        if let (Ok(sqe), true) = (sqe, self.connected.get().is_some_and(|c| c.qid > 0)) {
+            self.under_way(tag, Kind::of_sqe(&sqe), now);
         }
         self.node.stats.borrow_mut().receive.enter(now);
         self.slots.borrow_mut().take_over(tag).receiving = Some(now);
@@ -422,9 +482,9 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
         if self.closed.is_set() {
             return;
         }
-        self.node.stats.borrow_mut().respond.enter(now);
         let mut slots = self.slots.borrow_mut();
         let slot = slots.take_over(tag);
+        slot.kind().respond(&mut self.node.stats.borrow_mut()).enter(now);
         (slot.reply, slot.responding) = (reply, Some(now));
         self.wake_sender();
     }
@@ -449,13 +509,18 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     fn end(self: &Rc<Self>, _reason: CloseReason) {
         let now = peristyle_rt::now();
         self.starved.borrow_mut().clear();
-        for slot in std::mem::take(&mut self.slots.borrow_mut().0) {
-            let mut stats = self.node.stats.borrow_mut();
+        for slot in &mut std::mem::take(&mut self.slots.borrow_mut().0) {
+            let stats = &mut *self.node.stats.borrow_mut();
             if let Some(since) = slot.receiving {
                 stats.receive.leave_failed(since, now);
             }
-            if let Some(since) = slot.responding {
-                stats.respond.leave_failed(since, now);
+            // One that is being executed still will have no answer.
+            match (Sending::take(slot), slot.began) {
+                (Some(sending), _) => sending.settle(stats, now, false),
+                (None, Some((kind, began))) => {
+                    kind.total(stats).into_iter().for_each(|total| total.leave_failed(began, now));
+                }
+                (None, None) => {}
             }
         }
         self.closed.set();

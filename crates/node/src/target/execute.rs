@@ -8,11 +8,12 @@ use crate::stats::FrontStats;
 use crate::volume::Volume;
 use peristyle_base::stage::Stage;
 use peristyle_cluster::ShardStore;
+use peristyle_nvme::Sqe;
 use peristyle_nvme::controller::{AdminOutcome, ErrorReport};
 use peristyle_nvme::io_command::{self, IoCommand, IoQueueFabrics, LbaRange};
 use peristyle_nvme::qpair::{Accept, Command, Completion};
 use peristyle_nvme::subsystem::NamespaceView;
-use peristyle_nvme::wire::{Status, dsm};
+use peristyle_nvme::wire::{Fuse, Status, dsm, opcode};
 use peristyle_rt::sync::Permit;
 use peristyle_rt::{Buf, Instant, IoVec, View, join_all};
 use peristyle_shard::ShardError;
@@ -52,11 +53,27 @@ impl Kind {
             _ => Kind::Other,
         }
     }
-    fn stage(self, stats: &mut FrontStats) -> &mut Stage {
+    /// Of a command that is not looked at yet.
+    pub fn of_sqe(sqe: &Sqe) -> Kind {
+        match (sqe.opcode(), sqe.fuse()) {
+            (opcode::nvm::READ, Fuse::Normal) => Kind::Read,
+            (opcode::nvm::WRITE, Fuse::Normal) => Kind::Write,
+            _ => Kind::Other,
+        }
+    }
+    /// From one end of the command to the other.
+    pub fn total(self, stats: &mut FrontStats) -> Option<&mut Stage> {
         match self {
-            Kind::Read => &mut stats.read,
-            Kind::Write => &mut stats.write,
-            Kind::Other => &mut stats.other,
+            Kind::Read => Some(&mut stats.read_total),
+            Kind::Write => Some(&mut stats.write_total),
+            Kind::Other => None,
+        }
+    }
+    pub fn respond(self, stats: &mut FrontStats) -> &mut Stage {
+        match self {
+            Kind::Read => &mut stats.read_respond,
+            Kind::Write => &mut stats.write_respond,
+            Kind::Other => &mut stats.respond,
         }
     }
 }
@@ -298,14 +315,15 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     }
 
     pub(super) fn enter(&self, kind: Kind, now: Instant, ns: Option<&NamespaceView>) {
-        kind.stage(&mut self.node.stats.borrow_mut()).enter(now);
         self.node.target.counting.borrow_mut().enter(now);
-        let Some(ns) = ns else { return };
+        let (false, Some(ns)) = (kind == Kind::Other, ns) else {
+            return self.node.stats.borrow_mut().other.enter(now);
+        };
         let mut volumes = self.node.volume_stats.borrow_mut();
         match kind {
             Kind::Read => volumes.entry(ns.nsid).or_default().read.enter(now),
             Kind::Write => volumes.entry(ns.nsid).or_default().write.enter(now),
-            Kind::Other => {}
+            Kind::Other => unreachable!("counted above"),
         }
     }
 
@@ -323,10 +341,9 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             false => stage.leave_failed(started, now),
         };
         let stats = &mut *self.node.stats.borrow_mut();
-        leave(kind.stage(stats));
         let bytes = ns.filter(|_| good).map_or(0, |ns| bytes_of(io, ns));
         self.node.target.counting.borrow_mut().leave(now, io, bytes, result);
-        let Some(ns) = ns else { return };
+        let (false, Some(ns)) = (kind == Kind::Other, ns) else { return leave(&mut stats.other) };
         let mut volumes = self.node.volume_stats.borrow_mut();
         let volume = volumes.entry(ns.nsid).or_default();
         match kind {
@@ -340,7 +357,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
                 volume.write_bytes += bytes;
                 leave(&mut volume.write);
             }
-            Kind::Other => {}
+            Kind::Other => unreachable!("counted above"),
         }
     }
 }

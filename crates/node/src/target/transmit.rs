@@ -1,11 +1,11 @@
 //! The sender of a connection: all that is ready in a turn leaves in one send, payload from where it lies.
 
-use super::conn::Conn;
+use super::conn::{Conn, Sending};
 use peristyle_cluster::ShardStore;
 use peristyle_nvme::qpair::TRANSMIT_HEADER_BYTES;
 use peristyle_nvme::wire::digest::{DIGEST_BYTES, data_digest};
 use peristyle_rt::sync::Permit;
-use peristyle_rt::{Buf, Either, Instant, IoVec, StreamWriter, View, select};
+use peristyle_rt::{Buf, Either, IoVec, StreamWriter, View, select};
 use std::rc::Rc;
 
 /// The headers of one send.
@@ -23,8 +23,8 @@ enum Piece {
 #[derive(Default)]
 pub(super) struct Batch {
     pieces: Vec<Piece>,
-    /// When the answers that end with this send became ready.
-    since: Vec<Instant>,
+    /// The answers that end with this send.
+    sending: Vec<Sending>,
     permits: Vec<Permit>,
 }
 
@@ -86,7 +86,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
                 }
             }
             if let Some(slot) = transmit.done.and_then(|tag| slots.of(tag)) {
-                batch.since.extend(slot.responding.take());
+                batch.sending.extend(Sending::take(slot));
                 batch.permits.extend(slot.reply.take().and_then(|r| r.permit));
             }
         }
@@ -96,13 +96,8 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     /// The bytes are with the system, or the connection is lost.
     fn settle(&self, batch: &mut Batch, sent: bool) {
         let now = peristyle_rt::now();
-        let mut stats = self.node.stats.borrow_mut();
-        for since in batch.since.drain(..) {
-            match sent {
-                true => stats.respond.leave(since, now),
-                false => stats.respond.leave_failed(since, now),
-            }
-        }
+        let stats = &mut *self.node.stats.borrow_mut();
+        batch.sending.drain(..).for_each(|answer| answer.settle(stats, now, sent));
         batch.permits.clear();
         batch.pieces.clear();
     }

@@ -1,6 +1,5 @@
 //! A report in the words of fio, for eyes and scripts that are used to them.
 
-use peristyle_base::Histogram;
 use peristyle_bench::load::Workload;
 use peristyle_bench::pattern::Pattern;
 use peristyle_bench::report::{Figures, Report};
@@ -76,14 +75,14 @@ fn kind(name: &str, figures: &Figures, report: &Report) -> String {
     );
     let l = &figures.latency;
     let us = |nanos: f64| nanos / 1e3;
-    let least = l.buckets().next().map_or(0, |(value, _)| value);
+    let least = l.values().next().map_or(0, |(value, _)| value);
     let _ = writeln!(
         out,
         "     lat (usec): min={:.1}, max={:.1}, avg={:.2}, stdev={:.2}",
         us(least as f64),
         us(l.max() as f64),
         us(l.mean()),
-        us(deviation(l))
+        us(l.variance().sqrt())
     );
     out += "     lat percentiles (usec):\n";
     for three in PERCENTILES.chunks(3) {
@@ -103,13 +102,6 @@ fn thousands(value: f64) -> String {
         v if v < 1e6 => format!("{:.1}k", v / 1e3),
         v => format!("{:.2}M", v / 1e6),
     }
-}
-
-/// Standard deviation from the buckets: at most 1/32 of a value off.
-fn deviation(histogram: &Histogram) -> f64 {
-    let (mean, count) = (histogram.mean(), histogram.count().max(1) as f64);
-    let squares: f64 = histogram.buckets().map(|(value, n)| n as f64 * (value as f64 - mean).powi(2)).sum();
-    (squares / count).sqrt()
 }
 
 #[cfg(test)]

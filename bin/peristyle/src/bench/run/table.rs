@@ -207,7 +207,7 @@ pub fn figures_json(figures: &Figures, elapsed: Duration) -> Value {
 fn histogram_json(figures: &Figures) -> Value {
     figures
         .latency
-        .buckets()
+        .values()
         .map(|(nanos, count)| json!([nanos as f64 / 1e3, count]))
         .collect::<Vec<Value>>()
         .into()

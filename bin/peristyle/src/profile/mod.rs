@@ -1,0 +1,34 @@
+//! `peristyle profile`: what each stage of reads and writes did between two looks at its counters.
+
+mod figures;
+mod shape;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+pub use figures::{PathFigures, Profile, Row};
+pub use snapshot::Snapshot;
+
+use crate::cli::ProfileOptions;
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::online::print;
+use crate::render;
+use std::path::PathBuf;
+
+pub fn profile(options: ProfileOptions, admin: Option<PathBuf>) -> Result<(), Failure> {
+    let mut client = Client::connect(admin)?;
+    let before = match options.since_start {
+        true => None,
+        false => {
+            let before = Snapshot::fetch(&mut client)?;
+            std::thread::sleep(options.interval);
+            Some(before)
+        }
+    };
+    let after = Snapshot::fetch(&mut client)?;
+    let anew = || Failure::failed("the node was started anew meanwhile; ask again");
+    let profile = Profile::between(before.as_ref(), &after).ok_or_else(anew)?;
+    print(&if options.json { render::json(&profile) } else { render::profile(&profile) });
+    Ok(())
+}
