@@ -11,7 +11,7 @@ use peristyle_base::stage::Stage;
 use peristyle_base::{BLOCK_BYTES, COLUMN_BYTES, DeviceId, ExtentId, Instant, ShardId, SlotIndex};
 use peristyle_rt::alloc_count::background;
 use peristyle_rt::sync::{Notify, Permit, Semaphore};
-use peristyle_rt::{Buf, Device, DeviceInfo, IoError, IoVec, KeptBufs, now, spawn};
+use peristyle_rt::{Buf, Device, DeviceInfo, IoError, IoVec, KeptBufs, now, spawn, try_now};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
@@ -365,7 +365,7 @@ impl Drop for Timer {
         let mut stats = self.inner.stats.borrow_mut();
         let stage = (self.stage)(&mut stats);
         // The clock is out of reach when the reactor itself is being dropped; then nobody reads the figures.
-        let now = if self.ok { now() } else { self.at };
+        let now = try_now().unwrap_or(self.at);
         if self.ok { stage.leave(self.at, now) } else { stage.leave_failed(self.at, now) }
     }
 }

@@ -36,7 +36,7 @@ pub use net::{Addr, Listener, NetError, Stream, StreamReader, StreamWriter};
 pub use peristyle_base::{Duration, Instant};
 pub use reactor::{
     ReactorId, blocking, busy_nanos, fill_random, now, random_below, random_u64, reactor_id,
-    shutdown_requested, wall_nanos,
+    shutdown_requested, try_now, wall_nanos,
 };
 pub use task::{TaskHandle, spawn, spawn_background};
 pub use task::{breathe, end_of_turn, yield_now};

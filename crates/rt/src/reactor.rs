@@ -211,6 +211,11 @@ pub fn now() -> Instant {
     Reactor::current(Reactor::now)
 }
 
+/// As [`now`], also where there may be no reactor any more: in a `Drop`.
+pub fn try_now() -> Option<Instant> {
+    Reactor::try_current(Reactor::now)
+}
+
 /// Wall clock, nanoseconds since 1970: for people's eyes only, never for decisions.
 pub fn wall_nanos() -> u64 {
     Reactor::current(|reactor| match &reactor.backend {
