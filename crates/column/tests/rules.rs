@@ -504,6 +504,22 @@ fn appends_beyond_the_limits_wait_and_none_is_lost() {
     });
 }
 
+#[test]
+fn a_read_that_is_given_up_counts_the_time_that_it_took() {
+    test(|env| async move {
+        let bed = Bed::new(env, 2).await;
+        let slot = bed.open(1).await;
+        bed.append(slot, 1, 0, &[1]).await;
+        bed.disk.set_faults(DiskFaults { slow: 2000, ..DiskFaults::default() });
+        for _ in 0..10 {
+            assert_eq!(timeout(Duration::from_micros(50), bed.read(slot, 1, 0, 1)).await, None);
+        }
+        let served = bed.s().stats(now()).read_service;
+        assert_eq!((served.in_flight, served.errors), (0, 10));
+        assert!(served.little_error() < 1e-6, "{}", served.little_error());
+    });
+}
+
 static TAGS: [u8; 60] = {
     let mut tags = [0; 60];
     let mut i = 0;
