@@ -118,11 +118,12 @@ fn a_stage_is_told_in_microseconds() {
 #[test]
 fn a_stage_travels_with_its_histogram() {
     let mut stage = Stage::default();
+    // One after the other: the last of them takes 25 ms.
     for i in 0..5000u64 {
-        stage.pass(Instant(i * 1_000_000), Instant(i * 1_000_000 + i * i));
+        stage.pass(Instant(i * 30_000_000), Instant(i * 30_000_000 + i * i));
     }
-    stage.enter_many(Instant(6_000_000_000), 3);
-    let before = stage.snapshot(Instant(6_010_000_000));
+    stage.enter_many(Instant(160_000_000_000), 3);
+    let before = stage.snapshot(Instant(160_010_000_000));
     let raw = RawStage::new("append", &before);
     let text = serde_json::to_vec(&raw).unwrap();
     let again: RawStage = serde_json::from_slice(&text).unwrap();
