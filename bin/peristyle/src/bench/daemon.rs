@@ -28,6 +28,12 @@ pub struct Spawn {
     pub more: Vec<String>,
 }
 
+/// Options of a store with one reactor, on the first of these cores if there is one.
+pub fn one_reactor(cores: &[usize]) -> Vec<String> {
+    let core = cores.first().map(|core| ["--cores".into(), core.to_string()]);
+    ["--reactors".into(), "1".into()].into_iter().chain(core.into_iter().flatten()).collect()
+}
+
 /// `peristyle dev` of this same program.
 pub struct Daemon {
     child: Child,

@@ -1,6 +1,6 @@
 //! One scheme and pattern: what was measured of it.
 
-use super::{AmplificationOptions, everywhere};
+use super::AmplificationOptions;
 use crate::bench::daemon::Daemon;
 use crate::bench::echo::{Shape, echo};
 use crate::bench::run::{Place, measure, measure_live, verdict};
@@ -150,12 +150,8 @@ impl Cell {
         test: Test,
         dir: &Path,
     ) -> Result<Cell, Failure> {
-        let base = Workload {
-            length: Length::Time(options.runtime),
-            warmup: Duration::ZERO,
-            region: everywhere(),
-            ..Workload::default()
-        };
+        let base =
+            Workload { length: Length::Time(options.runtime), warmup: Duration::ZERO, ..Workload::default() };
         let what = format!("{scheme} {test}");
         let device = floor(&dir.join("floor"), test, options.runtime)?;
         let round_trip = echo(Shape::of(test.write, test.bytes), ECHO_ROUNDS, 1, &options.cores);

@@ -3,22 +3,18 @@
 mod cell;
 mod table;
 
-use super::daemon::{DEVICES, Daemon, Spawn};
-use super::run::{Place, measure_live, verdict};
+use super::daemon::{DEVICES, Daemon, Spawn, one_reactor};
+use super::run::{Place, fill};
 use super::{machine, raw_size, size64, time};
 use crate::failure::Failure;
 use crate::render::json;
 use cell::Cell;
 use clap::Args;
 use peristyle_base::Scheme;
-use peristyle_bench::load::{Length, Region, Workload};
-use peristyle_bench::pattern::Pattern;
 use peristyle_bench::series::{Order, Test};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
-
-const FILL_BYTES: u32 = 128 << 10;
 
 /// Device, network and latency amplification of each scheme, beside the least that a write in place and an appending one cost
 ///
@@ -82,26 +78,17 @@ fn of_scheme(
 ) -> Result<Vec<Cell>, Failure> {
     let store = dir.join(format!("store-{scheme}"));
     let raw = options.data * 2 / scheme.k() as u64 * scheme.width() as u64;
-    let core = options.cores.first().map(|core| vec!["--cores".into(), core.to_string()]);
     let spawn = Spawn {
         device_bytes: (raw / DEVICES).next_multiple_of(1 << 20) + (1 << 30),
         memory: None,
         scheme,
         volume: ("amplification", options.data),
-        more: ["--reactors".into(), "1".into()].into_iter().chain(core.unwrap_or_default()).collect(),
+        more: one_reactor(&options.cores),
     };
     let daemon = Daemon::spawn(&spawn, &store)?;
     let place =
         Place { cores: options.cores.get(1).copied().into_iter().collect(), ..Place::of(&daemon.target) };
-    let fill = Workload {
-        block_bytes: FILL_BYTES,
-        pattern: Pattern::Sequential,
-        read_share: 0,
-        depth: 8,
-        length: Length::Count(options.data / u64::from(FILL_BYTES)),
-        ..Workload::default()
-    };
-    verdict(&measure_live(&place, &fill, &format!("{scheme} filling"))?)?;
+    fill(&place, options.data, &scheme.to_string())?;
     let mut cells = Vec::new();
     for test in tests(&options.bs) {
         cells.push(Cell::measure(options, &daemon, &place, scheme, test, dir)?);
@@ -119,9 +106,4 @@ fn tests(sizes: &[u32]) -> Vec<Test> {
         orders.into_iter().flat_map(move |order| sizes.iter().map(move |&bytes| Test { write, order, bytes }))
     };
     of(false).chain(of(true)).collect()
-}
-
-/// The whole volume.
-fn everywhere() -> Region {
-    Region::default()
 }

@@ -2,15 +2,13 @@
 
 mod workloads;
 
-use super::daemon::{Daemon, Spawn};
+use super::daemon::{Daemon, Spawn, one_reactor};
 use super::echo::{Shape, echo};
-use super::run::{Place, figures_identity, measure_live, verdict};
+use super::run::{Place, figures_identity, fill, measure_live, verdict};
 use super::{machine, time};
 use crate::failure::Failure;
 use crate::render::{json, table};
 use clap::Args;
-use peristyle_bench::load::{Length, Workload};
-use peristyle_bench::pattern::Pattern;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +17,6 @@ use std::time::Duration;
 use workloads::{Load, Store};
 
 pub const FORMAT: u64 = 1;
-const FILL_BYTES: u32 = 128 << 10;
 const ECHO_ROUNDS: u32 = 5000;
 
 /// Measures the canonical loads on stores of its own, and keeps the figures with the machine and the commit
@@ -83,26 +80,17 @@ pub fn command(options: &RecordOptions) -> Result<(), Failure> {
 
 fn of_store(options: &RecordOptions, store: &Store, loads: &[Load]) -> Result<Vec<Entry>, Failure> {
     let dir = std::env::temp_dir().join(format!("peristyle-record-{}-{}", std::process::id(), store.scheme));
-    let core = options.cores.first().map(|core| vec!["--cores".into(), core.to_string()]);
     let spawn = Spawn {
         device_bytes: store.device_bytes,
         memory: store.memory,
         scheme: store.scheme,
         volume: ("record", store.volume_bytes),
-        more: ["--reactors".into(), "1".into()].into_iter().chain(core.unwrap_or_default()).collect(),
+        more: one_reactor(&options.cores),
     };
     let daemon = Daemon::spawn(&spawn, &dir)?;
     let place =
         Place { cores: options.cores.get(1).copied().into_iter().collect(), ..Place::of(&daemon.target) };
-    let fill = Workload {
-        block_bytes: FILL_BYTES,
-        pattern: Pattern::Sequential,
-        read_share: 0,
-        depth: 8,
-        length: Length::Count(store.volume_bytes / u64::from(FILL_BYTES)),
-        ..Workload::default()
-    };
-    verdict(&measure_live(&place, &fill, &format!("{} filling", store.name))?)?;
+    fill(&place, store.volume_bytes, &store.name)?;
     let mut entries: Vec<Entry> = loads.iter().map(|load| Entry::of(store, load)).collect();
     for round in 1..=options.repeat {
         for (load, entry) in loads.iter().zip(&mut entries) {

@@ -15,7 +15,8 @@ use crate::failure::{Failure, Kind};
 use crate::render::json;
 use live::Live;
 use options::Format;
-use peristyle_bench::load::{Gate, Part, Workload, drive};
+use peristyle_bench::load::{Gate, Length, Part, Region, Workload, drive};
+use peristyle_bench::pattern::Pattern;
 use peristyle_bench::report::Report;
 use peristyle_bench::session::{Namespace, Session, SessionError, Target};
 use peristyle_rt::{PollMode, RuntimeConfig, block_on};
@@ -129,6 +130,23 @@ pub fn measure_live(place: &Place, workload: &Workload, what: &str) -> Result<Re
     let gate = Gate::new(parts(place, workload));
     let _live = Live::watch(what, &gate, workload);
     measure_behind(place, workload, &gate)
+}
+
+/// What one command of [`fill`] writes.
+pub const FILL_BYTES: u32 = 128 << 10;
+
+/// Writes so many bytes at the front of the volume, once from end to end.
+pub fn fill(place: &Place, bytes: u64, what: &str) -> Result<(), Failure> {
+    let workload = Workload {
+        block_bytes: FILL_BYTES,
+        pattern: Pattern::Sequential,
+        read_share: 0,
+        depth: 8,
+        length: Length::Count(bytes / u64::from(FILL_BYTES)),
+        region: Region { offset: 0, bytes },
+        ..Workload::default()
+    };
+    verdict(&measure_live(place, &workload, &format!("{what} filling"))?)
 }
 
 fn parts(place: &Place, workload: &Workload) -> u16 {

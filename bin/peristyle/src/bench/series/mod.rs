@@ -9,7 +9,7 @@ pub use results::unlike;
 
 use super::daemon::{Daemon, Spawn};
 use super::echo::{Shape, echo};
-use super::run::{Place, look, measure, measure_live, verdict};
+use super::run::{FILL_BYTES, Place, fill, look, measure, measure_live, verdict};
 use crate::failure::Failure;
 use options::Settings;
 use peristyle_base::Scheme;
@@ -24,9 +24,6 @@ use results::{Results, Row};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What one command writes when the data set is laid out.
-const FILL_BYTES: u32 = 128 << 10;
-const FILL_DEPTH: u32 = 8;
 const CHURN_DEPTH: u32 = 32;
 /// Round trips of an echo beside each size.
 const ECHO_ROUNDS: u32 = 2000;
@@ -147,16 +144,7 @@ fn one(
 
 /// Writes the data set from end to end, and then part of it again at random.
 fn prepare(place: &Place, label: &str, settings: &Settings) -> Result<(), Failure> {
-    let fill = Workload {
-        block_bytes: FILL_BYTES,
-        pattern: Pattern::Sequential,
-        read_share: 0,
-        depth: FILL_DEPTH,
-        length: Length::Count(settings.data_bytes / u64::from(FILL_BYTES)),
-        region: Region { offset: 0, bytes: settings.data_bytes },
-        ..Workload::default()
-    };
-    verdict(&measure_live(place, &fill, &format!("{label} filling"))?)?;
+    fill(place, settings.data_bytes, label)?;
     let count = settings.data_bytes / 4096 * u64::from(settings.churn_percent) / 100;
     if count == 0 {
         return Ok(());
@@ -165,8 +153,10 @@ fn prepare(place: &Place, label: &str, settings: &Settings) -> Result<(), Failur
         block_bytes: 4096,
         pattern: Pattern::Random,
         depth: CHURN_DEPTH,
+        read_share: 0,
         length: Length::Count(count),
-        ..fill
+        region: Region { offset: 0, bytes: settings.data_bytes },
+        ..Workload::default()
     };
     verdict(&measure_live(place, &churn, &format!("{label} overwriting"))?)
 }
