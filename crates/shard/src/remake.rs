@@ -138,7 +138,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         // Frames that were given up may have been sealed on one column and not on the others: they are void.
         let rows = sources.iter().map(|s| s.crcs.len() as u16).min().unwrap_or(0).min(committed);
         let old = sources.iter().position(|s| s.column == column).map(|at| sources.remove(at));
-        if rows == 0 || (old.is_none() && sources.len() < scheme.k()) {
+        // An extent of which a start kept no row has columns of none, and nothing of them needs to be read.
+        let unknown = rows == 0 || (old.is_none() && sources.len() < scheme.k());
+        if committed > 0 && unknown {
             return Err(Trouble::Unreadable);
         }
         let at_work = self.quota.begin(works);

@@ -488,6 +488,39 @@ fn rows_beyond_those_of_the_shortest_column_are_void() {
 }
 
 #[test]
+fn an_extent_of_which_a_start_kept_no_row_leaves_its_devices_as_others_do() {
+    sim::run(16, |_| async {
+        let home = Home::new("2+1", 5);
+        let shard = home.start().await;
+        // The first frame of an extent has its header, and nothing else.
+        home.pool.rule(|a| match a.what {
+            What::Append if a.column != 0 => Do::Hang,
+            _ => Do::It,
+        });
+        let writer = shard.clone();
+        peristyle_rt::spawn(async move { drop(write(&writer, 0, 2, 1).await) });
+        ms(10).await;
+        home.kill(shard);
+        home.pool.no_rule();
+        let shard = home.recover().await.unwrap();
+        ms(1000).await;
+        let is_void = |e: &ExtentId| home.pool.columns_of(*e).values().all(|rows| *rows == Some(0));
+        let void = home.pool.extents().into_iter().find(is_void).expect("sealed without a row");
+        for (column, fate) in [(0, Fate::Draining), (1, Fate::Draining), (2, Fate::Lost)] {
+            let device = home.pool.copies(void, column)[0].0;
+            home.pool.fate(device, fate);
+            ms(3000).await;
+            repaired(&shard).await;
+            home.pool.clear(device);
+            home.pool.fate(device, Fate::Here);
+            assert_eq!(home.pool.copies(void, column)[0].1, Some(0));
+            assert_ne!(home.pool.copies(void, column)[0].0, device);
+        }
+        assert_eq!(read(&shard, 0, 2).await.unwrap(), [0; 2 * BLOCK]);
+    });
+}
+
+#[test]
 fn a_rebuild_keeps_to_its_quota() {
     sim::run(13, |_| async {
         let mut home = Home::new("2+1", 5);
