@@ -3,7 +3,9 @@
 /// Counts values in nanoseconds. 32 linear steps per power of two: a percentile is at most 1/32 too high.
 #[derive(Clone)]
 pub struct Histogram {
+    /// Of the buckets from `first` on; those outside are empty. One that is recorded into has all of them.
     counts: Box<[u64]>,
+    first: usize,
     count: u64,
     sum: u128,
     /// Of their squares, for the variance.
@@ -17,11 +19,32 @@ const BUCKETS: usize = (64 - STEP_BITS as usize + 1) * STEPS;
 
 impl Default for Histogram {
     fn default() -> Self {
-        Histogram { counts: vec![0; BUCKETS].into_boxed_slice(), count: 0, sum: 0, squares: 0, max: 0 }
+        Histogram { counts: vec![0; BUCKETS].into_boxed_slice(), ..Histogram::none() }
     }
 }
 
 impl Histogram {
+    /// Without memory until something comes in: for sums of others.
+    pub fn none() -> Histogram {
+        Histogram { counts: Box::default(), first: 0, count: 0, sum: 0, squares: 0, max: 0 }
+    }
+
+    /// A copy with no more memory than it needs.
+    pub fn trimmed(&self) -> Histogram {
+        let used = |n: &u64| *n > 0;
+        let start = self.counts.iter().position(used).unwrap_or(0);
+        let end = self.counts.iter().rposition(used).map_or(start, |last| last + 1);
+        Histogram { counts: self.counts[start..end].into(), first: self.first + start, ..*self }
+    }
+
+    /// Has memory for some buckets, whatever it had before.
+    fn widen(&mut self, first: usize, end: usize) {
+        let mut counts = vec![0; end - first].into_boxed_slice();
+        let had = self.first - first..self.first - first + self.counts.len();
+        counts[had].copy_from_slice(&self.counts);
+        (self.counts, self.first) = (counts, first);
+    }
+
     fn bucket(value: u64) -> usize {
         if value < STEPS as u64 {
             return value as usize;
@@ -50,7 +73,11 @@ impl Histogram {
         if times == 0 {
             return;
         }
-        self.counts[Self::bucket(value)] += times;
+        let bucket = Self::bucket(value);
+        if bucket.wrapping_sub(self.first) >= self.counts.len() {
+            self.widen(0, BUCKETS);
+        }
+        self.counts[bucket - self.first] += times;
         self.count += times;
         self.sum += value as u128 * times as u128;
         // Of values below a quarter of an hour it takes 2^48 of them until this wraps.
@@ -82,7 +109,7 @@ impl Histogram {
     pub fn quantile(&self, share: f64) -> u64 {
         let want = ((share * self.count as f64).ceil() as u64).clamp(1, self.count.max(1));
         let mut seen = 0;
-        for (i, &n) in self.counts.iter().enumerate() {
+        for (i, n) in self.buckets() {
             seen += n;
             if seen >= want {
                 return Self::upper(i).min(self.max);
@@ -91,9 +118,15 @@ impl Histogram {
         0
     }
     pub fn merge(&mut self, other: &Histogram) {
-        for (mine, theirs) in self.counts.iter_mut().zip(other.counts.iter()) {
-            *mine += theirs;
+        let (theirs, end) = (other.first, other.first + other.counts.len());
+        if self.counts.is_empty() {
+            self.first = theirs;
         }
+        if theirs < self.first || end > self.first + self.counts.len() {
+            self.widen(self.first.min(theirs), end.max(self.first + self.counts.len()));
+        }
+        let mine = self.counts[theirs - self.first..].iter_mut();
+        mine.zip(&other.counts).for_each(|(mine, theirs)| *mine += theirs);
         self.count += other.count;
         self.sum += other.sum;
         self.squares = self.squares.wrapping_add(other.squares);
@@ -102,11 +135,13 @@ impl Histogram {
     /// What was recorded since `earlier`, a copy of the same histogram. Its `max` is that of the highest bucket which
     /// something came into, hence at most 1/32 too high.
     pub fn minus(&self, earlier: &Histogram) -> Histogram {
-        let pairs = self.counts.iter().zip(earlier.counts.iter());
-        let counts: Box<[u64]> = pairs.map(|(now, then)| now.saturating_sub(*then)).collect();
-        let highest = counts.iter().rposition(|&n| n > 0);
+        let then = |i: usize| i.checked_sub(earlier.first).and_then(|at| earlier.counts.get(at));
+        let since = |(i, n): (usize, &u64)| n.saturating_sub(then(self.first + i).copied().unwrap_or(0));
+        let counts: Box<[u64]> = self.counts.iter().enumerate().map(since).collect();
+        let highest = counts.iter().rposition(|&n| n > 0).map(|i| self.first + i);
         Histogram {
             counts,
+            first: self.first,
             count: self.count.saturating_sub(earlier.count),
             sum: self.sum.saturating_sub(earlier.sum),
             squares: self.squares.wrapping_sub(earlier.squares),
@@ -119,7 +154,8 @@ impl Histogram {
     }
     /// Buckets that are not empty, in order: number and count.
     pub fn buckets(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        self.counts.iter().copied().enumerate().filter(|(_, n)| *n > 0)
+        let all = self.counts.iter().copied().enumerate();
+        all.filter(|(_, n)| *n > 0).map(|(i, n)| (self.first + i, n))
     }
     /// What [`buckets`](Self::buckets), `sum`, `squares` and `max` of another one tell; `None` when a bucket does not exist
     /// or the counts are too many.
@@ -182,6 +218,31 @@ mod tests {
         assert!((between.variance() - 7500.0).abs() < 1e-6, "{}", between.variance());
         assert_eq!(h.minus(&h).count(), 0);
         assert_eq!((h.minus(&h).max(), h.minus(&h).variance()), (0, 0.0));
+    }
+
+    #[test]
+    fn one_without_memory_to_spare_is_as_good_as_the_whole() {
+        let (mut low, mut high) = (Histogram::default(), Histogram::default());
+        [700, 900, 900].into_iter().for_each(|v| low.record(v));
+        [12_000, 5_000_000].into_iter().for_each(|v| high.record(v));
+        let mut whole = low.clone();
+        whole.merge(&high);
+        for mut sum in [Histogram::none(), low.trimmed(), high.trimmed(), Histogram::default()] {
+            let (has_low, has_high) = (sum.quantile(0.0) == low.quantile(0.0), sum.max() == high.max());
+            [(has_low, &low), (has_high, &high)]
+                .into_iter()
+                .filter(|had| !had.0)
+                .for_each(|(_, add)| sum.merge(&add.trimmed()));
+            assert_eq!(sum.buckets().collect::<Vec<_>>(), whole.buckets().collect::<Vec<_>>());
+            assert_eq!((sum.count(), sum.sum(), sum.max()), (whole.count(), whole.sum(), whole.max()));
+            let since = sum.minus(&low.trimmed());
+            assert_eq!(since.buckets().collect::<Vec<_>>(), high.buckets().collect::<Vec<_>>());
+            assert_eq!(since.quantile(0.5), high.quantile(0.5));
+            sum.record(3);
+            assert_eq!((sum.count(), sum.quantile(0.0), sum.max()), (6, 3, 5_000_000));
+        }
+        assert_eq!(Histogram::none().trimmed().quantile(0.5), 0);
+        assert!(low.trimmed().counts.len() < 20);
     }
 
     #[test]

@@ -72,6 +72,51 @@ impl<const N: usize> RecentSums<N> {
     }
 }
 
+/// Of N sums that only grow, what they were when each of the last seconds began in which something was added. For the
+/// price of a comparison, except once a second.
+#[derive(Clone, Copy)]
+pub(crate) struct Seconds<const N: usize> {
+    /// Nothing is to be noted before.
+    next: Instant,
+    began: [(u64, [u64; N]); SECONDS as usize + 1],
+}
+
+impl<const N: usize> Default for Seconds<N> {
+    fn default() -> Self {
+        Seconds { next: Instant(0), began: [(0, [0; N]); SECONDS as usize + 1] }
+    }
+}
+
+impl<const N: usize> Seconds<N> {
+    /// To be called before something is added; `sums`: what they are up to now.
+    #[inline]
+    pub fn tick(&mut self, now: Instant, sums: impl FnOnce() -> [u64; N]) {
+        if now >= self.next {
+            self.begin(now, sums());
+        }
+    }
+
+    #[cold]
+    fn begin(&mut self, now: Instant, sums: [u64; N]) {
+        let second = now.0 / 1_000_000_000;
+        self.began[(second % (SECONDS + 1)) as usize] = (second, sums);
+        self.next = Instant((second + 1) * 1_000_000_000);
+    }
+
+    /// What came in the last 3 s that are over, wrapping; `sums`: what they are now.
+    pub fn last_three(&self, now: Instant, sums: [u64; N]) -> [u64; N] {
+        let second = now.0 / 1_000_000_000;
+        // Nothing came in a second that is not noted, so it began with what the next one began with.
+        let at = |first: u64| {
+            let noted =
+                |second: u64| Some(self.began[(second % (SECONDS + 1)) as usize]).filter(|b| b.0 == second);
+            (first..=second).find_map(noted).map_or(sums, |began| began.1)
+        };
+        let (then, until) = (at(second.saturating_sub(SECONDS)), at(second));
+        std::array::from_fn(|i| until[i].wrapping_sub(then[i]))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +145,23 @@ mod tests {
         assert_eq!(sum.per_second(at(10_900)), [300], "that second goes on");
         assert_eq!(sum.per_second(at(13_999)), [1_000_000 / 3]);
         assert_eq!(sum.per_second(at(60_000)), [0]);
+    }
+
+    #[test]
+    fn seconds_tell_the_same_as_sums_by_the_second() {
+        let mut random = 7u64;
+        let (mut recent, mut seconds, mut sum) = (RecentSums::default(), Seconds::default(), 0u64);
+        let mut now = Instant(5_000_000_000);
+        for _ in 0..5000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // Mostly close to each other, and seconds apart now and then.
+            now = Instant(now.0 + (random >> 36) * if random % 61 == 0 { 40 } else { 1 });
+            assert_eq!(seconds.last_three(now, [sum]), recent.sums(now));
+            seconds.tick(now, || [sum]);
+            sum += random >> 40;
+            recent.add(now, [random >> 40]);
+            assert_eq!(seconds.last_three(now, [sum]), recent.sums(now));
+        }
+        assert_eq!(seconds.last_three(Instant(now.0 + 5_000_000_000), [sum]), [0]);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One owner (a reactor) writes; a snapshot is a copy that travels by message. No locks, no atomics.
 
-use crate::{Histogram, Instant, RecentSums};
+use crate::recent::Seconds;
+use crate::{Histogram, Instant};
 
 /// False: this program was built to count nothing (feature `stages-off`), so that the price of counting can be measured.
 pub const COUNTED: bool = !cfg!(feature = "stages-off");
@@ -11,27 +12,34 @@ pub const COUNTED: bool = !cfg!(feature = "stages-off");
 #[derive(Clone, Default)]
 pub struct Stage {
     in_flight: u64,
-    entered: u64,
-    latency: Histogram,
     /// Integral of `in_flight` over time, in nanoseconds: the L of Little's law without sampling.
     area: u128,
+    changed: Instant,
     /// When those in flight came in, all together, modulo 2^64: what they have waited follows from it.
     entered_at: u64,
+    latency: Histogram,
+    /// How many had left, and how long they took, when each of the last seconds began.
+    seconds: Seconds<2>,
     since: Instant,
-    changed: Instant,
-    /// How many left, and how long they took.
-    recent: RecentSums<2>,
     errors: u64,
 }
 
 impl Stage {
+    /// Nobody has come in yet.
+    #[inline]
+    fn is_new(&self) -> bool {
+        self.in_flight == 0 && self.latency.count() == 0
+    }
+
     #[inline]
     fn advance(&mut self, now: Instant) {
-        if self.entered == 0 {
-            (self.since, self.changed) = (now, now);
-        }
-        self.area += self.in_flight as u128 * now.nanos_since(self.changed) as u128;
+        self.area = self.area_until(now);
         self.changed = self.changed.max(now);
+    }
+
+    #[inline]
+    fn area_until(&self, now: Instant) -> u128 {
+        self.area + self.in_flight as u128 * now.nanos_since(self.changed) as u128
     }
 
     /// One more request is in this stage.
@@ -46,8 +54,10 @@ impl Stage {
         if !COUNTED {
             return;
         }
+        if self.is_new() {
+            self.since = now;
+        }
         self.advance(now);
-        self.entered += requests;
         self.in_flight += requests;
         self.entered_at = self.entered_at.wrapping_add(now.0.wrapping_mul(requests));
     }
@@ -68,22 +78,35 @@ impl Stage {
         assert!(self.in_flight >= requests, "a request left a stage that it had not entered");
         self.in_flight -= requests;
         self.entered_at = self.entered_at.wrapping_sub(entered.0.wrapping_mul(requests));
-        let took = now.nanos_since(entered);
-        self.latency.record_many(took, requests);
-        self.recent.add(now, [requests, took * requests]);
+        self.record(now, now.nanos_since(entered), requests);
     }
 
-    /// A request came in at `entered` and has left at `left`, and nobody else came or went in between.
+    #[inline]
+    fn record(&mut self, now: Instant, took: u64, requests: u64) {
+        let latency = &mut self.latency;
+        self.seconds.tick(now, || [latency.count(), latency.sum() as u64]);
+        latency.record_many(took, requests);
+    }
+
+    /// A request came in at `entered` and has left at `left`; those who are here stay.
     #[inline]
     pub fn pass(&mut self, entered: Instant, left: Instant) {
         self.pass_many(entered, left, 1);
     }
 
-    /// So many requests came in and have left together, and nobody else in between.
+    /// So many requests came in and have left together: as if they had entered and left, for less.
     #[inline]
     pub fn pass_many(&mut self, entered: Instant, left: Instant, requests: u64) {
-        self.enter_many(entered, requests);
-        self.leave_many(entered, left, requests);
+        if !COUNTED {
+            return;
+        }
+        if self.is_new() {
+            self.since = entered;
+        }
+        let took = left.nanos_since(entered);
+        self.advance(left);
+        self.area += took as u128 * requests as u128;
+        self.record(left, took, requests);
     }
 
     /// A request leaves by failing: counted apart, and its time counts too.
@@ -99,29 +122,33 @@ impl Stage {
         self.leave_many(entered, now, requests);
     }
 
+    /// How many have left, and how long they took, all together.
+    pub fn left(&self) -> (u64, u128) {
+        (self.latency.count(), self.latency.sum())
+    }
+
     pub fn snapshot(&self, now: Instant) -> StageSnapshot {
-        let mut me = self.clone();
-        me.advance(now);
-        let elapsed = now.nanos_since(me.since);
-        let [count_3s, sum_3s] = me.recent.sums(now);
+        let since = if self.is_new() { now } else { self.since };
+        let [count_3s, sum_3s] =
+            self.seconds.last_three(now, [self.latency.count(), self.latency.sum() as u64]);
         StageSnapshot {
-            in_flight: me.in_flight,
-            age_ns: me.in_flight.wrapping_mul(now.0).wrapping_sub(me.entered_at) as i64,
+            in_flight: self.in_flight,
+            age_ns: self.in_flight.wrapping_mul(now.0).wrapping_sub(self.entered_at) as i64,
             in_flight_before: 0,
             age_before_ns: 0,
-            completed: me.latency.count(),
-            errors: me.errors,
-            elapsed_ns: elapsed,
-            in_flight_area: me.area,
+            completed: self.latency.count(),
+            errors: self.errors,
+            elapsed_ns: now.nanos_since(since),
+            in_flight_area: self.area_until(now),
             count_3s,
             sum_3s_ns: sum_3s,
-            latency: me.latency,
+            latency: self.latency.trimmed(),
         }
     }
 }
 
 /// A copy of one stage's figures at one moment. Those of several reactors add up with [`merge`](Self::merge).
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct StageSnapshot {
     pub in_flight: u64,
     /// How long those in flight have been here, all together, if they came in when they will say they did.
@@ -136,6 +163,24 @@ pub struct StageSnapshot {
     pub count_3s: u64,
     pub sum_3s_ns: u64,
     pub latency: Histogram,
+}
+
+impl Default for StageSnapshot {
+    fn default() -> StageSnapshot {
+        StageSnapshot {
+            in_flight: 0,
+            age_ns: 0,
+            in_flight_before: 0,
+            age_before_ns: 0,
+            completed: 0,
+            errors: 0,
+            elapsed_ns: 0,
+            in_flight_area: 0,
+            count_3s: 0,
+            sum_3s_ns: 0,
+            latency: Histogram::none(),
+        }
+    }
 }
 
 impl StageSnapshot {

@@ -15,6 +15,8 @@ pub enum Request {
     Volume { shard: ShardId, layer: LayerId, request: VolumeRequest },
     /// To every reactor: its statistics.
     Stats,
+    /// To every reactor: how much it has read and written.
+    Totals,
     /// To every reactor: its shards read everything, and repair what is damaged.
     Scrub,
     /// To every reactor: one device's fault (development mode).
@@ -31,6 +33,7 @@ pub enum Reply {
     Column(ColumnAnswer),
     Volume(VolumeAnswer),
     Stats(Box<crate::stats::ReactorStats>),
+    Totals(crate::stats::IoTotals),
     Done(bool),
     Opened(Result<(), crate::DeviceOpenError>),
     Target(crate::target::HomeReply),

@@ -7,7 +7,7 @@ use crate::devices::{DeviceTable, SharedDevice, Wish};
 use crate::message::{NodeBus, Reply, Request};
 use crate::opening::OPEN_LIMIT;
 use crate::probe;
-use crate::stats::{FrontStats, ReactorStats, VolumeStats};
+use crate::stats::{FrontStats, IoTotals, ReactorStats, VolumeStats};
 use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
 use peristyle_base::{DeviceId, Instant, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, ShardStore};
@@ -294,6 +294,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 Reply::Volume(self.serve_volume(shard, layer, request).await)
             }
             Request::Stats => Reply::Stats(Box::new(self.reactor_stats())),
+            Request::Totals => Reply::Totals(self.io_totals()),
             Request::Check { device } => {
                 if let Some(server) = self.columns.server(device) {
                     probe::check(server, self.devices().clone()).await;
@@ -370,6 +371,25 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             busy_ns: peristyle_rt::busy_nanos(),
             buffers_free: peristyle_rt::buf::free_counts(),
         }
+    }
+
+    fn io_totals(&self) -> IoTotals {
+        let mut totals = IoTotals { connections: self.stats.borrow().connections, ..IoTotals::default() };
+        self.volume_stats.borrow().values().for_each(|volume| totals.add_volume(volume));
+        totals
+    }
+
+    /// How much all reactors have read and written since the start.
+    pub async fn all_totals(&self) -> IoTotals {
+        let mut all = IoTotals::default();
+        for reactor in (0..self.reactors() as u16).map(ReactorId) {
+            if reactor == self.id() {
+                all.merge(&self.io_totals());
+            } else if let Reply::Totals(totals) = self.bus.call(reactor, Request::Totals).await {
+                all.merge(&totals);
+            }
+        }
+        all
     }
 
     /// The statistics of all reactors, in order.

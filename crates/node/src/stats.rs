@@ -95,6 +95,49 @@ impl VolumeStats {
     }
 }
 
+/// Reads or writes since the start.
+#[derive(Clone, Copy, Default)]
+pub struct DirectionTotals {
+    pub completed: u64,
+    pub bytes: u64,
+    /// How long they took, all together, nanoseconds.
+    pub latency_ns: u128,
+}
+
+impl DirectionTotals {
+    fn add(&mut self, stage: &Stage, bytes: u64) {
+        let (completed, latency_ns) = stage.left();
+        self.completed += completed;
+        self.bytes += bytes;
+        self.latency_ns += latency_ns;
+    }
+}
+
+/// What can be told every second without a copy of everything.
+#[derive(Clone, Copy, Default)]
+pub struct IoTotals {
+    pub reads: DirectionTotals,
+    pub writes: DirectionTotals,
+    pub connections: u64,
+}
+
+impl IoTotals {
+    pub fn add_volume(&mut self, volume: &VolumeStats) {
+        self.reads.add(&volume.read, volume.read_bytes);
+        self.writes.add(&volume.write, volume.write_bytes);
+    }
+
+    pub fn merge(&mut self, other: &IoTotals) {
+        let pairs = [(&mut self.reads, &other.reads), (&mut self.writes, &other.writes)];
+        for (mine, theirs) in pairs {
+            mine.completed += theirs.completed;
+            mine.bytes += theirs.bytes;
+            mine.latency_ns += theirs.latency_ns;
+        }
+        self.connections += other.connections;
+    }
+}
+
 /// Everything that one reactor counts.
 #[derive(Default)]
 pub struct ReactorStats {

@@ -11,9 +11,10 @@ use peristyle_control::config::{HugePages, ListenAddr, Poll};
 use peristyle_control::desired::{Change, VolumeState};
 use peristyle_control::{Control, EmbeddedStore, ShardRecords, serve_admin};
 use peristyle_node::nbd::NbdConfig;
+use peristyle_node::stats::{DirectionTotals, IoTotals};
 use peristyle_node::{DeviceState, Node, NodeSeed, ShardPhase, VolumeSpec, seeds};
 use peristyle_rt::buf::{BufConfig, CLASS_BYTES};
-use peristyle_rt::{Addr, Duration, Instant, Listener, PollMode, ReactorId, RuntimeConfig};
+use peristyle_rt::{Addr, Duration, Listener, PollMode, ReactorId, RuntimeConfig};
 use peristyle_shard::ResizeError;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -323,13 +324,13 @@ async fn start_front_ends(
 
 async fn report_status(node: Rc<ThisNode>, news: Sender<News>) {
     let started = peristyle_rt::now();
-    let mut last = Totals::default();
+    let mut last = IoTotals::default();
     let mut at = started;
     loop {
         peristyle_rt::sleep(STATUS_PERIOD).await;
         let now = peristyle_rt::now();
-        let totals = Totals::of(&node).await;
-        let line = totals.line(&last, at, now, started, &node);
+        let totals = node.all_totals().await;
+        let line = status_line(&totals, &last, now.since(at), now.since(started), &node);
         (last, at) = (totals, now);
         if news.send(News::Status(line)).is_err() {
             return;
@@ -337,54 +338,29 @@ async fn report_status(node: Rc<ThisNode>, news: Sender<News>) {
     }
 }
 
-/// Sums since the start, of which the status line shows the last second.
-#[derive(Clone, Copy, Default)]
-struct Totals {
-    reads: (u64, u64, u128),
-    writes: (u64, u64, u128),
-    connections: u64,
-}
-
-impl Totals {
-    async fn of(node: &Rc<ThisNode>) -> Totals {
-        let mut t = Totals::default();
-        for reactor in node.all_stats().await {
-            t.connections += reactor.front.connections;
-            for v in reactor.volumes.values() {
-                t.reads.0 += v.read.completed;
-                t.reads.1 += v.read_bytes;
-                t.reads.2 += v.read.latency.sum();
-                t.writes.0 += v.write.completed;
-                t.writes.1 += v.write_bytes;
-                t.writes.2 += v.write.latency.sum();
-            }
-        }
-        t
-    }
-
-    fn line(
-        &self,
-        last: &Totals,
-        at: Instant,
-        now: Instant,
-        started: Instant,
-        node: &ThisNode,
-    ) -> StatusLine {
-        let seconds = now.since(at).as_secs_f64().max(1e-9);
-        let rates = |new: (u64, u64, u128), old: (u64, u64, u128)| {
-            let operations = new.0.saturating_sub(old.0) as f64;
-            let mean_us = if operations > 0.0 { (new.2 - old.2) as f64 / operations / 1000.0 } else { 0.0 };
-            let bytes = new.1.saturating_sub(old.1) as f64;
-            Rates { operations: operations / seconds, bytes: bytes / seconds, mean_us }
-        };
-        let devices = || node.devices().all().filter(|d| d.wish().serves());
-        StatusLine {
-            uptime: now.since(started),
-            connections: self.connections,
-            devices_healthy: devices().filter(|d| d.state() == DeviceState::Healthy).count() as u32,
-            devices: devices().count() as u32,
-            reads: rates(self.reads, last.reads),
-            writes: rates(self.writes, last.writes),
-        }
+/// `totals` since the start, of which the line shows what came since `last`, so much time ago.
+fn status_line(
+    totals: &IoTotals,
+    last: &IoTotals,
+    passed: Duration,
+    uptime: Duration,
+    node: &ThisNode,
+) -> StatusLine {
+    let seconds = passed.as_secs_f64().max(1e-9);
+    let rates = |new: &DirectionTotals, old: &DirectionTotals| {
+        let operations = new.completed.saturating_sub(old.completed) as f64;
+        let took = new.latency_ns.saturating_sub(old.latency_ns) as f64;
+        let mean_us = if operations > 0.0 { took / operations / 1000.0 } else { 0.0 };
+        let bytes = new.bytes.saturating_sub(old.bytes) as f64;
+        Rates { operations: operations / seconds, bytes: bytes / seconds, mean_us }
+    };
+    let devices = || node.devices().all().filter(|d| d.wish().serves());
+    StatusLine {
+        uptime,
+        connections: totals.connections,
+        devices_healthy: devices().filter(|d| d.state() == DeviceState::Healthy).count() as u32,
+        devices: devices().count() as u32,
+        reads: rates(&totals.reads, &last.reads),
+        writes: rates(&totals.writes, &last.writes),
     }
 }
