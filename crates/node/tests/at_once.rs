@@ -1,8 +1,6 @@
 //! Reads and appends of devices in memory, which are done without waiting, and the cases in which they are not.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use peristyle_base::{LayerId, ShardId};
 use peristyle_rt::device::until;
 use peristyle_rt::{Buf, DeviceSpec, Duration, Fault};

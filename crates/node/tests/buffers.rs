@@ -1,8 +1,6 @@
 //! Work that holds buffers while it needs more never waits for ever: what it takes to go on is kept back.
 
-mod common;
-
-use common::{MIB, Rig, device_id, fill};
+use crate::common::{MIB, Rig, device_id, fill};
 use peristyle_rt::{Buf, Duration, View, spawn, timeout};
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,8 +1,6 @@
 //! Volumes that cannot be exported when the target starts.
 
-mod common;
-
-use common::{MIB, Rig, spec};
+use crate::common::{MIB, Rig, spec};
 use peristyle_base::LayerId;
 use peristyle_node::{TargetConfig, VolumeSpec};
 use peristyle_nvme::QpairLimits;

@@ -1,14 +1,11 @@
 //! What a node says about itself, after hosts have used it: figures that must be exact.
 
-mod common;
-mod rig;
-
+use crate::rig::*;
 use peristyle_base::stage::StageSnapshot;
 use peristyle_bench::host::{Host, HostOptions};
 use peristyle_column::{Counter, DeviceStats, WritePurpose};
 use peristyle_node::stats::ReactorStats;
 use peristyle_rt::{Buf, Duration};
-use rig::*;
 use std::rc::Rc;
 
 /// Several hosts' worth of commands at once: all kinds, all sizes, some that fail.

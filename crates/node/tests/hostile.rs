@@ -1,13 +1,10 @@
 //! Connections that break the rules or off, on a whole target: what the machine's own table of malformed input cannot
 //! see. Rows are those of that table.
 
-mod common;
-mod rig;
-
+use crate::rig::*;
 use peristyle_bench::host::{Host, HostOptions, Queue};
 use peristyle_node::target::CONNECTIONS_MAX;
 use peristyle_rt::{Buf, Duration, StreamReader, StreamWriter};
-use rig::*;
 use std::cell::Cell;
 use std::rc::Rc;
 

@@ -1,9 +1,7 @@
 //! Volumes over NBD, from negotiation to the end of the connection, in simulation.
 
-mod common;
-
-use common::nbd::Client;
-use common::{MIB, Rig, TestNode, fill, spec};
+use crate::common::nbd::Client;
+use crate::common::{MIB, Rig, TestNode, fill, spec};
 use peristyle_nbd::testing::go_data;
 use peristyle_nbd::wire::{cmd, cmd_flags, opt, rep};
 use peristyle_node::{NbdConfig, VolumeSpec};

@@ -1,7 +1,6 @@
 //! A node whose devices are pulled, come back, are given up, leave, join and rot, under hosts that write and compare.
 
-mod common;
-use common::*;
+use crate::common::*;
 use peristyle_base::ShardId;
 use peristyle_column::Geometry;
 use peristyle_node::{DeviceConfig, Wish};

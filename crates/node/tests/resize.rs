@@ -1,17 +1,14 @@
 //! A volume changes its size under its hosts: they hear of it, see it without connecting again, and every reactor
 //! agrees; NBD clients find out when they connect again.
 
-mod common;
-mod rig;
-
-use common::nbd::Client;
+use crate::common::nbd::Client;
+use crate::rig::*;
 use peristyle_bench::host::{Host, HostOptions};
 use peristyle_nbd::wire::cmd;
 use peristyle_node::{NbdConfig, VolumeSpec};
 use peristyle_nvme::wire::Status;
 use peristyle_rt::{Addr, Buf, Duration, timeout};
 use peristyle_shard::ResizeError;
-use rig::*;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -246,8 +243,8 @@ const EINVAL: u32 = 22;
 #[test]
 fn an_nbd_client_keeps_the_size_that_it_knows_until_it_connects_again() {
     for reactors in [1, 2] {
-        common::Rig::new(43, "2+1", 4, reactors).run(|node, volume| async move {
-            let sized = |mib: u64| VolumeSpec { bytes: mib * MIB, ..common::spec() };
+        crate::common::Rig::new(43, "2+1", 4, reactors).run(|node, volume| async move {
+            let sized = |mib: u64| VolumeSpec { bytes: mib * MIB, ..crate::common::spec() };
             node.set_exports([sized(64)]);
             let listen = vec![Addr::Tcp("10.0.0.1:10809".parse().unwrap())];
             let addr = node.start_nbd(NbdConfig::new(listen)).await.unwrap().remove(0);

@@ -1,8 +1,6 @@
 //! One node's shards over simulated disks, without a network: writes, reads, restarts, losses.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use peristyle_base::ShardId;
 use peristyle_rt::Duration;
 use std::cell::RefCell;

@@ -1,8 +1,7 @@
 //! What a shard promises when the control store fails, the pool is full, devices go for good, or its process dies again
 //! and again while it takes over. Each test stands for a fault that was found by reading or by simulation.
 
-mod common;
-use common::*;
+use crate::common::*;
 use peristyle_base::{LayerId, ShardId};
 use peristyle_cluster::Fault;
 use peristyle_column::Geometry;

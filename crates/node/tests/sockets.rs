@@ -1,8 +1,6 @@
 //! The target over the system's own TCP, in every way in which sockets receive and send.
 
-mod common;
-
-use common::files;
+use crate::common::files;
 use peristyle_bench::host::{Host, Queue};
 use peristyle_rt::{Buf, Receive, RuntimeConfig, ZeroCopy, block_on, join_all, random_below};
 

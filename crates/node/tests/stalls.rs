@@ -2,8 +2,7 @@
 //! for a device. More devices away than the scheme covers: reads wait, then fail with the right word, and never give
 //! wrong bytes. Times are the simulated world's.
 
-mod common;
-use common::*;
+use crate::common::*;
 use peristyle_base::ShardId;
 use peristyle_rt::sim::DiskFaults;
 use peristyle_rt::{Duration, Fault, Instant, join_all};

@@ -1,14 +1,11 @@
 //! The NVMe/TCP target over simulated TCP, disks and reactors, driven by a real initiator.
 
-mod common;
-mod rig;
-
+use crate::rig::*;
 use peristyle_bench::host::{Host, HostError, HostOptions, Queue};
 use peristyle_node::target::COUNT_PERIOD;
 use peristyle_nvme::host::HostClose;
 use peristyle_nvme::wire::Status;
 use peristyle_rt::{Buf, Duration};
-use rig::*;
 use std::cell::Cell;
 use std::rc::Rc;
 

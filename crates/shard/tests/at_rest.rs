@@ -1,6 +1,6 @@
 //! A shard at rest: what `check_shard` says of each damage that is planted, and that it changes nothing.
 
-mod pool;
+use crate::pool::*;
 use peristyle_base::{
     BLOCK_BYTES, ColumnIndex, ColumnName, ColumnPlace, DeviceId, ExtentId, Nonce, RowIndex, ShardId, crc32c,
 };
@@ -11,7 +11,6 @@ use peristyle_shard::checkpoint::root::{Root, decode_directory, encode_directory
 use peristyle_shard::frame::Entry;
 use peristyle_shard::map::Ptr;
 use peristyle_shard::{ColumnFault, Columns, ListedSlot};
-use pool::*;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 

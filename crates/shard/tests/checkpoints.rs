@@ -1,10 +1,9 @@
 //! What checkpoints do for later starts, and what becomes of those that are cut short or fail.
 
-mod pool;
+use crate::pool::*;
 use peristyle_base::{ExtentId, ShardId};
 use peristyle_rt::{Duration, sim};
 use peristyle_shard::{ColumnFault, ShardError, WriteClass};
-use pool::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 

@@ -1,12 +1,11 @@
 //! Collection: space comes back from extents that still hold something (DESIGN §4, §11 "Collection and layers").
 
-mod pool;
+use crate::pool::*;
 use peristyle_base::ExtentId;
 use peristyle_rt::sim::{self, Rng};
 use peristyle_rt::{Duration, timeout};
 use peristyle_shard::frame::FrameKind;
 use peristyle_shard::{CollectionState, ColumnFault, Pace, Policy, ShardError, WriteClass};
-use pool::*;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 

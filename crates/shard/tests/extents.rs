@@ -1,11 +1,10 @@
 //! Extents from allocation to seal, and what becomes of them when columns fail (DESIGN §5, §11).
 
-mod pool;
+use crate::pool::*;
 use peristyle_base::{COLUMN_ROWS, ExtentId, ShardId};
 use peristyle_rt::{Duration, join_all, sim};
 use peristyle_shard::frame::Header;
 use peristyle_shard::{ColumnFault, ShardError, WriteClass};
-use pool::*;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;

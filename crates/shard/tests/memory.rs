@@ -1,11 +1,10 @@
 //! The map in bounded memory: what is not there is read back, and a start reads as much as the changes are, not as the
 //! volumes hold.
 
-mod pool;
+use crate::pool::*;
 use peristyle_base::{BLOCK_BYTES, LayerId};
 use peristyle_rt::sim::{self, Rng};
 use peristyle_shard::map::Limits;
-use pool::*;
 use std::collections::BTreeMap;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;

@@ -1,12 +1,11 @@
 //! What a takeover decides, rule by rule (DESIGN §11, "Recovery"): the pool lets each single request be lost.
 
-mod pool;
+use crate::pool::*;
 use peristyle_base::ExtentId;
 use peristyle_cluster::Fault;
 use peristyle_rt::sim;
 use peristyle_shard::frame::{Entry, FrameKind};
 use peristyle_shard::{ColumnFault, RecoverError, ShardError};
-use pool::*;
 use std::cell::Cell;
 use std::rc::Rc;
 

@@ -1,9 +1,8 @@
 //! Layers that change their size while they are used, and when their owner dies meanwhile.
 
-mod pool;
+use crate::pool::*;
 use peristyle_rt::{Duration, sim};
 use peristyle_shard::{ResizeError, ShardError, WriteClass};
-use pool::*;
 use std::cell::Cell;
 use std::rc::Rc;
 

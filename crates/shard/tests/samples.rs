@@ -1,7 +1,7 @@
 //! One sample of each structure of each format version, read and written for ever, and made from the tables of
 //! `docs/disk-format.md` without our code. And where the blocks of a frame lie, computed once more by hand.
 
-mod pool;
+use crate::pool::*;
 use peristyle_base::{
     BLOCK_BYTES, ColumnIndex, Epoch, ExtentId, LayerId, Nonce, RowIndex, Scheme, Seq, ShardId,
 };
@@ -13,7 +13,6 @@ use peristyle_shard::frame::{Entry, FrameKind, Header, NotHeader};
 use peristyle_shard::map::{
     FANOUT, LayerTable, Logged, Lookup, PageAt, Ptr, View, decode_block, encode_block,
 };
-use pool::*;
 
 const USER: &[u8] = include_bytes!("../testdata/frame-header-v1.bin");
 const CHECKPOINT: &[u8] = include_bytes!("../testdata/frame-header-checkpoint-v1.bin");

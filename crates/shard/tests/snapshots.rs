@@ -1,11 +1,10 @@
 //! Snapshots, clones, what becomes of them, and what they take (DESIGN §4, §11 "Collection and layers").
 
-mod pool;
+use crate::pool::*;
 use peristyle_base::LayerId;
 use peristyle_rt::sim::{self, Rng};
 use peristyle_rt::{Duration, timeout};
 use peristyle_shard::{ResizeError, ShardError, Usage, WriteClass};
-use pool::*;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

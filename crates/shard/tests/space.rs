@@ -1,11 +1,10 @@
 //! Space comes back while the shard serves (DESIGN §4, §5.9, §11 "Collection and layers").
 
-mod pool;
+use crate::pool::*;
 use peristyle_base::{ExtentId, LayerId};
 use peristyle_rt::sim::{self, Rng};
 use peristyle_rt::{Duration, timeout};
 use peristyle_shard::{ColumnFault, ShardError, WriteClass};
-use pool::*;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

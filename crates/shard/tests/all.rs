@@ -1,0 +1,14 @@
+//! All tests of whole shards as one program: a shard is compiled for its columns and its store, which takes longer than the tests.
+
+mod at_rest;
+mod checkpoints;
+mod collect;
+mod extents;
+mod memory;
+mod pool;
+mod recovery;
+mod repair;
+mod resize;
+mod samples;
+mod snapshots;
+mod space;
