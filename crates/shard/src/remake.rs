@@ -361,18 +361,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             old
         };
         self.readers.wait_for_earlier().await;
-        if !old.device.is_nil() && self.is_reachable(old.device) {
-            // A device that does not answer now keeps a leftover, which is found when it comes back.
-            self.give_back(old, r.name).await;
+        match self.is_reachable(old.device) {
+            true => self.give_back(old, r.name).await,
+            // A device that does not answer now keeps a leftover, which is found when it does.
+            false => self.state.borrow_mut().repair.recheck(old.device),
         }
     }
 
     async fn give_back(&self, place: ColumnPlace, name: ColumnName) {
         let freed = timeout(WRITE_LIMIT, self.columns.free(place, name, self.epoch())).await;
         if freed != Some(Ok(())) {
-            let left_behind = &mut self.state.borrow_mut().repair.left_behind;
-            if left_behind.len() < LEFT_BEHIND_MAX {
-                left_behind.push((place, name));
+            let repair = &mut self.state.borrow_mut().repair;
+            match repair.left_behind.len() < LEFT_BEHIND_MAX {
+                true => repair.left_behind.push((place, name)),
+                false => repair.recheck(place.device),
             }
         }
     }

@@ -23,6 +23,8 @@ const MOVES_MAX: usize = 16;
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Pause before a column whose remake failed is tried again.
 const RETRY_PERIOD: Duration = Duration::from_secs(5);
+/// Time after which a device is asked what it has that was to be freed: what it was slow at is done by then.
+const RECHECK_PERIOD: Duration = Duration::from_secs(5);
 
 /// Why a column is made anew.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -126,10 +128,52 @@ pub(crate) struct Repair {
     pub unlisted: Vec<DeviceId>,
     /// Devices that did not answer the start: they may have extents that nobody else has, and of which nothing is known.
     pub unknown: Vec<DeviceId>,
+    /// Devices that may have slots which nobody needs: one that was to be freed while the device was slow, or that it gave
+    /// out when nobody waited for it any more. One entry each at most.
+    pub rechecks: Vec<Recheck>,
     /// What was verified before is to be read again now.
     pub scrub_asked: Instant,
     /// What was known of the devices at the last look.
     pub known: Vec<(DeviceId, Fate)>,
+}
+
+/// A device is to be asked for slots that nobody needs.
+pub(crate) struct Recheck {
+    device: DeviceId,
+    due: Instant,
+    /// More were left there meanwhile: the device may be at work on them when it is asked.
+    again: bool,
+}
+
+impl Repair {
+    /// A device may have a slot that nobody needs.
+    pub fn recheck(&mut self, device: DeviceId) {
+        if device.is_nil() {
+            return;
+        }
+        match self.rechecks.iter_mut().find(|recheck| recheck.device == device) {
+            Some(recheck) => recheck.again = true,
+            None => {
+                let due = peristyle_rt::now() + RECHECK_PERIOD;
+                self.rechecks.push(Recheck { device, due, again: false });
+            }
+        }
+    }
+
+    /// Devices that are to be asked now. Those that do not serve are asked when they come back, or never.
+    pub fn take_rechecks(&mut self, serves: impl Fn(DeviceId) -> bool) -> Vec<DeviceId> {
+        let now = peristyle_rt::now();
+        let mut due = Vec::new();
+        self.rechecks.retain_mut(|recheck| {
+            if serves(recheck.device) && recheck.due > now {
+                return true;
+            }
+            due.extend(serves(recheck.device).then_some(recheck.device));
+            recheck.due = now + RECHECK_PERIOD;
+            serves(recheck.device) && std::mem::take(&mut recheck.again)
+        });
+        due
+    }
 }
 
 /// What becomes of the devices, at one moment.
@@ -285,11 +329,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if used || self.stopped().is_some() {
                 continue;
             }
-            // A device that does not answer keeps it: it is found again when the device comes back.
             let free = self.columns.free(place, name, self.epoch());
-            if timeout(SILENCE_LIMIT, free).await == Some(Ok(())) {
-                self.state.borrow_mut().repair.figures.leftovers_freed += 1;
-            }
+            let repair = match timeout(SILENCE_LIMIT, free).await {
+                Some(Ok(())) => {
+                    self.state.borrow_mut().repair.figures.leftovers_freed += 1;
+                    continue;
+                }
+                _ => &mut self.state.borrow_mut().repair,
+            };
+            repair.recheck(place.device);
         }
     }
 

@@ -1,11 +1,15 @@
-//! Extents that are taken out of use with a checkpoint, because they would hold its mark back.
+//! Extents that are taken out of use: with a checkpoint, because they would hold its mark back, or because they never took a
+//! frame; and what becomes of their columns.
 
 use crate::columns::Columns;
 use crate::extent::{Extent, ExtentPhase, Width};
 use crate::shard::{Shard, State};
 use crate::stream::Stream;
+use crate::supply::SEAL_LIMIT;
 use peristyle_base::ExtentId;
 use peristyle_cluster::ShardStore;
+use peristyle_rt::{join_all, timeout};
+use std::rc::Rc;
 
 /// Sealed extents without a block that a start leaves alone; with this many it has a checkpoint taken, which lets go
 /// of them.
@@ -69,6 +73,39 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         };
         let old = [Width::Wide, Width::Narrow, Width::Reserve].into_iter().any(old);
         state.room_wanted && state.short && old && !young
+    }
+
+    /// Gives back an extent that never took a committed frame. It leaves the open set first.
+    pub(crate) async fn discard(self: &Rc<Self>, id: ExtentId) {
+        let Some(extent) = self.state.borrow_mut().extents.remove(id) else { return };
+        self.state.borrow_mut().freeing += 1;
+        // Also when it is not in the record: one that lists it may be on its way to the store right now.
+        if self.write_record(|_| {}).await.is_ok() {
+            self.free_columns(&extent).await;
+        }
+        self.state.borrow_mut().freeing -= 1;
+        self.supply_wanted.notify_all();
+    }
+
+    pub(crate) async fn free_columns(&self, extent: &Extent) {
+        let (epoch, bad) = (self.epoch(), self.bad_devices());
+        // A device that is slow or away is not waited for: it is asked for what it has left when it is not any more.
+        let frees = (0..extent.scheme.width()).filter(|&c| !extent.place(c).device.is_nil()).map(|column| {
+            let (place, bad) = (extent.place(column), &bad);
+            async move {
+                let freed = match bad.contains(&place.device) {
+                    true => None,
+                    false => {
+                        let free = self.columns.free(place, extent.name(self.id, column), epoch);
+                        timeout(SEAL_LIMIT, free).await
+                    }
+                };
+                if freed != Some(Ok(())) {
+                    self.state.borrow_mut().repair.recheck(place.device);
+                }
+            }
+        });
+        join_all(frees).await;
     }
 
     /// A shard that is started often and written little reaches no checkpoint by its log.

@@ -26,7 +26,8 @@ enum Claim {
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
-    /// Looks at what devices have that were away at the last look, or did not tell when they were asked.
+    /// Looks at what devices have that were away at the last look, or did not tell when they were asked, and at those that may
+    /// have slots which nobody needs.
     pub(crate) async fn welcome_devices(self: &Rc<Self>) {
         let fates = self.fates();
         let back: Vec<DeviceId> = {
@@ -36,36 +37,47 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let new = |device| !serves(known.of(device)) || repair.unlisted.contains(&device);
             fates.0.iter().filter(|(device, fate)| serves(*fate) && new(*device)).map(|d| d.0).collect()
         };
+        let here = |device| matches!(fates.of(device), Fate::Here | Fate::Draining);
+        let due = self.state.borrow_mut().repair.take_rechecks(here);
         // What is open is sealed, so that it can be made anew elsewhere, also when nobody writes any more.
         for (device, _) in fates.0.iter().filter(|d| matches!(d.1, Fate::Draining | Fate::Lost)) {
             self.leave(*device);
         }
         self.state.borrow_mut().repair.known = fates.0;
-        for device in back {
+        for &device in &back {
             self.silent.borrow_mut().retain(|d| *d != device);
-            self.welcome(device).await;
+            if !self.welcome(device).await {
+                self.ask_again(device);
+            }
+        }
+        for device in due.into_iter().filter(|device| !back.contains(device)) {
+            if !self.welcome(device).await {
+                self.state.borrow_mut().repair.recheck(device);
+            }
         }
     }
 
-    async fn welcome(self: &Rc<Self>, device: DeviceId) {
+    /// False: it has to be asked again.
+    async fn welcome(self: &Rc<Self>, device: DeviceId) -> bool {
         let list = timeout(SILENCE_LIMIT, self.columns.list_device(device, self.id)).await;
         self.state.borrow_mut().repair.unlisted.retain(|d| *d != device);
-        let Some(Ok(slots)) = list else { return self.ask_again(device) };
+        let Some(Ok(slots)) = list else { return false };
         self.doubt_absent(device, &slots);
-        let mut unsettled = false;
+        let (mut unsettled, mut done) = (false, true);
         for slot in slots {
             let claim = claim(&self.state.borrow(), &slot);
             match claim {
                 Claim::Leave => {}
-                Claim::Later => self.ask_again(device),
+                Claim::Later => done = false,
                 Claim::Adopt => {
                     let old = adopt(&mut self.state.borrow_mut(), &slot);
                     unsettled |= old && self.fence_again(&slot).await;
                 }
                 Claim::Free => {
                     let free = self.columns.free(slot.place, slot.name, self.epoch());
-                    if timeout(SILENCE_LIMIT, free).await == Some(Ok(())) {
-                        self.state.borrow_mut().repair.figures.leftovers_freed += 1;
+                    match timeout(SILENCE_LIMIT, free).await {
+                        Some(Ok(())) => self.state.borrow_mut().repair.figures.leftovers_freed += 1,
+                        _ => self.state.borrow_mut().repair.recheck(device),
                     }
                 }
             }
@@ -74,6 +86,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             // What could not be sealed without this device may be now.
             self.clone().settle_old_extents().await;
         }
+        done
     }
 
     /// Sealed columns that the device had, and does not list: it came back with an older content. They are looked at, for

@@ -84,9 +84,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         };
         for column in (0..extent.scheme.width()).filter(|c| !extent.place(*c).device.is_nil()) {
             let (place, name) = (extent.place(column), extent.name(self.id, column));
-            // A device that does not answer keeps a leftover, which the next takeover recognises.
-            if !self.is_silent(place.device) {
-                self.or_silent(place.device, self.columns.free(place, name, epoch)).await;
+            // A device that does not answer keeps a leftover: it is asked for those when it does.
+            let freed = match self.is_silent(place.device) {
+                true => None,
+                false => self.or_silent(place.device, self.columns.free(place, name, epoch)).await,
+            };
+            if freed != Some(Ok(())) {
+                self.state.borrow_mut().repair.recheck(place.device);
             }
         }
     }

@@ -27,6 +27,8 @@ const RETRY_PERIOD: Duration = Duration::from_millis(100);
 const RETRY_MIN: Duration = Duration::from_millis(1);
 /// Pause before a seal that failed is tried again, and how often.
 const SEAL_RETRY: Duration = Duration::from_millis(500);
+/// Making a column immutable, or free, takes this long at most before somebody else sees to it.
+pub(crate) const SEAL_LIMIT: Duration = SEAL_RETRY.saturating_mul(4);
 const SEAL_TRIES: usize = 3;
 /// Extents that are sealed at the same time.
 const SEALS_MAX: usize = 4;
@@ -253,6 +255,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                         failed = true;
                         if *fault != Some(ColumnFault::Full) {
                             self.columns.report_bad(device, *fault);
+                            // It may give out a slot for which nobody waits any more.
+                            self.state.borrow_mut().repair.recheck(device);
                         }
                     }
                 }
@@ -269,7 +273,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 if let Ok(slot) = slot {
                     let place = ColumnPlace { device: places[column], slot: *slot };
                     let freed = self.columns.free(place, name(column), epoch);
-                    let _ = peristyle_rt::timeout(ALLOCATE_LIMIT, freed).await;
+                    if peristyle_rt::timeout(ALLOCATE_LIMIT, freed).await != Some(Ok(())) {
+                        self.state.borrow_mut().repair.recheck(place.device);
+                    }
                 }
             }
         }
@@ -434,7 +440,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Devices that failed or stalled and have not come back.
-    fn bad_devices(&self) -> Vec<DeviceId> {
+    pub(crate) fn bad_devices(&self) -> Vec<DeviceId> {
         let mut devices = Vec::new();
         self.columns.devices(AllocClass::User, &mut devices);
         devices.iter().filter(|d| !d.healthy || d.avoid).map(|d| d.id).collect()
@@ -475,7 +481,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             // It may have been opened under an earlier epoch: only whoever fenced a column may seal it.
             let fences = unsealed.iter().map(|&c| {
                 let name = ColumnName { column: peristyle_base::ColumnIndex(c as u8), ..name };
-                peristyle_rt::timeout(SEAL_RETRY * 4, self.columns.fence(places[c], name, epoch))
+                peristyle_rt::timeout(SEAL_LIMIT, self.columns.fence(places[c], name, epoch))
             });
             join_all(fences).await;
         }
@@ -483,14 +489,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if attempt > 0 {
                 peristyle_rt::sleep(SEAL_RETRY).await;
             }
-            let seals = unsealed.iter().map(|&column| {
-                let name = ColumnName { column: peristyle_base::ColumnIndex(column as u8), ..name };
-                let holes = self.state.borrow_mut().extents.at(id).holes(column);
-                let request = self.columns.seal(places[column], name, epoch, rows, holes, crcs(column));
-                async move {
-                    peristyle_rt::timeout(SEAL_RETRY * 4, request).await.unwrap_or(Err(ColumnFault::Device))
-                }
-            });
+            let seals =
+                unsealed.iter().map(|&column| {
+                    let name = ColumnName { column: peristyle_base::ColumnIndex(column as u8), ..name };
+                    let holes = self.state.borrow_mut().extents.at(id).holes(column);
+                    let request = self.columns.seal(places[column], name, epoch, rows, holes, crcs(column));
+                    async move {
+                        peristyle_rt::timeout(SEAL_LIMIT, request).await.unwrap_or(Err(ColumnFault::Device))
+                    }
+                });
             let results = join_all(seals).await;
             // Refused: the column lacks rows, or is another one. Trying again changes nothing.
             for (&column, _) in unsealed.iter().zip(&results).filter(|(_, r)| is_lost(r)) {
@@ -533,30 +540,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         // It may have died before, or held back the mark of those that did.
         state.extents.died = true;
         self.space.notify_all();
-    }
-
-    /// Gives back an extent that never took a committed frame. It leaves the open set first.
-    async fn discard(self: &Rc<Self>, id: ExtentId) {
-        let Some(extent) = self.state.borrow_mut().extents.remove(id) else { return };
-        self.state.borrow_mut().freeing += 1;
-        // Also when it is not in the record: one that lists it may be on its way to the store right now.
-        if self.write_record(|_| {}).await.is_ok() {
-            self.free_columns(&extent).await;
-        }
-        self.state.borrow_mut().freeing -= 1;
-        self.supply_wanted.notify_all();
-    }
-
-    pub(crate) async fn free_columns(&self, extent: &Extent) {
-        let (epoch, bad) = (self.epoch(), self.bad_devices());
-        // A device that cannot answer keeps a leftover, which the next start of the shard recognises.
-        let there = |device: DeviceId| !device.is_nil() && !bad.contains(&device);
-        let answering = (0..extent.scheme.width()).filter(|&c| there(extent.place(c).device));
-        let frees = answering.map(|column| {
-            let request = self.columns.free(extent.place(column), extent.name(self.id, column), epoch);
-            peristyle_rt::timeout(SEAL_RETRY * 4, request)
-        });
-        join_all(frees).await;
     }
 }
 

@@ -522,6 +522,38 @@ fn an_extent_of_which_a_start_kept_no_row_leaves_its_devices_as_others_do() {
 }
 
 #[test]
+fn slots_that_slow_devices_keep_come_back_without_a_restart() {
+    for seed in 0..4 {
+        sim::run(seed, move |_| async move {
+            let mut rng = Rng::new(seed);
+            let home = Home::new("2+1", 6);
+            let shard = filled(&home, 0).await;
+            // Now and then a device frees nothing, or gives out a slot when nobody waits for it any more.
+            home.pool.rule(move |a| match (a.what, a.device, rng.below(4)) {
+                (What::Free, 0 | 1, 0) => Do::Hang,
+                (What::Allocate, 2, 0) => Do::ItAndHang,
+                _ => Do::It,
+            });
+            for round in 1..8 {
+                write_all(&shard, round * 100).await;
+                shard.checkpoint().await.unwrap();
+                ms(400).await;
+            }
+            home.pool.no_rule();
+            let referred = || {
+                let extents = shard.stats_snapshot(peristyle_rt::now()).space.extents;
+                extents.iter().map(|[wide, narrow, _]| (wide * 3 + narrow * 2) as usize).sum::<usize>()
+            };
+            let used = || home.pool.used().into_iter().sum::<usize>();
+            assert!(used() > referred(), "the devices kept nothing");
+            ms(20_000).await;
+            assert_eq!(used(), referred());
+            expect_all(&shard, 700).await;
+        });
+    }
+}
+
+#[test]
 fn a_rebuild_keeps_to_its_quota() {
     sim::run(13, |_| async {
         let mut home = Home::new("2+1", 5);
