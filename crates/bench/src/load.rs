@@ -130,11 +130,21 @@ pub struct Replay {
     pub speed: Option<f64>,
 }
 
+/// Requests of so many bytes that may be on their way on one connection to a target with such limits.
+pub fn depth_max(bytes: u32, transfer_bytes_max: u32, entries_max: u32) -> u32 {
+    DEPTH_MAX.min((entries_max - 1) / parts(bytes, transfer_bytes_max))
+}
+
+/// Commands that a request of so many bytes is made of: a target takes only so much in one (MDTS).
+fn parts(bytes: u32, transfer_bytes_max: u32) -> u32 {
+    bytes.div_ceil(transfer_bytes_max.max(1)).max(1)
+}
+
 impl Workload {
     /// What is wrong with it for this namespace, in words.
     pub fn check(&self, namespace: &Namespace, session: &Session) -> Result<(), String> {
         let (bytes, most) = (self.block_bytes, IO_BYTES_MAX);
-        let depth_max = DEPTH_MAX.min((session.entries_max - 1) / self.parts(session));
+        let depth_max = depth_max(bytes, session.transfer_bytes_max, session.entries_max);
         if self.depth == 0 || self.depth > depth_max {
             return Err(format!("--qd {}: from 1 to {depth_max}", self.depth));
         }
@@ -166,11 +176,6 @@ impl Workload {
             ));
         }
         Ok(())
-    }
-
-    /// NVMe commands of one request: a target takes only so much in one (MDTS).
-    fn parts(&self, session: &Session) -> u32 {
-        self.block_bytes.div_ceil(session.transfer_bytes_max).max(1)
     }
 
     /// Requests in flight of each volume.
@@ -243,7 +248,8 @@ pub async fn drive(
     let (mut queues, mut workers) = (Vec::new(), Vec::new());
     let sources = load.replay.as_ref().map(|replay| Source::trace(replay, part));
     for (n, job) in jobs.into_iter().enumerate() {
-        let queue = session.ticket().queue(n as u16 + 1, load.depth * load.parts(session)).await?;
+        let entries = load.depth * parts(load.block_bytes, session.transfer_bytes_max);
+        let queue = session.ticket().queue(n as u16 + 1, entries).await?;
         let (volume, job) = (volumes[job % volumes.len()], (job / volumes.len()) as u16);
         queues.push(queue.clone());
         let path = Path { queue, namespace: volume, part_bytes: session.transfer_bytes_max };

@@ -222,6 +222,8 @@ pub struct Look {
     pub volume_bytes: u64,
     /// Of one command, at most.
     pub transfer_bytes_max: u32,
+    /// Of one queue.
+    pub entries_max: u32,
 }
 
 pub fn look(place: &Place) -> Result<Look, Failure> {
@@ -230,7 +232,8 @@ pub fn look(place: &Place) -> Result<Look, Failure> {
         let session = Session::connect(&place.target, Default::default()).await?;
         let volumes = find(&session, &place.nsids).await?;
         let volume_bytes = volumes.iter().map(|volume| volume.bytes).min().unwrap_or(0);
-        Ok(Look { volume_bytes, transfer_bytes_max: session.transfer_bytes_max })
+        let Session { transfer_bytes_max, entries_max, .. } = session;
+        Ok(Look { volume_bytes, transfer_bytes_max, entries_max })
     })
     .map_err(|error: SessionError| Failure::new(Kind::NoNode, format!("{addr}: {error}")))
 }

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use options::Settings;
 use peristyle_base::Scheme;
 use peristyle_base::units::format_bytes;
-use peristyle_bench::load::{Length, Region, Workload};
+use peristyle_bench::load::{Length, Region, Workload, depth_max};
 use peristyle_bench::pattern::Pattern;
 use peristyle_bench::report::Report;
 use peristyle_bench::series::{Sample, Search, Test, tests};
@@ -176,7 +176,10 @@ fn measured(
         region: Region { offset: 0, bytes: settings.data_bytes },
         ..Workload::default()
     };
-    let mut search = Search::new(test.depth_max(settings.qd_max), settings.base_turns, settings.resolution);
+    let target = look(place)?;
+    let depth_max = depth_max(test.bytes, target.transfer_bytes_max, target.entries_max);
+    let depth_max = test.depth_max(settings.qd_max).min(depth_max);
+    let mut search = Search::new(depth_max, settings.base_turns, settings.resolution);
     while let Some(depth) = search.next() {
         let report = run(place, &test.workload(&base, depth), "")?;
         search.handle(depth, Sample::of(&report.all()));
