@@ -35,6 +35,8 @@ pub struct Seen {
     pub host_us: Vec<f64>,
     /// Commands that were answered with an error.
     pub errors: u64,
+    /// Bursts, with those that did not count.
+    pub made: u32,
 }
 
 impl Bursts {
@@ -55,7 +57,7 @@ impl Bursts {
             buffers.push(Some(Buf::alloc(self.block_bytes as usize).await));
         }
         let data = self.data(&mut random).await;
-        let mut seen = Seen::default();
+        let mut seen = Seen { made: self.count + WARMUP, ..Seen::default() };
         // The turn that this goes on in is counted at its end: from one look to the next it is one burst's work.
         let mut busy: Option<u64> = None;
         for n in 0..self.count + WARMUP {

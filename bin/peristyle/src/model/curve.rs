@@ -82,7 +82,9 @@ impl Curve {
     /// None when it was not measured.
     pub fn bars(&self) -> Vec<Bar> {
         let mut bars = Vec::new();
-        if let Some((_, measured)) = self.measured_knee {
+        // At the same depth: where the measured curve is flat, its own knee may be at any of several.
+        let knee = self.closed.iter().find(|row| row.load == self.knee.0);
+        if let Some(Side { throughput: measured, .. }) = knee.and_then(|row| row.measured) {
             let off = off_percent(self.knee.1, measured);
             bars.push(Bar { name: "throughput at the knee", off, most: THROUGHPUT_BAR });
         }

@@ -27,6 +27,18 @@ const ROUNDS: u32 = 5;
 const BURST_COMMANDS: u32 = 10_000;
 const BURSTS_MIN: u32 = 300;
 
+/// Of data that one side of a connection receives at once: a buffer of the ring.
+const RECEIVED_AT_ONCE: u32 = 64 << 10;
+/// What goes with the data of a command, about: headers, an entry.
+const PDU_BYTES: u32 = 40;
+
+/// Bursts of one size in all rounds; of the target's work, one figure a round.
+#[derive(Clone, Default)]
+struct OfSize {
+    seen: Seen,
+    target_us: Vec<f64>,
+}
+
 /// Who measures, and what.
 pub struct Measurer<'a> {
     pub options: &'a CurveOptions,
@@ -102,8 +114,12 @@ impl Measurer<'_> {
         if all.count() == 0 {
             return Err(Failure::failed("no command has ended: give it more --runtime"));
         }
+        let mut target_us = 0.0;
         if let Some(told) = &mut told {
-            told.alone(all.count())?;
+            // Those of the warm-up were work as well.
+            let warm = WARMUP.as_secs_f64() / alone.elapsed.as_secs_f64().max(1e-9);
+            let commands = all.count() as f64 * (1.0 + warm);
+            target_us = told.alone(commands as u64)?.0 / commands;
         }
         let mut alone_us: Vec<f64> = (0..QUANTILES)
             .map(|n| all.quantile((f64::from(n) + 0.5) / f64::from(QUANTILES)) as f64 / 1000.0)
@@ -111,22 +127,27 @@ impl Measurer<'_> {
         // A histogram's quantiles are up to 3 % too high, its mean is right.
         let high = alone_us.iter().sum::<f64>() / f64::from(QUANTILES) / (all.mean() / 1000.0);
         alone_us.iter_mut().for_each(|us| *us /= high);
-        let mut all = vec![Seen::default(); self.options.bursts.len()];
+        let mut all = vec![OfSize::default(); self.options.bursts.len()];
         for n in 0..ROUNDS as usize * all.len() {
             let n = n % all.len();
             let (size, all) = (self.options.bursts[n], &mut all[n]);
+            if let Some(told) = &mut told {
+                told.begin()?;
+            }
             let seen = self.burst(size)?;
             if let Some(told) = &mut told {
-                told.bursts(size, seen.last_us.len())?;
+                let busy = told.bursts(size, seen.last_us.len())?;
+                all.target_us.push(busy.0 / f64::from(seen.made.max(1)));
             }
-            all.last_us.extend(seen.last_us);
-            all.host_us.extend(seen.host_us);
+            all.seen.last_us.extend(seen.last_us);
+            all.seen.host_us.extend(seen.host_us);
         }
         let bursts = self.options.bursts.iter().zip(all);
         let bursts = bursts.map(|(&size, all)| Burst {
             size,
-            last_us: median(all.last_us),
-            host_us: median(all.host_us),
+            last_us: median(all.seen.last_us),
+            host_us: median(all.seen.host_us),
+            target_us: median(all.target_us),
         });
         // So slow that a command seldom meets another.
         let rate = OPEN_SHARE * 1e9 / all_mean;
@@ -137,6 +158,9 @@ impl Measurer<'_> {
             open_host_us: open.busy_share * open.elapsed.as_secs_f64() * 1e6 / open_commands,
             bursts: bursts.collect(),
             network_us: self.options.network_us,
+            target_us,
+            group: (RECEIVED_AT_ONCE / (self.options.bs + PDU_BYTES)).max(1),
+            writes: f64::from(100 - self.rw.meaning(self.options.read_share).1) / 100.0,
             reactors: self.options.reactors as usize,
             named: told.as_ref().map(told::Told::named).unwrap_or_default(),
             devices: told.and_then(|told| told.devices()),

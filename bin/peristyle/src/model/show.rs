@@ -2,7 +2,7 @@
 
 use super::CurveOptions;
 use super::curve::{BAR_LOAD, Changed, Curve, Row, Side};
-use crate::bench::Rw;
+use crate::bench::{Rw, machine};
 use crate::render::table;
 use clap::ValueEnum;
 use peristyle_bench::model::curve::off_percent;
@@ -145,13 +145,21 @@ fn changes(curve: &Curve) -> String {
 
 pub fn document(options: &CurveOptions, curves: &[Curve]) -> Value {
     let curves: Vec<Value> = curves.iter().map(curve_json).collect();
-    json!({ "block_bytes": options.bs, "requests": options.requests, "seed": options.seed, "curves": curves })
+    json!({
+        "machine": machine::describe(),
+        "block_bytes": options.bs,
+        "requests": options.requests,
+        "seed": options.seed,
+        "curves": curves,
+    })
 }
 
 fn curve_json(curve: &Curve) -> Value {
     let fit = &curve.fit;
     let bursts = curve.bursts.iter();
-    let bursts = bursts.map(|b| json!({"size": b.size, "last_us": b.last_us, "host_us": b.host_us}));
+    let bursts = bursts.map(
+        |b| json!({"size": b.size, "last_us": b.last_us, "host_us": b.host_us, "target_us": b.target_us}),
+    );
     let knee = |(depth, throughput): (u32, f64)| json!({"depth": depth, "iops": throughput});
     let bars = curve.bars().into_iter().map(
         |bar| json!({"name": bar.name, "off_percent": bar.off, "bar_percent": bar.most, "holds": bar.holds()}),

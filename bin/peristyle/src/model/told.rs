@@ -30,7 +30,12 @@ pub struct Told<'a> {
     bursts: Vec<Vec<(f64, f64)>>,
     /// Of each stage: for a lone command.
     alone: Vec<Sum>,
+    /// Of all reactors, in all, nanoseconds.
+    busy_before: u64,
 }
+
+/// How long the node's reactors were at work.
+pub struct Busy(pub f64);
 
 impl<'a> Told<'a> {
     pub fn new(node: &'a mut Client, options: &CurveOptions) -> Result<Told<'a>, Failure> {
@@ -39,7 +44,9 @@ impl<'a> Told<'a> {
         devices(&root, &mut names);
         let stages: Vec<_> = WORK.into_iter().chain(DEVICE_WORK).collect();
         let before = stages.iter().map(|(stage, _)| sum(&root, stage)).collect();
+        let busy_before = busy_ns(&root);
         Ok(Told {
+            busy_before,
             node,
             device_depth: options.device_depth,
             bursts: vec![Vec::new(); stages.len()],
@@ -51,29 +58,37 @@ impl<'a> Told<'a> {
         })
     }
 
+    /// From here on the reactors' work counts: what they did before, and for this question, does not.
+    pub fn begin(&mut self) -> Result<(), Failure> {
+        self.busy_before = busy_ns(&stats(self.node)?);
+        Ok(())
+    }
+
     /// What came since the last call.
-    fn since(&mut self) -> Result<Vec<Sum>, Failure> {
+    fn since(&mut self) -> Result<(Vec<Sum>, Busy), Failure> {
         let root = stats(self.node)?;
+        let busy = Busy(busy_ns(&root).saturating_sub(self.busy_before) as f64 / 1000.0);
         let now: Vec<Sum> = self.stages.iter().map(|(stage, _)| sum(&root, stage)).collect();
         let since = now.iter().zip(&self.before).map(|(now, before)| (now.0 - before.0, now.1 - before.1));
         let since = since.map(|(count, us)| (count.max(0.0), us.max(0.0))).collect();
         self.before = now;
-        Ok(since)
+        Ok((since, busy))
     }
 
     /// So many lone commands were measured. (Some more were not: counts are of all, so times are a little too high.)
-    pub fn alone(&mut self, commands: u64) -> Result<(), Failure> {
+    pub fn alone(&mut self, commands: u64) -> Result<Busy, Failure> {
         let per = |(count, us): Sum| (count / commands as f64, us / commands as f64);
-        self.alone = self.since()?.into_iter().map(per).collect();
-        Ok(())
+        let (since, busy) = self.since()?;
+        self.alone = since.into_iter().map(per).collect();
+        Ok(busy)
     }
 
-    pub fn bursts(&mut self, size: u32, bursts: usize) -> Result<(), Failure> {
-        let since = self.since()?;
+    pub fn bursts(&mut self, size: u32, bursts: usize) -> Result<Busy, Failure> {
+        let (since, busy) = self.since()?;
         for (stage, (_, us)) in self.bursts.iter_mut().zip(since) {
             stage.push((f64::from(size), us / bursts.max(1) as f64));
         }
-        Ok(())
+        Ok(busy)
     }
 
     /// Work of the reactors that has a name.
@@ -120,6 +135,12 @@ fn stats(node: &mut Client) -> Result<StatsNode, Failure> {
     }
 }
 
+/// Of all reactors.
+fn busy_ns(node: &StatsNode) -> u64 {
+    let mine = node.counters.get("busy_ns").copied().unwrap_or(0);
+    mine + node.children.iter().map(busy_ns).sum::<u64>()
+}
+
 /// Of this stage, over the whole tree.
 fn sum(node: &StatsNode, stage: &str) -> Sum {
     let mine = node.stages.iter().filter(|it| it.name == stage);
@@ -157,5 +178,8 @@ mod tests {
         let mut names = Vec::new();
         devices(&root, &mut names);
         assert_eq!(names, ["a", "b"]);
+        let reactor = |name: &str, ns| StatsNode::new(name).counter("busy_ns", ns);
+        let root = StatsNode::new("node").child(reactor("0", 700)).child(reactor("1", 50));
+        assert_eq!(busy_ns(&root), 750);
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! What is measured: commands one at a time, and bursts of n at once, each burst after the end of the one before. What is assumed:
 //! generator and target are polled reactors, each turn of which costs something by itself and something for each command in it.
+//! What carries data leaves in groups of g, as many as fit into what is received at once; then the other side is at work already.
 //! With H and h for the generator, T and t for the target, and N for the network there and back:
 //!
 //! - a command at a time takes `N + T + t + H + h`: the turn that takes one answer sends the next command;
 //! - a burst of n keeps the generator at work for `2 H + n h`, one turn to send and one to take the answers, so a line
 //!   through the bursts' busy times gives H and h;
-//! - the last answer of a burst of n comes after `2 H + N + T + n (t + h)`: the slope of that line less h is t;
-//! - T is what is left of the time of a lone command;
+//! - where the target tells how long its reactors were at work, a line through those times gives T and t; N is what is left of
+//!   the time of a lone command;
+//! - where it does not, the last answer of a burst of n comes after `2 H + N + T + n t` and what of the generator's `n h`
+//!   the target was not at work beside: the slope of that line is t, and T is what is left of the time of a lone command;
 //! - a lone command of an open loop costs the generator two turns as well; what it needs beyond `2 H + h` is its clock's, half of it
 //!   in each turn.
 //!
@@ -31,6 +34,8 @@ pub struct Burst {
     pub last_us: f64,
     /// The generator at work, for one burst, microseconds.
     pub host_us: f64,
+    /// The target's reactors at work, for one burst, microseconds; 0 is not known.
+    pub target_us: f64,
 }
 
 /// A part of the target's work that is known by name: microseconds of a turn, and of each command in it.
@@ -66,12 +71,31 @@ pub struct Profile {
     pub bursts: Vec<Burst>,
     /// The generator at work, for one command of an open loop in which commands seldom meet; 0 is not known. Microseconds.
     pub open_host_us: f64,
-    /// There and back, of which nobody is kept busy; microseconds.
+    /// There and back, of which nobody is kept busy, as far as it is known otherwise; microseconds.
     pub network_us: f64,
+    /// The target's reactors at work, for a lone command, microseconds; 0 is not known.
+    pub target_us: f64,
+    /// Commands whose data is received at once.
+    pub group: u32,
+    /// Share of the commands that carry data to the target.
+    pub writes: f64,
     /// Of the target.
     pub reactors: usize,
     pub named: Vec<Named>,
     pub devices: Option<Devices>,
+}
+
+impl Profile {
+    /// Share of the generator's `n h` for a burst of n beside which the target is not at work: of what comes in groups, the
+    /// first to go and the last to come.
+    fn apart(&self, size: u32) -> f64 {
+        let (n, group) = (size.max(1), self.group.max(1));
+        let first = f64::from(n.min(group)) / f64::from(n);
+        let last = f64::from((n - 1) % group + 1) / f64::from(n);
+        let sent = 1.0 - self.writes + self.writes * first;
+        let received = self.writes + (1.0 - self.writes) * last;
+        (sent + received) / 2.0
+    }
 }
 
 /// The figures of a model, microseconds.
@@ -86,6 +110,8 @@ pub struct Fit {
     pub network_us: f64,
     pub pauses: Pauses,
     turn_shape: Shape,
+    group: u32,
+    writes: f64,
     reactors: usize,
     named: Vec<Named>,
     devices: Option<Devices>,
@@ -101,20 +127,34 @@ impl Fit {
             profile.bursts.iter().map(|b| (f64::from(b.size), value(b))).collect::<Vec<_>>()
         };
         let (two_turns, host_request_us) = line(&of(|burst| burst.host_us))?;
-        let (_, both) = line(&of(|burst| burst.last_us))?;
         let (host_turn_us, host_request_us) = ((two_turns / 2.0).max(0.0), host_request_us.max(0.0));
-        let request_us = both - host_request_us;
+        let told = profile.target_us > 0.0 && profile.bursts.iter().all(|burst| burst.target_us > 0.0);
+        let request_us = match told {
+            true => line(&of(|burst| burst.target_us))?.1,
+            false => {
+                let (_, both) = line(&of(|burst| burst.last_us))?;
+                let mean = profile.bursts.iter().map(|b| profile.apart(b.size)).sum::<f64>()
+                    / profile.bursts.len() as f64;
+                both - host_request_us * mean
+            }
+        };
         if request_us <= 0.0 {
             return Err(format!(
-                "a burst takes {both:.2} us more for each command, the generator alone {host_request_us:.2}: \
+                "a burst takes {request_us:.2} us more of the target for each command, the generator {host_request_us:.2}: \
                  too noisy, or the generator is the limit"
             ));
         }
         let (body, pauses) = split(&profile.alone_us);
         let mean = body.iter().sum::<f64>() / body.len() as f64;
         let devices_us = profile.devices.as_ref().map_or(0.0, |devices| devices.share * devices.service_us);
-        let others = host_turn_us + host_request_us + request_us + profile.network_us + devices_us;
-        let turn_us = (mean - others).max(LEAST_SHARE * mean);
+        let others = host_turn_us + host_request_us + request_us + devices_us;
+        let (turn_us, network_us) = match told {
+            true => {
+                let turn_us = (profile.target_us - request_us).max(LEAST_SHARE * mean);
+                (turn_us, (mean - others - turn_us).max(0.0))
+            }
+            false => ((mean - others - profile.network_us).max(LEAST_SHARE * mean), profile.network_us),
+        };
         let turns: Vec<f64> =
             body.iter().map(|us| (turn_us + us - mean).max(LEAST_SHARE * turn_us)).collect();
         Ok(Fit {
@@ -123,8 +163,10 @@ impl Fit {
             host_clock_us: (profile.open_host_us - 2.0 * host_turn_us - host_request_us).max(0.0),
             turn_us,
             request_us,
-            network_us: profile.network_us,
+            network_us,
             pauses,
+            group: profile.group.max(1),
+            writes: profile.writes,
             turn_shape: Shape::of(&turns),
             reactors: profile.reactors,
             named: named(&profile.named, turn_us, request_us),
@@ -159,10 +201,18 @@ impl Fit {
         }
         // A command alone has two turns of an open loop; with more load they are shared, as all turns are.
         let clock_us = if first.is_empty() { 0.0 } else { self.host_clock_us / 2.0 };
+        let group = |carries_data: bool| if carries_data { self.group } else { u32::MAX };
+        // What goes to devices beside the reactors goes as one, whatever carries data later.
+        let answers = self.writes < 1.0 && self.devices.is_none();
+        let host_turn = vec![Cost::constant("host_turn", self.host_turn_us + clock_us)];
         let mut stations = vec![
-            Station::polled("host", 1, vec![Cost::constant("host_turn", self.host_turn_us + clock_us)]),
+            Station { leave: group(self.writes > 0.0), ..Station::polled("host", 1, host_turn) },
             Station { turn: vec![Cost::constant("wire", self.network_us)], ..Station::delay("network") },
-            Station { pauses: self.pauses.clone(), ..Station::polled("reactors", self.reactors, turn) },
+            Station {
+                pauses: self.pauses.clone(),
+                leave: group(answers),
+                ..Station::polled("reactors", self.reactors, turn)
+            },
         ];
         let mut route = vec![Visit::to(1, Vec::new()), Visit::to(2, request)];
         if let Some(devices) = &self.devices {
@@ -232,13 +282,16 @@ mod tests {
     fn profile() -> Profile {
         let burst = |size: u32| {
             let n = f64::from(size);
-            Burst { size, last_us: 6.0 + 2.0 + 7.0 + n * 5.0, host_us: 6.0 + n }
+            Burst { size, last_us: 6.0 + 2.0 + 7.0 + n * 5.0, host_us: 6.0 + n, target_us: 0.0 }
         };
         Profile {
             alone_us: vec![17.0; 1000],
             bursts: [1, 4, 16, 32].map(burst).to_vec(),
             open_host_us: 9.0,
             network_us: 2.0,
+            target_us: 0.0,
+            group: 1000,
+            writes: 0.0,
             reactors: 1,
             named: Vec::new(),
             devices: None,
@@ -264,6 +317,32 @@ mod tests {
         let light = evaluate(&fit.open(), Load::Open { per_second: 100.0 }, 2000, 1).unwrap();
         assert!((light.mean_us - 22.0).abs() < 0.2, "{light:?}");
         near(fit.closed().capacity(2).unwrap(), 250e3);
+    }
+
+    #[test]
+    fn a_target_that_tells_how_long_it_works_tells_work_from_the_way() {
+        let mut profile = profile();
+        // 5 of the 7 us of a lone command's turn are on the way.
+        profile.target_us = 6.0;
+        profile.bursts.iter_mut().for_each(|burst| burst.target_us = 2.0 + 4.0 * f64::from(burst.size));
+        let fit = Fit::new(&profile).unwrap();
+        near(fit.turn_us, 2.0);
+        near(fit.request_us, 4.0);
+        near(fit.network_us, 7.0);
+        near(evaluate(&fit.closed(), Load::Closed { depth: 1 }, 2000, 1).unwrap().mean_us, 17.0);
+    }
+
+    #[test]
+    fn what_comes_in_groups_is_worked_at_by_both_sides_at_once() {
+        let mut profile = Profile { group: 8, ..profile() };
+        near(profile.apart(4), 1.0);
+        // Of 16 answers the last 8 come when the target is done; commands without data all go at once.
+        near(profile.apart(16), 0.75);
+        profile.writes = 1.0;
+        near(profile.apart(16), 0.75);
+        near(profile.apart(17), (8.0 / 17.0 + 1.0) / 2.0);
+        let model = Fit::new(&profile).unwrap().closed();
+        assert_eq!((model.stations[0].leave, model.stations[2].leave), (8, u32::MAX));
     }
 
     #[test]

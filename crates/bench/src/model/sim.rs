@@ -98,7 +98,11 @@ struct Job {
 #[derive(Default)]
 struct Turn {
     lane: usize,
-    jobs: Vec<usize>,
+    /// In order; those that have left are gone.
+    jobs: VecDeque<usize>,
+    count: usize,
+    /// Who leaves next: how many, and how long after the turn's beginning.
+    groups: VecDeque<(usize, f64)>,
     began: f64,
     /// What the lane had paused in all when it began.
     paused: f64,
@@ -325,13 +329,19 @@ impl<'a> Sim<'a> {
         into.jobs.extend(it.waiting.drain(..count));
         (into.lane, into.began, into.paused) = (lane, self.now, it.paused);
         it.running += 1;
+        into.count = count;
         let mut us = station.draw_turn(&mut self.random);
-        for &job in &into.jobs {
+        for (n, &job) in (1..).zip(&into.jobs) {
             let job = &self.jobs[job];
             us += self.model.route[job.visit].draw(job.members.len(), &mut self.random);
+            let group = n % station.leave as usize;
+            if group == 0 || n == count {
+                let members = if group == 0 { station.leave as usize } else { group };
+                into.groups.push_back((members, us * it.slow));
+            }
         }
-        let end = self.now + us * it.slow;
-        self.at(end, What::Done { turn });
+        let first = self.now + into.groups.front().expect("a turn has jobs").1;
+        self.at(first, What::Done { turn });
     }
 
     fn done(&mut self, turn: usize) {
@@ -342,14 +352,29 @@ impl<'a> Sim<'a> {
             self.turns[turn].began += owed;
             return self.at(self.now + owed, What::Done { turn });
         }
-        self.lanes[lane].running -= 1;
-        self.touch(lane);
-        let station = self.lanes[lane].station;
-        let jobs = std::mem::take(&mut self.turns[turn].jobs);
-        self.seen.turn(station, self.now, self.turns[turn].began, jobs.len());
+        let it = &mut self.turns[turn];
+        let (members, _) = it.groups.pop_front().expect("somebody leaves");
+        match it.groups.front() {
+            Some(&(_, us)) => {
+                let at = it.began + us;
+                self.at(at, What::Done { turn });
+            }
+            None => {
+                let (began, count) = (it.began, it.count);
+                self.lanes[lane].running -= 1;
+                self.touch(lane);
+                self.seen.turn(self.lanes[lane].station, self.now, began, count);
+            }
+        }
+        self.go_on(turn, members);
+    }
+
+    /// So many of a turn's jobs leave.
+    fn go_on(&mut self, turn: usize, members: usize) {
         // The first of those that go on as one.
         let mut frame: Option<usize> = None;
-        for &job in &jobs {
+        for _ in 0..members {
+            let job = self.turns[turn].jobs.pop_front().expect("it has not left");
             self.jobs[job].left -= 1;
             if self.jobs[job].left > 0 {
                 continue;
@@ -366,10 +391,9 @@ impl<'a> Sim<'a> {
         if let Some(frame) = frame {
             self.go(frame);
         }
-        let mut jobs = jobs;
-        jobs.clear();
-        self.turns[turn].jobs = jobs;
-        self.free_turns.push(turn);
+        if self.turns[turn].jobs.is_empty() {
+            self.free_turns.push(turn);
+        }
     }
 
     fn merge(&mut self, into: usize, job: usize) {

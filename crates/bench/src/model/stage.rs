@@ -73,7 +73,8 @@ impl Pauses {
 }
 
 /// Who serves. A server takes what waits, at most `batch_max` at once, and is busy for its `turn` and for each request's part of
-/// the visit; all of them leave at the end (bulk service). With a batch of 1 that is a plain queue.
+/// the visit; all of them leave at the end (bulk service), or `leave` at a time, as soon as they are done. With a batch of 1 that is a
+/// plain queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Station {
     pub name: String,
@@ -82,6 +83,8 @@ pub struct Station {
     /// Servers of each lane; 0 is enough for everybody: a delay.
     pub servers: u32,
     pub batch_max: u32,
+    /// Requests of a turn that leave together: as many as fit into what is sent at once.
+    pub leave: u32,
     /// What a turn costs, however many requests are in it.
     pub turn: Vec<Cost>,
     pub pauses: Pauses,
@@ -95,6 +98,7 @@ impl Station {
             lanes: vec![1.0],
             servers,
             batch_max: 1,
+            leave: u32::MAX,
             turn: Vec::new(),
             pauses: Pauses::default(),
         }
@@ -185,7 +189,10 @@ impl Model {
         for station in &self.stations {
             let lanes =
                 !station.lanes.is_empty() && station.lanes.iter().all(|slow| *slow > 0.0 && positive(*slow));
-            if !lanes || station.batch_max == 0 || !station.turn.iter().all(|cost| positive(cost.us)) {
+            if !lanes
+                || station.batch_max.min(station.leave) == 0
+                || !station.turn.iter().all(|cost| positive(cost.us))
+            {
                 return Err(format!("station {} has no servers, or a time that is none", station.name));
             }
             if station.pauses.share() >= 1.0

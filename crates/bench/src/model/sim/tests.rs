@@ -48,6 +48,31 @@ fn service_of_any_shape_waits_as_pollaczek_and_khinchine_say() {
 }
 
 #[test]
+fn who_leaves_early_is_not_waited_for_and_two_reactors_work_at_the_same_time() {
+    let model = |leave: u32| {
+        let reactor =
+            |name: &str| Station { leave, ..Station::polled(name, 1, vec![Cost::constant("turn", 4.0)]) };
+        let work = |us: f64| vec![Cost::constant("request", us)];
+        Model {
+            stations: vec![reactor("target"), reactor("host")],
+            route: vec![Visit::to(0, work(2.0)), Visit::to(1, work(1.0))],
+        }
+    };
+    let seen = |leave: u32| evaluate(&model(leave), Load::Closed { depth: 32 }, COUNT, 1).unwrap();
+    // All together: one reactor after the other, a turn of each for all 32.
+    let cycle = 4.0 + 32.0 * 2.0 + 4.0 + 32.0;
+    near(seen(u32::MAX).throughput, 32e6 / cycle, 0.001);
+    // In eighths: the target always has something to do, a turn costs 4 us for as many as have come meanwhile.
+    let apart = seen(4);
+    assert!(apart.busy[0] > 0.95, "{apart:?}");
+    assert!(apart.throughput > 1.2 * seen(u32::MAX).throughput, "{apart:?}");
+    near(apart.in_flight, 32.0, 0.001);
+    // A request alone leaves alone.
+    let alone = evaluate(&model(4), Load::Closed { depth: 1 }, 1000, 1).unwrap();
+    near(alone.mean_us, 11.0, 1e-6);
+}
+
+#[test]
 fn more_than_can_be_served_is_said() {
     let load = Load::Open { per_second: 1e6 };
     let overloaded = evaluate(&one(1, Shape::Constant), load, 1000, 1);
