@@ -45,6 +45,8 @@ const KERNEL_HOST: &[Needs] = &[
     needs("objcopy", "binutils"),
 ];
 
+const BROWSER: &[Needs] = &[needs("chromium", "chromium")];
+
 const STEPS: &[Step] = &[
     Step { name: "fmt", needs: NOTHING, run: fmt },
     Step { name: "clippy", needs: NOTHING, run: clippy },
@@ -56,6 +58,7 @@ const STEPS: &[Step] = &[
     Step { name: "bench-restart", needs: NOTHING, run: restart },
     Step { name: "e2e-nbd-raw", needs: NBD_RAW, run: || e2e::run(&e2e::Test::NbdRaw(SHORT)) },
     Step { name: "e2e-repair", needs: NBD_RAW, run: || e2e::run(&e2e::Test::Repair(SHORT)) },
+    Step { name: "e2e-report", needs: BROWSER, run: || e2e::run(&e2e::Test::Report) },
     Step { name: "e2e-nbd-fs", needs: NBD_FS, run: || e2e::run(&e2e::Test::NbdFs(SHORT)) },
     Step { name: "e2e-kernel-host", needs: KERNEL_HOST, run: || e2e::run(&e2e::Test::KernelHost(SHORT)) },
     Step { name: "e2e-kernel-space", needs: KERNEL_HOST, run: || e2e::run(&e2e::Test::KernelSpace(SHORT)) },

@@ -6,6 +6,7 @@ mod kernel_host;
 mod nbd_fs;
 mod nbd_raw;
 mod repair;
+mod report;
 mod scratch;
 mod space;
 
@@ -25,6 +26,8 @@ pub enum Test {
     NbdRaw(Size),
     /// Devices are lost and columns damaged under fio: rebuild, balance, scrub.
     Repair(Size),
+    /// The report in Chromium, light and dark: text and charts are there.
+    Report,
 }
 
 #[derive(clap::Args, Clone, Copy)]
@@ -42,5 +45,6 @@ pub fn run(test: &Test) -> Result<()> {
         Test::NbdFs(size) => nbd_fs::run(*size),
         Test::NbdRaw(size) => nbd_raw::run(*size),
         Test::Repair(size) => repair::run(*size),
+        Test::Report => report::run(),
     }
 }

@@ -49,6 +49,9 @@ struct Repair {
     draining_columns: u64,
     remade_columns: u64,
     moved_columns: u64,
+    /// Told when a test fails.
+    #[allow(dead_code)]
+    failed_remakes: u64,
     damaged_rows: u64,
     scrub_left: u64,
     bytes_s: u64,

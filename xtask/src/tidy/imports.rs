@@ -49,7 +49,7 @@ const TABLE: &[Row] = &[
         &["anyhow", "clap"]),
     row("bin/peristyle",  "peristyle",         ANY_BUT_SIM,
         &["anyhow", "clap", "comfy-table", "hdrhistogram", "indicatif", "libc", "plotters", "ratatui", "serde", "serde_json", "toml"]),
-    row("xtask",          "xtask",             &[], &["anyhow", "clap", "serde", "serde_json", "toml"]),
+    row("xtask",          "xtask",             &[], &["anyhow", "clap", "png", "serde", "serde_json", "toml"]),
 ];
 
 /// What tests and benchmarks may use beside that (`rustix` tells a thread's CPU time). Of ours they may use what

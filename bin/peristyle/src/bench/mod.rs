@@ -8,7 +8,7 @@ mod daemon;
 mod echo;
 mod floor;
 mod idle;
-mod machine;
+pub mod machine;
 mod pool;
 mod raw;
 mod record;

@@ -19,9 +19,14 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0x8A, 0x8A, 0x8A),
 ];
 
+/// Above so many points of a line only the line is drawn.
+const DOTS_MAX: usize = 40;
+
 /// Points that are joined; dashed where they are not measured.
 pub struct Line {
     pub name: String,
+    /// Which of the colours: what belongs together has the same.
+    pub colour: usize,
     pub points: Vec<(f64, f64)>,
     pub is_dashed: bool,
 }
@@ -47,13 +52,14 @@ pub fn log_log(lines: &[Line], x: &str, y: &str) -> Option<String> {
             .x_label_formatter(&|v| short(*v))
             .y_label_formatter(&|v| short(*v))
             .draw()?;
-        for (n, line) in lines.iter().enumerate() {
-            let colour = COLOURS[n % COLOURS.len()];
+        for line in lines {
+            let colour = COLOURS[line.colour % COLOURS.len()];
+            let dot = if line.points.len() > DOTS_MAX { 0 } else { 3 };
             let points = line.points.iter().copied().filter(|(x, y)| *x > 0.0 && *y > 0.0);
             let style = colour.stroke_width(2);
             let drawn = match line.is_dashed {
                 true => chart.draw_series(DashedLineSeries::new(points, 6, 4, style))?,
-                false => chart.draw_series(LineSeries::new(points, style).point_size(3))?,
+                false => chart.draw_series(LineSeries::new(points, style).point_size(dot))?,
             };
             drawn.label(&line.name).legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
         }
@@ -186,7 +192,7 @@ fn svg(draw: impl FnOnce(&DrawingArea<SVGBackend, Shift>) -> Drawn) -> Option<St
     Some(text)
 }
 
-/// 1500 is 1.5k, 0.25 is 0.25.
+/// 1500 is 1.5k, 0.25 is 0.25, 0.0001 is 1e-4.
 pub fn short(value: f64) -> String {
     let digits = |value: f64, unit: &str| match value {
         v if v >= 99.5 || (v - v.round()).abs() < 0.005 * v => format!("{v:.0}{unit}"),
@@ -196,6 +202,7 @@ pub fn short(value: f64) -> String {
     match value {
         v if v >= 1e6 => digits(v / 1e6, "M"),
         v if v >= 1e3 => digits(v / 1e3, "k"),
+        v if v > 0.0 && v < 0.00995 => format!("{v:.0e}"),
         v => digits(v, ""),
     }
 }
@@ -209,11 +216,13 @@ mod tests {
         let lines = [
             Line {
                 name: "measured".into(),
+                colour: 0,
                 points: vec![(1000.0, 10.0), (20_000.0, 80.0)],
                 is_dashed: false,
             },
             Line {
                 name: "predicted".into(),
+                colour: 0,
                 points: vec![(1000.0, 11.0), (20_000.0, 70.0)],
                 is_dashed: true,
             },
@@ -242,9 +251,16 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        for (value, text) in
-            [(0.25, "0.25"), (1.0, "1"), (12.34, "12.3"), (999.0, "999"), (1500.0, "1.50k"), (2e6, "2M")]
-        {
+        for (value, text) in [
+            (0.25, "0.25"),
+            (0.0001, "1e-4"),
+            (0.0, "0"),
+            (1.0, "1"),
+            (12.34, "12.3"),
+            (999.0, "999"),
+            (1500.0, "1.50k"),
+            (2e6, "2M"),
+        ] {
             assert_eq!(short(value), text);
         }
     }

@@ -1,9 +1,11 @@
 //! `peristyle report`: figures that were kept, as one page to read.
 
 mod charts;
+mod curves;
 mod html;
 mod page;
 mod sections;
+mod stages;
 
 use crate::bench::{compare, read_text, unlike};
 use crate::failure::Failure;
@@ -15,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 const BYTES_MAX: u64 = 256 << 20;
 
-/// One page of figures that `bench run`, `series`, `amplification`, `record` and others have written with --json or --out
+/// One page of figures that `bench run`, `series`, `amplification`, `record`, `model curve` and `profile` have written with --json or --out
 ///
 /// HTML stands by itself: charts and style are in it, light and dark. Files of different machines are refused.
 #[derive(Args, Debug, Clone)]

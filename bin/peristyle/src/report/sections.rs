@@ -2,6 +2,7 @@
 
 use super::charts::{self, Bars, Line};
 use super::page::Page;
+use super::{curves, stages};
 use crate::bench::compare;
 use peristyle_base::units::format_bytes;
 use serde_json::Value;
@@ -28,6 +29,10 @@ pub fn document(page: &mut Page, document: &Value) -> bool {
         amplification(page, document);
     } else if document["kind"] == "record" {
         record(page, document);
+    } else if document["curves"].is_array() {
+        items(&document["curves"]).for_each(|curve| curves::curve(page, document, curve));
+    } else if document["paths"].is_array() {
+        items(&document["paths"]).for_each(|path| stages::path(page, document, path));
     } else if document["runs"].is_array() && document["block_bytes"].is_u64() {
         run(page, document);
     } else {
@@ -36,15 +41,15 @@ pub fn document(page: &mut Page, document: &Value) -> bool {
     true
 }
 
-fn items(value: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-fn number(value: &Value, key: &str) -> f64 {
+pub(super) fn number(value: &Value, key: &str) -> f64 {
     value[key].as_f64().unwrap_or(0.0)
 }
 
-fn name(value: &Value, key: &str) -> String {
+pub(super) fn name(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or("").to_owned()
 }
 
@@ -126,7 +131,10 @@ fn orders(series: &Value, key: &str) -> Vec<Line> {
         let point = (bytes, number(row, key));
         match lines.iter_mut().find(|line| line.name == order) {
             Some(line) => line.points.push(point),
-            None => lines.push(Line { name: order.into(), points: vec![point], is_dashed: false }),
+            None => {
+                let colour = lines.len();
+                lines.push(Line { name: order.into(), colour, points: vec![point], is_dashed: false });
+            }
         }
     }
     lines
@@ -287,8 +295,14 @@ fn run(page: &mut Page, document: &Value) {
     ));
     let lines: Vec<Line> = ["read", "write"]
         .into_iter()
-        .filter(|kind| document[kind]["count"].as_u64().unwrap_or(0) > 0)
-        .map(|kind| Line { name: kind.into(), points: tail(&document[kind]), is_dashed: false })
+        .enumerate()
+        .filter(|(_, kind)| document[kind]["count"].as_u64().unwrap_or(0) > 0)
+        .map(|(colour, kind)| Line {
+            name: kind.into(),
+            colour,
+            points: tail(&document[kind]),
+            is_dashed: false,
+        })
         .collect();
     if let Some(svg) = charts::log_log(&lines, "latency, us", "share of the commands that take longer") {
         page.chart(svg, "How many commands take longer than so long; both axes are logarithmic");
