@@ -330,14 +330,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 continue;
             }
             let free = self.columns.free(place, name, self.epoch());
-            let repair = match timeout(SILENCE_LIMIT, free).await {
-                Some(Ok(())) => {
-                    self.state.borrow_mut().repair.figures.leftovers_freed += 1;
-                    continue;
-                }
-                _ => &mut self.state.borrow_mut().repair,
-            };
-            repair.recheck(place.device);
+            match timeout(SILENCE_LIMIT, free).await {
+                Some(Ok(())) => self.state.borrow_mut().repair.figures.leftovers_freed += 1,
+                _ => self.state.borrow_mut().repair.recheck(place.device),
+            }
         }
     }
 

@@ -195,7 +195,7 @@ fn svg(draw: impl FnOnce(&DrawingArea<SVGBackend, Shift>) -> Drawn) -> Option<St
 /// 1500 is 1.5k, 0.25 is 0.25, 0.0001 is 1e-4.
 pub fn short(value: f64) -> String {
     let digits = |value: f64, unit: &str| match value {
-        v if v >= 99.5 || (v - v.round()).abs() < 0.005 * v => format!("{v:.0}{unit}"),
+        v if v >= 99.5 || (v - v.round()).abs() <= 0.005 * v => format!("{v:.0}{unit}"),
         v if v >= 9.95 => format!("{v:.1}{unit}"),
         v => format!("{v:.2}{unit}"),
     };
