@@ -2,7 +2,6 @@
 //! endangered extents first; when there are none, sound ones that even out the use of devices.
 
 use crate::columns::{AllocClass, Columns, Fate};
-use crate::degraded::SILENCE_LIMIT;
 use crate::extent::{Extent, ExtentPhase};
 use crate::remake::Trouble;
 use crate::scrub::scrub_left;
@@ -329,11 +328,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if used || self.stopped().is_some() {
                 continue;
             }
-            let free = self.columns.free(place, name, self.epoch());
-            match timeout(SILENCE_LIMIT, free).await {
-                Some(Ok(())) => self.state.borrow_mut().repair.figures.leftovers_freed += 1,
-                _ => self.state.borrow_mut().repair.recheck(place.device),
-            }
+            self.free_leftover(place, name).await;
         }
     }
 

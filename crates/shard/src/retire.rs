@@ -6,9 +6,9 @@ use crate::extent::{Extent, ExtentPhase, Width};
 use crate::shard::{Shard, State};
 use crate::stream::Stream;
 use crate::supply::SEAL_LIMIT;
-use peristyle_base::ExtentId;
+use peristyle_base::{ColumnName, ColumnPlace, ExtentId};
 use peristyle_cluster::ShardStore;
-use peristyle_rt::{join_all, timeout};
+use peristyle_rt::{Duration, join_all, timeout};
 use std::rc::Rc;
 
 /// Sealed extents without a block that a start leaves alone; with this many it has a checkpoint taken, which lets go
@@ -88,24 +88,28 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     pub(crate) async fn free_columns(&self, extent: &Extent) {
-        let (epoch, bad) = (self.epoch(), self.bad_devices());
+        let bad = self.bad_devices();
         // A device that is slow or away is not waited for: it is asked for what it has left when it is not any more.
         let frees = (0..extent.scheme.width()).filter(|&c| !extent.place(c).device.is_nil()).map(|column| {
-            let (place, bad) = (extent.place(column), &bad);
+            let (place, name) = (extent.place(column), extent.name(self.id, column));
+            let is_bad = bad.contains(&place.device);
             async move {
-                let freed = match bad.contains(&place.device) {
-                    true => None,
-                    false => {
-                        let free = self.columns.free(place, extent.name(self.id, column), epoch);
-                        timeout(SEAL_LIMIT, free).await
-                    }
-                };
-                if freed != Some(Ok(())) {
-                    self.state.borrow_mut().repair.recheck(place.device);
+                match is_bad {
+                    true => self.state.borrow_mut().repair.recheck(place.device),
+                    false => drop(self.free_slot(place, name, SEAL_LIMIT).await),
                 }
             }
         });
         join_all(frees).await;
+    }
+
+    /// Whether the device says that the slot is free, in time. If not, it is asked later what it has left.
+    pub(crate) async fn free_slot(&self, place: ColumnPlace, name: ColumnName, limit: Duration) -> bool {
+        let freed = timeout(limit, self.columns.free(place, name, self.epoch())).await == Some(Ok(()));
+        if !freed {
+            self.state.borrow_mut().repair.recheck(place.device);
+        }
+        freed
     }
 
     /// A shard that is started often and written little reaches no checkpoint by its log.

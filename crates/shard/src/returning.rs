@@ -6,7 +6,7 @@ use crate::degraded::SILENCE_LIMIT;
 use crate::extent::ExtentPhase;
 use crate::repair::Fates;
 use crate::shard::{Shard, State};
-use peristyle_base::{DeviceId, ExtentId};
+use peristyle_base::{ColumnName, ColumnPlace, DeviceId, ExtentId};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::timeout;
 use std::collections::HashSet;
@@ -73,13 +73,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     let old = adopt(&mut self.state.borrow_mut(), &slot);
                     unsettled |= old && self.fence_again(&slot).await;
                 }
-                Claim::Free => {
-                    let free = self.columns.free(slot.place, slot.name, self.epoch());
-                    match timeout(SILENCE_LIMIT, free).await {
-                        Some(Ok(())) => self.state.borrow_mut().repair.figures.leftovers_freed += 1,
-                        _ => self.state.borrow_mut().repair.recheck(device),
-                    }
-                }
+                Claim::Free => self.free_leftover(slot.place, slot.name).await,
             }
         }
         if unsettled {
@@ -87,6 +81,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.clone().settle_old_extents().await;
         }
         done
+    }
+
+    pub(crate) async fn free_leftover(&self, place: ColumnPlace, name: ColumnName) {
+        if self.free_slot(place, name, SILENCE_LIMIT).await {
+            self.state.borrow_mut().repair.figures.leftovers_freed += 1;
+        }
     }
 
     /// Sealed columns that the device had, and does not list: it came back with an older content. They are looked at, for

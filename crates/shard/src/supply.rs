@@ -272,10 +272,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             for (column, slot) in slots.iter().enumerate() {
                 if let Ok(slot) = slot {
                     let place = ColumnPlace { device: places[column], slot: *slot };
-                    let freed = self.columns.free(place, name(column), epoch);
-                    if peristyle_rt::timeout(ALLOCATE_LIMIT, freed).await != Some(Ok(())) {
-                        self.state.borrow_mut().repair.recheck(place.device);
-                    }
+                    self.free_slot(place, name(column), ALLOCATE_LIMIT).await;
                 }
             }
         }
