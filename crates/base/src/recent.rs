@@ -35,59 +35,22 @@ impl RecentP99 {
 /// Seconds that count, and one that goes on.
 const SECONDS: u64 = 3;
 
-/// How much of N things came in each of the last seconds.
-#[derive(Clone, Copy)]
-pub struct RecentSums<const N: usize> {
-    /// Each second, and what came in it.
-    sums: [(u64, [u64; N]); SECONDS as usize + 1],
-}
-
-impl<const N: usize> Default for RecentSums<N> {
-    fn default() -> Self {
-        RecentSums { sums: [(0, [0; N]); SECONDS as usize + 1] }
-    }
-}
-
-impl<const N: usize> RecentSums<N> {
-    pub fn add(&mut self, now: Instant, amounts: [u64; N]) {
-        let second = now.0 / 1_000_000_000;
-        let place = &mut self.sums[(second % (SECONDS + 1)) as usize];
-        if place.0 != second {
-            *place = (second, [0; N]);
-        }
-        place.1.iter_mut().zip(amounts).for_each(|(sum, more)| *sum += more);
-    }
-    /// Of the last 3 s that are over, together.
-    pub fn sums(&self, now: Instant) -> [u64; N] {
-        let second = now.0 / 1_000_000_000;
-        let mut all = [0; N];
-        for (_, sums) in self.sums.iter().filter(|(at, _)| *at < second && at + SECONDS >= second) {
-            all.iter_mut().zip(sums).for_each(|(all, sum)| *all += sum);
-        }
-        all
-    }
-    /// On average over the last 3 s that are over.
-    pub fn per_second(&self, now: Instant) -> [u64; N] {
-        self.sums(now).map(|sum| sum / SECONDS)
-    }
-}
-
 /// Of N sums that only grow, what they were when each of the last seconds began in which something was added. For the
 /// price of a comparison, except once a second.
 #[derive(Clone, Copy)]
-pub(crate) struct Seconds<const N: usize> {
+pub struct RecentSums<const N: usize> {
     /// Nothing is to be noted before.
     next: Instant,
     began: [(u64, [u64; N]); SECONDS as usize + 1],
 }
 
-impl<const N: usize> Default for Seconds<N> {
+impl<const N: usize> Default for RecentSums<N> {
     fn default() -> Self {
-        Seconds { next: Instant(0), began: [(0, [0; N]); SECONDS as usize + 1] }
+        RecentSums { next: Instant(0), began: [(0, [0; N]); SECONDS as usize + 1] }
     }
 }
 
-impl<const N: usize> Seconds<N> {
+impl<const N: usize> RecentSums<N> {
     /// To be called before something is added; `sums`: what they are up to now.
     #[inline]
     pub fn tick(&mut self, now: Instant, sums: impl FnOnce() -> [u64; N]) {
@@ -104,7 +67,7 @@ impl<const N: usize> Seconds<N> {
     }
 
     /// What came in the last 3 s that are over, wrapping; `sums`: what they are now.
-    pub fn last_three(&self, now: Instant, sums: [u64; N]) -> [u64; N] {
+    pub fn lately(&self, now: Instant, sums: [u64; N]) -> [u64; N] {
         let second = now.0 / 1_000_000_000;
         // Nothing came in a second that is not noted, so it began with what the next one began with.
         let at = |first: u64| {
@@ -115,11 +78,16 @@ impl<const N: usize> Seconds<N> {
         let (then, until) = (at(second.saturating_sub(SECONDS)), at(second));
         std::array::from_fn(|i| until[i].wrapping_sub(then[i]))
     }
+    /// On average over the last 3 s that are over.
+    pub fn per_second(&self, now: Instant, sums: [u64; N]) -> [u64; N] {
+        self.lately(now, sums).map(|sum| sum / SECONDS)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn a_window_counts_once_it_is_over_and_only_when_it_holds_enough() {
@@ -133,35 +101,55 @@ mod tests {
         assert!((1000..1040).contains(&recent.get()), "one sample is no figure");
     }
 
-    #[test]
-    fn a_sum_is_of_the_last_three_seconds_that_are_over() {
-        let at = |ms: u64| Instant(ms * 1_000_000);
-        let mut sum = RecentSums::default();
-        for ms in (0..10_000).step_by(100) {
-            sum.add(at(ms), [30]);
+    /// The same, by adding up each second by itself.
+    #[derive(Default)]
+    struct BySecond(BTreeMap<u64, u64>);
+
+    impl BySecond {
+        fn add(&mut self, now: Instant, amount: u64) {
+            *self.0.entry(now.0 / 1_000_000_000).or_default() += amount;
         }
-        assert_eq!(sum.per_second(at(10_000)), [300]);
-        sum.add(at(10_500), [1_000_000]);
-        assert_eq!(sum.per_second(at(10_900)), [300], "that second goes on");
-        assert_eq!(sum.per_second(at(13_999)), [1_000_000 / 3]);
-        assert_eq!(sum.per_second(at(60_000)), [0]);
+        fn sum(&self, now: Instant) -> u64 {
+            let second = now.0 / 1_000_000_000;
+            self.0.range(second.saturating_sub(SECONDS)..second).map(|(_, sum)| sum).sum()
+        }
     }
 
     #[test]
-    fn seconds_tell_the_same_as_sums_by_the_second() {
+    fn a_sum_is_of_the_last_three_seconds_that_are_over() {
+        let at = |ms: u64| Instant(ms * 1_000_000);
+        let (mut recent, mut sum) = (RecentSums::default(), 0);
+        let mut add = |recent: &mut RecentSums<1>, ms, amount| {
+            recent.tick(at(ms), || [sum]);
+            sum += amount;
+            [sum]
+        };
+        for ms in (0..10_000).step_by(100) {
+            add(&mut recent, ms, 30);
+        }
+        let sums = add(&mut recent, 9_999, 0);
+        assert_eq!(recent.per_second(at(10_000), sums), [300]);
+        let sums = add(&mut recent, 10_500, 1_000_000);
+        assert_eq!(recent.per_second(at(10_900), sums), [300], "that second goes on");
+        assert_eq!(recent.per_second(at(13_999), sums), [1_000_000 / 3]);
+        assert_eq!(recent.per_second(at(60_000), sums), [0]);
+    }
+
+    #[test]
+    fn sums_are_those_of_each_second_added_up() {
         let mut random = 7u64;
-        let (mut recent, mut seconds, mut sum) = (RecentSums::default(), Seconds::default(), 0u64);
+        let (mut by_second, mut recent, mut sum) = (BySecond::default(), RecentSums::default(), 0u64);
         let mut now = Instant(5_000_000_000);
         for _ in 0..5000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             // Mostly close to each other, and seconds apart now and then.
             now = Instant(now.0 + (random >> 36) * if random % 61 == 0 { 40 } else { 1 });
-            assert_eq!(seconds.last_three(now, [sum]), recent.sums(now));
-            seconds.tick(now, || [sum]);
+            assert_eq!(recent.lately(now, [sum]), [by_second.sum(now)]);
+            recent.tick(now, || [sum]);
             sum += random >> 40;
-            recent.add(now, [random >> 40]);
-            assert_eq!(seconds.last_three(now, [sum]), recent.sums(now));
+            by_second.add(now, random >> 40);
+            assert_eq!(recent.lately(now, [sum]), [by_second.sum(now)]);
         }
-        assert_eq!(seconds.last_three(Instant(now.0 + 5_000_000_000), [sum]), [0]);
+        assert_eq!(recent.lately(Instant(now.0 + 5_000_000_000), [sum]), [0]);
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! One owner (a reactor) writes; a snapshot is a copy that travels by message. No locks, no atomics.
 
-use crate::recent::Seconds;
-use crate::{Histogram, Instant};
+use crate::{Histogram, Instant, RecentSums};
 
 /// False: this program was built to count nothing (feature `stages-off`), so that the price of counting can be measured.
 pub const COUNTED: bool = !cfg!(feature = "stages-off");
@@ -19,7 +18,7 @@ pub struct Stage {
     entered_at: u64,
     latency: Histogram,
     /// How many had left, and how long they took, when each of the last seconds began.
-    seconds: Seconds<2>,
+    recent: RecentSums<2>,
     since: Instant,
     errors: u64,
 }
@@ -84,7 +83,7 @@ impl Stage {
     #[inline]
     fn record(&mut self, now: Instant, took: u64, requests: u64) {
         let latency = &mut self.latency;
-        self.seconds.tick(now, || [latency.count(), latency.sum() as u64]);
+        self.recent.tick(now, || [latency.count(), latency.sum() as u64]);
         latency.record_many(took, requests);
     }
 
@@ -129,8 +128,7 @@ impl Stage {
 
     pub fn snapshot(&self, now: Instant) -> StageSnapshot {
         let since = if self.is_new() { now } else { self.since };
-        let [count_3s, sum_3s] =
-            self.seconds.last_three(now, [self.latency.count(), self.latency.sum() as u64]);
+        let [count_3s, sum_3s] = self.recent.lately(now, [self.latency.count(), self.latency.sum() as u64]);
         StageSnapshot {
             in_flight: self.in_flight,
             age_ns: self.in_flight.wrapping_mul(now.0).wrapping_sub(self.entered_at) as i64,

@@ -278,7 +278,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             },
             pace: rate * 1000 / PARTS,
             moved_blocks: stats.moved_blocks,
-            moved_blocks_s: stats.moved_lately.per_second(now)[0],
+            moved_blocks_s: stats.moved_lately.per_second(now, [stats.moved_blocks])[0],
             victims: stats.victims,
             victim_shares: stats.victim_shares,
             room: room.users(),

@@ -72,8 +72,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         if frame.kind == FrameKind::Relocation {
             let moved = apply_moved(map, extents, frame, state.collect.clock) as u64;
+            stats.moved_lately.tick(peristyle_rt::now(), || [stats.moved_blocks]);
             stats.moved_blocks += moved;
-            stats.moved_lately.add(peristyle_rt::now(), [moved]);
         }
         if frame.kind == FrameKind::Meta
             && let Some(&(op, _)) = frame.contents.ops.first()
