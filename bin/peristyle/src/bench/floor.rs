@@ -2,20 +2,17 @@
 
 use super::FloorOptions;
 use super::echo::{READ_4K, echo, us};
-use super::run::{Place, find, measure, verdict};
+use super::run::{Place, fill, find, measure, verdict};
 use crate::failure::{Failure, Kind};
 use crate::render::{json, table};
 use peristyle_bench::host::Payload;
 use peristyle_bench::load::{Length, Workload};
-use peristyle_bench::pattern::Pattern;
 use peristyle_bench::session::{Digests, Session, SessionError};
 use peristyle_rt::{Buf, PollMode, RuntimeConfig, block_on};
 use serde_json::json;
 use std::time::Duration;
 
 const BLOCK: u32 = 4096;
-/// What one command writes when the volume is filled.
-const FILL_BYTES: u32 = 128 << 10;
 /// Places, evenly over the volume, that must have been written.
 const LOOKS: u64 = 256;
 
@@ -29,7 +26,7 @@ pub fn command(options: &FloorOptions) -> Result<(), Failure> {
         poll: PollMode::Busy,
     };
     if options.fill {
-        fill(&place, look(&place)?.0)?;
+        fill(&place, look(&place)?.0, "volume")?;
     }
     if !look(&place)?.1 {
         let text = "the volume has blocks that nobody has written: `--fill` writes it, what is on it is lost";
@@ -91,20 +88,6 @@ fn look(place: &Place) -> Result<(u64, bool), Failure> {
         Ok((namespace.bytes, is_written))
     })
     .map_err(|error: SessionError| Failure::new(Kind::NoNode, format!("{addr}: {error}")))
-}
-
-/// Writes the volume once from end to end.
-fn fill(place: &Place, bytes: u64) -> Result<(), Failure> {
-    let workload = Workload {
-        block_bytes: FILL_BYTES,
-        pattern: Pattern::Sequential,
-        read_share: 0,
-        depth: 8,
-        length: Length::Count(bytes / u64::from(FILL_BYTES)),
-        warmup: Duration::ZERO,
-        ..reads(0)
-    };
-    verdict(&measure(place, &workload)?)
 }
 
 /// So many reads of random blocks, one after the other.

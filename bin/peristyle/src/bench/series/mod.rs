@@ -9,7 +9,7 @@ pub use results::unlike;
 
 use super::daemon::{Daemon, Spawn};
 use super::echo::{Shape, echo};
-use super::run::{FILL_BYTES, Place, fill, look, measure, measure_live, verdict};
+use super::run::{FILL_BYTES, Look, Place, fill, look, measure, measure_live, verdict};
 use crate::failure::Failure;
 use options::Settings;
 use peristyle_base::Scheme;
@@ -131,9 +131,10 @@ fn one(
     if !options.prepared {
         prepare(place, label, &settings)?;
     }
+    let target = look(place)?;
     for (n, test) in left.iter().enumerate() {
         let what = format!("{label} {test} ({} of {})", n + 1, left.len());
-        let row = measured(place, *test, &settings, &options.cores, &what)?;
+        let row = measured(place, &target, *test, &settings, &options.cores, &what)?;
         if options.say {
             eprintln!("{what}: depth {}, {:.0} IOPS, mean {:.1} us", row.depth, row.iops, row.mean_us);
         }
@@ -164,6 +165,7 @@ fn prepare(place: &Place, label: &str, settings: &Settings) -> Result<(), Failur
 /// Looks for the depth, then measures at it.
 fn measured(
     place: &Place,
+    target: &Look,
     test: Test,
     settings: &Settings,
     cores: &[usize],
@@ -176,10 +178,8 @@ fn measured(
         region: Region { offset: 0, bytes: settings.data_bytes },
         ..Workload::default()
     };
-    let target = look(place)?;
-    let depth_max = depth_max(test.bytes, target.transfer_bytes_max, target.entries_max);
-    let depth_max = test.depth_max(settings.qd_max).min(depth_max);
-    let mut search = Search::new(depth_max, settings.base_turns, settings.resolution);
+    let most = settings.qd_max.min(depth_max(test.bytes, target.transfer_bytes_max, target.entries_max));
+    let mut search = Search::new(test.depth_max(most), settings.base_turns, settings.resolution);
     while let Some(depth) = search.next() {
         let report = run(place, &test.workload(&base, depth), "")?;
         search.handle(depth, Sample::of(&report.all()));
