@@ -119,7 +119,7 @@ impl Measurer<'_> {
             // Those of the warm-up were work as well.
             let warm = WARMUP.as_secs_f64() / alone.elapsed.as_secs_f64().max(1e-9);
             let commands = all.count() as f64 * (1.0 + warm);
-            target_us = told.alone(commands as u64)?.0 / commands;
+            target_us = told.alone(commands as u64)? / commands;
         }
         let mut alone_us: Vec<f64> = (0..QUANTILES)
             .map(|n| all.quantile((f64::from(n) + 0.5) / f64::from(QUANTILES)) as f64 / 1000.0)
@@ -136,8 +136,8 @@ impl Measurer<'_> {
             }
             let seen = self.burst(size)?;
             if let Some(told) = &mut told {
-                let busy = told.bursts(size, seen.last_us.len())?;
-                all.target_us.push(busy.0 / f64::from(seen.made.max(1)));
+                let busy_us = told.bursts(size, seen.last_us.len())?;
+                all.target_us.push(busy_us / f64::from(seen.made.max(1)));
             }
             all.seen.last_us.extend(seen.last_us);
             all.seen.host_us.extend(seen.host_us);

@@ -34,9 +34,6 @@ pub struct Told<'a> {
     busy_before: u64,
 }
 
-/// How long the node's reactors were at work.
-pub struct Busy(pub f64);
-
 impl<'a> Told<'a> {
     pub fn new(node: &'a mut Client, options: &CurveOptions) -> Result<Told<'a>, Failure> {
         let root = stats(node)?;
@@ -58,37 +55,37 @@ impl<'a> Told<'a> {
         })
     }
 
-    /// From here on the reactors' work counts: what they did before, and for this question, does not.
+    /// From here on things count: what the reactors did before, and for this question, does not.
     pub fn begin(&mut self) -> Result<(), Failure> {
-        self.busy_before = busy_ns(&stats(self.node)?);
-        Ok(())
+        self.since().map(drop)
     }
 
-    /// What came since the last call.
-    fn since(&mut self) -> Result<(Vec<Sum>, Busy), Failure> {
+    /// What came since the last call, and how long all reactors were at work, microseconds.
+    fn since(&mut self) -> Result<(Vec<Sum>, f64), Failure> {
         let root = stats(self.node)?;
-        let busy = Busy(busy_ns(&root).saturating_sub(self.busy_before) as f64 / 1000.0);
+        let busy_before = std::mem::replace(&mut self.busy_before, busy_ns(&root));
+        let busy_us = self.busy_before.saturating_sub(busy_before) as f64 / 1000.0;
         let now: Vec<Sum> = self.stages.iter().map(|(stage, _)| sum(&root, stage)).collect();
         let since = now.iter().zip(&self.before).map(|(now, before)| (now.0 - before.0, now.1 - before.1));
         let since = since.map(|(count, us)| (count.max(0.0), us.max(0.0))).collect();
         self.before = now;
-        Ok((since, busy))
+        Ok((since, busy_us))
     }
 
-    /// So many lone commands were measured. (Some more were not: counts are of all, so times are a little too high.)
-    pub fn alone(&mut self, commands: u64) -> Result<Busy, Failure> {
+    /// So many lone commands were made, those that were not measured among them. How long the reactors worked for all of them.
+    pub fn alone(&mut self, commands: u64) -> Result<f64, Failure> {
         let per = |(count, us): Sum| (count / commands as f64, us / commands as f64);
-        let (since, busy) = self.since()?;
+        let (since, busy_us) = self.since()?;
         self.alone = since.into_iter().map(per).collect();
-        Ok(busy)
+        Ok(busy_us)
     }
 
-    pub fn bursts(&mut self, size: u32, bursts: usize) -> Result<Busy, Failure> {
-        let (since, busy) = self.since()?;
+    pub fn bursts(&mut self, size: u32, bursts: usize) -> Result<f64, Failure> {
+        let (since, busy_us) = self.since()?;
         for (stage, (_, us)) in self.bursts.iter_mut().zip(since) {
             stage.push((f64::from(size), us / bursts.max(1) as f64));
         }
-        Ok(busy)
+        Ok(busy_us)
     }
 
     /// Work of the reactors that has a name.
