@@ -194,6 +194,8 @@ impl Server {
                 Candidate::Take(slot) => {
                     inner.slots.borrow_mut().open(slot, a)?;
                     inner.pages.touch(slot);
+                    // Where it cannot be had, the appends find out.
+                    let _ = inner.device.reserve(inner.geometry().row_offset(slot, 0), COLUMN_BYTES).await;
                 }
                 Candidate::Zero(slot) => {
                     let zeroing = inner.clear_slot(slot, Clearing::Zero);

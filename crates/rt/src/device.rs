@@ -310,6 +310,16 @@ impl Device {
         }
     }
 
+    /// Takes space of the file system for the range, so that writes to it need not ask for it one by one. What it holds
+    /// stays, and holes of a file still read as zeros. Of other devices nothing is asked.
+    pub async fn reserve(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
+        self.check_write(offset, bytes)?;
+        match &self.inner.kind {
+            Kind::Uring(file) => file.reserve(offset, bytes).await,
+            Kind::Sim(_) | Kind::Memory(_) => Ok(()),
+        }
+    }
+
     /// Tells the device that nothing in the range is wanted any more. From then on it may read as anything, also as
     /// something else each time, until it is written: nobody may conclude zeros from it.
     pub async fn discard(&self, offset: u64, bytes: u64) -> Result<(), IoError> {

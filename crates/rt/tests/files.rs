@@ -66,6 +66,26 @@ fn what_was_written_is_read_back_also_after_reopening_and_punched_ranges_are_zer
 }
 
 #[test]
+fn a_reserved_range_has_its_space_and_holds_what_it_held() {
+    use std::os::unix::fs::MetadataExt;
+    let temp = Temp::new("reserve");
+    let spec = temp.spec(16);
+    let DeviceSpec::Path { path, .. } = spec.clone() else { unreachable!("a file") };
+    let used = move || std::fs::metadata(&path).expect("there").blocks() * 512;
+    block_on(RuntimeConfig::small(), async move {
+        let device = Device::open(&spec).await.expect("created");
+        device.write(1 << 20, filled(1, 4096), true).await.expect("written");
+        device.reserve(0, 4 << 20).await.expect("space for it");
+        assert!(used() >= 4 << 20, "{} bytes", used());
+        assert!(read(&device, 1 << 20, 4096).await.iter().all(|&b| b == 1));
+        assert!(read(&device, 2 << 20, 4096).await.iter().all(|&b| b == 0));
+        device.write_zeroes(0, 4 << 20).await.expect("punched");
+        assert!(used() < 1 << 20, "the space is given back");
+        assert_eq!(device.reserve(16 << 20, 4096).await, Err(IoError::OutOfRange));
+    });
+}
+
+#[test]
 fn a_vectored_write_of_many_pieces_lands_in_order() {
     let temp = Temp::new("pieces");
     let spec = temp.spec(16);

@@ -1,12 +1,14 @@
 //! `peristyle bench`: load and crashes, against any NVMe/TCP target or a daemon of its own.
 
 mod amplification;
+mod beside;
 mod collect;
 pub(crate) mod compare;
 mod crash;
 mod daemon;
 mod echo;
 mod floor;
+mod goals;
 mod idle;
 pub mod machine;
 mod pool;
@@ -41,6 +43,7 @@ pub enum BenchCommand {
     Compare(compare::CompareOptions),
     Echo(EchoOptions),
     Floor(FloorOptions),
+    Goals(goals::GoalsOptions),
     Idle(IdleOptions),
     Crash(CrashOptions),
     Restart(RestartOptions),
@@ -419,6 +422,7 @@ pub fn bench(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Compare(options) => compare::command(&options),
         BenchCommand::Echo(options) => echo::command(&options),
         BenchCommand::Floor(options) => floor::command(&options),
+        BenchCommand::Goals(options) => goals::command(&options),
         BenchCommand::Collect(options) => collect::command(&options),
         BenchCommand::Snapshots(options) => snapshots::command(&options),
         BenchCommand::Idle(options) => idle::command(&options),

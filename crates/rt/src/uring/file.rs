@@ -164,6 +164,14 @@ impl File {
         }
     }
 
+    /// A block device has its space.
+    pub(crate) async fn reserve(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
+        if self.inner.discard.is_some() || bytes == 0 {
+            return Ok(());
+        }
+        self.inner.run(Task::Fallocate { mode: libc::FALLOC_FL_KEEP_SIZE, offset, bytes }).await.0
+    }
+
     /// Holes are punched into a file; a block device has its own command, which may take a while.
     pub(crate) async fn discard(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
         if bytes == 0 {

@@ -1,6 +1,7 @@
 //! One scheme and pattern: what was measured of it.
 
 use super::AmplificationOptions;
+use crate::bench::beside;
 use crate::bench::daemon::Daemon;
 use crate::bench::echo::{Shape, echo};
 use crate::bench::run::{Place, measure, measure_live, verdict};
@@ -8,20 +9,13 @@ use crate::client::Client;
 use crate::failure::Failure;
 use peristyle_base::{Histogram, Scheme};
 use peristyle_bench::load::{Length, Workload};
-use peristyle_bench::pattern::Pattern;
-use peristyle_bench::raw::{self, RawLoad};
 use peristyle_bench::report::Report;
 use peristyle_bench::series::Test;
 use peristyle_control::api::{Request, Response, StatsNode};
-use peristyle_rt::device::WriteCache;
-use peristyle_rt::{Device, DeviceSpec, RuntimeConfig, block_on};
 use serde::Serialize;
 use std::path::Path;
 use std::time::Duration;
 
-/// Of the device's floor: a file beside the store.
-const FLOOR_BYTES: u64 = 256 << 20;
-const FLOOR_FILL_BYTES: u32 = 1 << 20;
 const ECHO_ROUNDS: u32 = 4000;
 /// The p99 of a deeper run may be so many times the least that was seen.
 const P99_FACTOR: f64 = 2.0;
@@ -153,7 +147,8 @@ impl Cell {
         let base =
             Workload { length: Length::Time(options.runtime), warmup: Duration::ZERO, ..Workload::default() };
         let what = format!("{scheme} {test}");
-        let device = floor(&dir.join("floor"), test, options.runtime)?;
+        let pattern = test.workload(&base, 1).pattern;
+        let device = beside::file(&dir.join("floor"), test.write, test.bytes, pattern, options.runtime)?;
         let round_trip = echo(Shape::of(test.write, test.bytes), ECHO_ROUNDS, 1, &options.cores);
         let round_trip = round_trip.map_err(Failure::failed)?;
         let alone = side(daemon, place, &test.workload(&base, 1), &what)?;
@@ -171,7 +166,7 @@ impl Cell {
             cpu_share: work_us / alone.latency.mean.max(1e-3),
             alone,
             deep,
-            device,
+            device: Latency::of(&device),
             echo: Latency::of(&round_trip),
             ghz: mhz.map(|mhz| mhz / 1e3),
         })
@@ -234,50 +229,6 @@ impl Side {
             generator_core_s: report.busy.as_nanos() as f64 / 1e3 / requests,
         }
     }
-}
-
-/// The same requests to a file beside the store, which is written from end to end first.
-fn floor(path: &Path, test: Test, runtime: Duration) -> Result<Latency, Failure> {
-    let spec = DeviceSpec::Path {
-        path: path.to_owned(),
-        create_bytes: Some(FLOOR_BYTES),
-        // As the devices of a development store are opened.
-        write_cache: WriteCache::Protected,
-    };
-    let load = RawLoad {
-        block_bytes: test.bytes,
-        pattern: test.workload(&Workload::default(), 1).pattern,
-        write: test.write,
-        durable: true,
-        depth: 1,
-        length: Length::Time(runtime),
-        warmup: runtime / 10,
-        span: FLOOR_BYTES,
-        seed: 1,
-    };
-    let fill = RawLoad {
-        block_bytes: FLOOR_FILL_BYTES,
-        pattern: Pattern::Sequential,
-        write: true,
-        depth: 4,
-        length: Length::Count(FLOOR_BYTES / u64::from(FLOOR_FILL_BYTES)),
-        warmup: Duration::ZERO,
-        ..load
-    };
-    let is_new = !path.exists();
-    let mut config = RuntimeConfig::small();
-    for needed in [load.buffers(), fill.buffers()] {
-        config.buffers.counts.iter_mut().zip(needed.counts).for_each(|(have, need)| *have = need.max(*have));
-    }
-    block_on(config, async move {
-        let device = Device::open(&spec).await.map_err(|e| e.to_string())?;
-        if is_new {
-            raw::measure(&device, fill).await.map_err(|e| e.to_string())?;
-        }
-        let report = raw::measure(&device, load).await.map_err(|e| e.to_string())?;
-        Ok(Latency::of(&report.all().latency))
-    })
-    .map_err(|error: String| Failure::failed(format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]
