@@ -358,6 +358,13 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         self.shards.borrow().get(&shard)?.try_read(layer, offset, bytes, started)
     }
 
+    /// A volume of a shard of this reactor will be read there in a moment.
+    pub(crate) fn expect_read(&self, shard: ShardId, layer: LayerId, offset: u64) {
+        if let Some(shard) = self.shards.borrow().get(&shard) {
+            shard.expect_read(layer, offset);
+        }
+    }
+
     /// What this reactor counts.
     pub fn reactor_stats(&self) -> ReactorStats {
         let now = peristyle_rt::now();

@@ -51,6 +51,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Some((buf.freeze(), verified))
     }
 
+    /// These bytes will be read in a moment.
+    pub fn expect_read(&self, layer: LayerId, offset: u64) {
+        self.state.borrow().map.touch(layer, offset / BLOCK);
+    }
+
     fn find_piece(&self, layer: LayerId, block: u64, count: usize) -> Option<Piece> {
         let state = &mut *self.state.borrow_mut();
         if state.stopped.is_some() || count == 0 {

@@ -50,6 +50,23 @@ impl Writes {
 }
 
 impl<S: ShardStore + Clone + 'static> Conn<S> {
+    /// What reads that have come together will look for is fetched for all at the same time, and not for one after
+    /// the other.
+    pub fn expect_reads(&self) {
+        let qpair = self.qpair.borrow();
+        if qpair.queued().nth(1).is_none() {
+            return;
+        }
+        let namespaces = self.node.target.namespaces();
+        for sqe in qpair.queued().filter(|sqe| sqe.opcode() == opcode::nvm::READ) {
+            let here = namespaces.place(sqe.nsid()).filter(|place| place.home == self.node.id());
+            if let (Some(place), Some(ns)) = (here, namespaces.table.get(sqe.nsid())) {
+                let offset = sqe.slba().saturating_mul(1 << ns.lba_size.shift());
+                self.node.expect_read(place.shard, place.layer, offset);
+            }
+        }
+    }
+
     /// Answers the command if it is a read that need not wait for anything, and says so. `blocks`: what may still be
     /// read at once. Refused, it has counted nothing.
     pub fn answer_at_once(&self, command: &Command, blocks: &mut usize) -> bool {

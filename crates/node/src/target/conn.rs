@@ -300,6 +300,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 
     fn act_at(self: &Rc<Self>, now: Instant) {
         let mut at_once = at_once::BLOCKS_MAX;
+        self.expect_reads();
         while let Some(action) = { self.qpair.borrow_mut().poll_action() } {
             match action {
                 Action::Buffer { tag, len } => self.want_buffer(tag, len, now),

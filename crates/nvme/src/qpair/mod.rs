@@ -384,6 +384,14 @@ impl Qpair {
         Some(action)
     }
 
+    /// Commands that [`poll_action`](Self::poll_action) will want executed, as far as that is known.
+    pub fn queued(&self) -> impl Iterator<Item = &Sqe> + '_ {
+        self.actions.iter().filter_map(|pending| match pending {
+            Pending::Execute(tag) => Some(&self.slots.get(tag.index() as u16).sqe),
+            _ => None,
+        })
+    }
+
     fn command(&self, tag: Tag) -> Command {
         let slot = self.slots.get(tag.index() as u16);
         Command { tag, sqe: slot.sqe, data_len: slot.data_len }

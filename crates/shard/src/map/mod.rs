@@ -235,6 +235,20 @@ impl Map {
         self.layers.get(&layer).map_or(Lookup::Absent, |l| self.lookup_in(l, layer, block))
     }
 
+    /// Looks at the pointer that a read of this volume's or snapshot's block will look at soon, so that it is in the
+    /// caches then. Several of these wait for memory at the same time; lookups wait one after the other.
+    pub fn touch(&self, view: LayerId, block: u64) {
+        let Some(layer) = self.views.get(&view).and_then(|view| self.layers.get(&view.layer)) else { return };
+        if block >= layer.blocks {
+            return;
+        }
+        let (page, child, slot) = split(block);
+        let Slot::At(at) = layer.pages[page] else { return };
+        if let Some(leaf) = self.leaves.get(self.pages[at as usize].at[child] as usize) {
+            std::hint::black_box(leaf.ptrs.lookup(slot));
+        }
+    }
+
     fn lookup_in(&self, l: &Layer, layer: LayerId, block: u64) -> Lookup {
         if block >= l.blocks {
             return Lookup::Absent;
