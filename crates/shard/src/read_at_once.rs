@@ -51,9 +51,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Some((buf.freeze(), verified))
     }
 
-    /// These bytes will be read in a moment.
+    /// A block that will be read in a moment: looks at what the read will look at, so that it is in the caches then. Several
+    /// of these wait for memory at the same time; reads wait one after the other.
     pub fn expect_read(&self, layer: LayerId, offset: u64) {
-        self.state.borrow().map.touch(layer, offset / BLOCK);
+        let state = &*self.state.borrow();
+        if let Some(ptr) = state.map.peek(layer, offset / BLOCK)
+            && let Some(extent) = state.extents.get(ptr.extent())
+        {
+            std::hint::black_box(extent.place(ptr.column().0 as usize));
+        }
     }
 
     fn find_piece(&self, layer: LayerId, block: u64, count: usize) -> Option<Piece> {

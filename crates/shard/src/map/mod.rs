@@ -235,17 +235,14 @@ impl Map {
         self.layers.get(&layer).map_or(Lookup::Absent, |l| self.lookup_in(l, layer, block))
     }
 
-    /// Looks at the pointer that a read of this volume's or snapshot's block will look at soon, so that it is in the
-    /// caches then. Several of these wait for memory at the same time; lookups wait one after the other.
-    pub fn touch(&self, view: LayerId, block: u64) {
-        let Some(layer) = self.views.get(&view).and_then(|view| self.layers.get(&view.layer)) else { return };
-        if block >= layer.blocks {
-            return;
-        }
+    /// Where a block of this volume or snapshot lies, if its own layer has it in memory. Says nothing to the cache.
+    pub fn peek(&self, view: LayerId, block: u64) -> Option<Ptr> {
+        let layer = self.layers.get(&self.views.get(&view)?.layer).filter(|layer| block < layer.blocks)?;
         let (page, child, slot) = split(block);
-        let Slot::At(at) = layer.pages[page] else { return };
-        if let Some(leaf) = self.leaves.get(self.pages[at as usize].at[child] as usize) {
-            std::hint::black_box(leaf.ptrs.lookup(slot));
+        let Slot::At(at) = layer.pages[page] else { return None };
+        match self.leaves.get(self.pages[at as usize].at[child] as usize)?.ptrs.lookup(slot) {
+            Lookup::Data(ptr) => Some(ptr),
+            _ => None,
         }
     }
 
