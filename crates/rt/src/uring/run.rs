@@ -270,6 +270,52 @@ fn pin(core: usize) -> Option<()> {
     rustix::thread::sched_setaffinity(None, &set).ok()
 }
 
+/// What comes after a turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    Turn,
+    /// There was nothing to do; there may be soon.
+    Look,
+    Sleep,
+}
+
+/// When a reactor looks again, and when it sleeps.
+struct Pace {
+    poll: PollMode,
+    spin: Duration,
+    /// When the last turn that had something to do ended.
+    active_at: Instant,
+    /// When the last turn began, if it had something to do.
+    busy_since: Option<Instant>,
+}
+
+impl Pace {
+    fn new(poll: PollMode, spin: Duration) -> Pace {
+        Pace { poll, spin, active_at: Instant::ZERO, busy_since: None }
+    }
+
+    /// A turn begins. For how many nanoseconds the one before was at work.
+    fn begin(&mut self, now: Instant) -> u64 {
+        self.busy_since.take().map_or(0, |since| {
+            self.active_at = now;
+            now.nanos_since(since)
+        })
+    }
+
+    /// The turn that began at `now` has ended. How long it took, if it had something to do, is not known before the next.
+    fn end(&mut self, now: Instant, active: bool) -> Next {
+        if active {
+            self.busy_since = Some(now);
+            return Next::Turn;
+        }
+        match self.poll {
+            PollMode::Busy => Next::Look,
+            PollMode::Adaptive if now.since(self.active_at) < self.spin => Next::Look,
+            PollMode::Adaptive | PollMode::Sleep => Next::Sleep,
+        }
+    }
+}
+
 /// A reactor on its thread. Dropping it drops its tasks and waits for what the kernel still works on.
 struct Thread {
     reactor: Rc<Reactor>,
@@ -307,9 +353,7 @@ impl Thread {
 
     fn run_until(&self, ended: impl Fn() -> bool) {
         let (reactor, driver) = (&*self.reactor, &*self.driver);
-        let mut active_at = Instant::ZERO;
-        // When the last turn began, if it found something.
-        let mut busy_since = None;
+        let mut pace = Pace::new(self.poll, self.spin);
         while !ended() {
             let mut active = driver.reap();
             active |= driver.shared.drain();
@@ -317,9 +361,7 @@ impl Thread {
                 reactor.shutdown.set();
             }
             let now = driver.now();
-            if let Some(since) = busy_since.take() {
-                reactor.busy_nanos.set(reactor.busy_nanos.get() + now.nanos_since(since));
-            }
+            reactor.busy_nanos.set(reactor.busy_nanos.get() + pace.begin(now));
             active |= reactor.timers.fire(now);
             for poller in reactor.pollers.borrow().iter() {
                 active |= poller();
@@ -330,20 +372,10 @@ impl Thread {
             active |= reactor.tasks.has_ready();
             let more = reactor.tasks.run(reactor.slot, TURN_TASKS_MAX, || driver.now());
             driver.enter_if_needed();
-            if active || more {
-                active_at = now;
-                busy_since = Some(now);
-                continue;
-            }
-            let spinning = match self.poll {
-                PollMode::Busy => true,
-                PollMode::Adaptive => now.since(active_at) < self.spin,
-                PollMode::Sleep => false,
-            };
-            if spinning {
-                std::hint::spin_loop();
-            } else {
-                self.sleep(now, &ended);
+            match pace.end(now, active || more) {
+                Next::Turn => {}
+                Next::Look => std::hint::spin_loop(),
+                Next::Sleep => self.sleep(now, &ended),
             }
         }
     }
@@ -368,5 +400,24 @@ impl Drop for Thread {
         self.reactor.unregister();
         release_slot(self.reactor.slot);
         RUNTIME.set(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reactor_looks_for_as_long_behind_a_long_turn_as_behind_a_short_one() {
+        let at = |us: u64| Instant(us * 1000);
+        let mut pace = Pace::new(PollMode::Adaptive, Duration::from_micros(50));
+        assert_eq!((pace.begin(at(1000)), pace.end(at(1000), true)), (0, Next::Turn));
+        // The turn took 80 us, longer than it looks again: from its end on counts.
+        assert_eq!((pace.begin(at(1080)), pace.end(at(1080), false)), (80_000, Next::Look));
+        assert_eq!((pace.begin(at(1129)), pace.end(at(1129), false)), (0, Next::Look));
+        assert_eq!((pace.begin(at(1130)), pace.end(at(1130), false)), (0, Next::Sleep));
+        for (poll, next) in [(PollMode::Busy, Next::Look), (PollMode::Sleep, Next::Sleep)] {
+            assert_eq!(Pace::new(poll, Duration::from_micros(50)).end(at(1), false), next);
+        }
     }
 }
