@@ -56,6 +56,8 @@ pub struct Report {
     pub lost: Option<HostError>,
     /// Share of the time in which the generator's busiest reactor had work.
     pub busy_share: f64,
+    /// Share of all cores' time that the hypervisor took away meanwhile, as the system tells it: long latencies may be that.
+    pub stolen_share: f64,
 }
 
 impl Report {

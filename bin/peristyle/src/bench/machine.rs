@@ -26,6 +26,34 @@ pub fn describe() -> Value {
     })
 }
 
+/// Time of all cores since the system started, in its ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CoreTime {
+    all: u64,
+    stolen: u64,
+}
+
+impl CoreTime {
+    /// Zeros where the system does not tell.
+    pub fn now() -> CoreTime {
+        CoreTime::of(&std::fs::read_to_string("/proc/stat").unwrap_or_default())
+    }
+
+    /// user, nice, system, idle, iowait, irq, softirq, steal: proc_stat(5). Time of guests is in the first two.
+    fn of(stat: &str) -> CoreTime {
+        let line = stat.lines().find_map(|line| line.strip_prefix("cpu ")).unwrap_or_default();
+        let ticks: Vec<u64> = line.split_whitespace().take(8).map_while(|tick| tick.parse().ok()).collect();
+        CoreTime { all: ticks.iter().sum(), stolen: ticks.get(7).copied().unwrap_or(0) }
+    }
+
+    /// The share of it, since then, in which something could have run here and the hypervisor ran something else.
+    pub fn stolen_share_since(self, before: CoreTime) -> f64 {
+        let [all, stolen] = [(self.all, before.all), (self.stolen, before.stolen)]
+            .map(|(now, then)| now.saturating_sub(then));
+        stolen as f64 / all.max(1) as f64
+    }
+}
+
 /// `name : value` of the first line that has it.
 fn field(text: &str, name: &str) -> Option<String> {
     let of_line = |line: &str| {
@@ -38,6 +66,16 @@ fn field(text: &str, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stolen_time_is_told_from_the_rest() {
+        let before = CoreTime::of("cpu  100 0 50 800 10 0 10 30 7 7\ncpu0 1 1 1 1 1 1 1 1 1 1\n");
+        let after = CoreTime::of("cpu  150 0 70 820 10 0 10 40 9 9\ncpu0 1 1 1 1 1 1 1 1 1 1\n");
+        assert_eq!((before.all, before.stolen), (1000, 30));
+        assert_eq!(after.stolen_share_since(before), 0.1);
+        assert_eq!(CoreTime::of("no such line").stolen_share_since(before), 0.0);
+        assert!(CoreTime::now().all > 0);
+    }
 
     #[test]
     fn a_machine_has_cores_and_a_kernel() {

@@ -63,16 +63,22 @@ pub fn command(options: &GoalsOptions) -> Result<(), Failure> {
     let root = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     let dir = root.join(format!("peristyle-goals-{}", std::process::id()));
     std::fs::create_dir_all(&dir).map_err(Failure::failed)?;
+    let before = machine::CoreTime::now();
     let turns = of_memory(options, &dir).and_then(|reads| Ok((reads, of_files(options, &dir)?)));
     // The figures are there; a store that is left can be removed by hand.
     let _ = std::fs::remove_dir_all(&dir);
     let ((knee, reads), writes) = turns?;
     let goals = goal::all(&reads, &writes, knee);
+    let stolen_share = machine::CoreTime::now().stolen_share_since(before);
     if options.json {
         let goals: Vec<_> = goals.iter().map(Goal::json).collect();
-        print!("{}", json(&json!({ "machine": machine::describe(), "knee_depth": knee, "goals": goals })));
+        let machine = machine::describe();
+        let document =
+            json!({ "machine": machine, "stolen_share": stolen_share, "knee_depth": knee, "goals": goals });
+        print!("{}", json(&document));
     } else {
         print!("{}", goal::text(&goals, knee));
+        println!("the hypervisor took {:.1} % of the cores' time", stolen_share * 100.0);
     }
     let missed: Vec<&str> =
         goals.iter().filter(|goal| !goal.is_met()).map(|goal| goal.name.as_str()).collect();

@@ -11,6 +11,7 @@ pub use live::sparkline;
 pub use options::{RunOptions, read_text};
 pub use table::{figures_identity, identity_of};
 
+use crate::bench::machine::CoreTime;
 use crate::failure::{Failure, Kind};
 use crate::render::json;
 use live::Live;
@@ -26,6 +27,8 @@ use std::sync::{Arc, mpsc};
 const LATE_SHARE_MAX: f64 = 0.01;
 /// Above this share of its time at work, the generator may be what is measured.
 const BUSY_SHARE_MAX: f64 = 0.9;
+/// Above this share of stolen time, the machine may be what is measured.
+const STOLEN_SHARE_MAX: f64 = 0.01;
 const PAGE: u32 = 4096;
 
 /// Where and on what the load is made.
@@ -172,6 +175,7 @@ fn measure_behind(place: &Place, workload: &Workload, gate: &Arc<Gate>) -> Resul
         buffers: workload.buffers(place.volumes(), part_bytes),
         ..RuntimeConfig::default()
     };
+    let before = CoreTime::now();
     peristyle_rt::run(config, seeds, |(part, place, workload, tell)| async move {
         let result = one_reactor(&place, &workload, &part).await;
         if result.is_err() {
@@ -192,7 +196,9 @@ fn measure_behind(place: &Place, workload: &Workload, gate: &Arc<Gate>) -> Resul
             none => *none = Some(report),
         }
     }
-    whole.ok_or_else(|| Failure::failed("no reactor has measured"))
+    let mut whole = whole.ok_or_else(|| Failure::failed("no reactor has measured"))?;
+    whole.stolen_share = CoreTime::now().stolen_share_since(before);
+    Ok(whole)
 }
 
 async fn one_reactor(place: &Place, workload: &Workload, part: &Part) -> Result<Report, Problem> {

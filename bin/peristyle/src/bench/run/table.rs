@@ -1,6 +1,6 @@
 //! A report as a table and as JSON.
 
-use super::{BUSY_SHARE_MAX, LATE_SHARE_MAX, sparkline};
+use super::{BUSY_SHARE_MAX, LATE_SHARE_MAX, STOLEN_SHARE_MAX, sparkline};
 use crate::bench::machine;
 use crate::render::table;
 use peristyle_bench::load::Workload;
@@ -65,6 +65,12 @@ pub fn text(report: &Report) -> String {
     }
     if report.busy_share > BUSY_SHARE_MAX {
         out += "note: the generator was busy all the time: these figures may be its own limit; use more --reactors\n";
+    }
+    if report.stolen_share > STOLEN_SHARE_MAX {
+        let percent = report.stolen_share * 100.0;
+        out += &format!(
+            "note: the hypervisor took {percent:.1} % of the cores' time: long latencies may be that\n"
+        );
     }
     out
 }
@@ -176,6 +182,7 @@ pub fn figures(workload: &Workload, report: &Report) -> Value {
         "wrong_reads": report.mismatches,
         "generator_busy_share": report.busy_share,
         "generator_is_bottleneck": report.busy_share > BUSY_SHARE_MAX,
+        "stolen_share": report.stolen_share,
     });
     for (key, value) in measured.as_object().into_iter().flatten() {
         out[key] = value.clone();
@@ -227,6 +234,8 @@ mod tests {
             "{said}"
         );
         assert!(!text(&report(0.5)).contains("its own limit"));
+        let stolen = |stolen_share| text(&Report { stolen_share, ..report(0.5) });
+        assert!(stolen(0.034).contains("took 3.4 %") && !stolen(0.01).contains("hypervisor"));
     }
 
     #[test]
