@@ -97,10 +97,3 @@ fn every_stage_of_a_loaded_node_counts_and_the_stages_add_up() {
         assert!(text.contains(words), "{words}: {text}");
     }
 }
-
-#[test]
-fn top_without_a_terminal_says_what_to_ask_instead() {
-    let output = Command::new(PERISTYLE).args(["--admin", "/nonexistent", "top"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("peristyle profile"));
-}

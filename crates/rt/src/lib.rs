@@ -42,5 +42,6 @@ pub use task::{TaskHandle, spawn, spawn_background};
 pub use task::{breathe, end_of_turn, yield_now};
 pub use timer::{Sleep, sleep, sleep_until};
 pub use uring::{
-    PollMode, Receive, RuntimeConfig, RuntimeError, ZeroCopy, block_on, pin_thread, request_shutdown, run,
+    PollMode, Receive, RuntimeConfig, RuntimeError, StopSignals, ZeroCopy, block_on, pin_thread,
+    request_shutdown, run,
 };

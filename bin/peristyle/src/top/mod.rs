@@ -10,6 +10,7 @@ use crate::client::Client;
 use crate::failure::{Failure, Kind};
 use crate::profile::Snapshot;
 use model::{Key, Model};
+use peristyle_rt::StopSignals;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use std::io::IsTerminal;
@@ -26,9 +27,10 @@ pub fn top(options: TopOptions, admin: Option<PathBuf>) -> Result<(), Failure> {
         return Err(Failure::usage("`top` needs a terminal; `peristyle profile` prints the same once"));
     }
     let looks = look_each_second(Client::connect(admin)?);
+    let signals = StopSignals::watch();
     // From here on the terminal is given back however it ends: a panic's text is printed behind that.
     let mut terminal = ratatui::try_init().map_err(Failure::failed)?;
-    let ended = run(&mut terminal, Model::new(options.focus), &looks);
+    let ended = run(&mut terminal, Model::new(options.focus), &looks, &signals);
     ratatui::restore();
     ended
 }
@@ -53,8 +55,9 @@ fn run(
     terminal: &mut DefaultTerminal,
     mut model: Model,
     looks: &Receiver<Result<Snapshot, Failure>>,
+    signals: &StopSignals,
 ) -> Result<(), Failure> {
-    loop {
+    while !signals.asked() {
         match looks.try_recv() {
             Ok(Ok(look)) => model.take(look),
             Ok(Err(gone)) => {
@@ -72,7 +75,8 @@ fn run(
         if let (KeyCode::Char(c), KeyEventKind::Press) = (key.code, key.kind)
             && Key::of(c, control).is_some_and(|key| !model.press(key))
         {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }

@@ -29,3 +29,4 @@ pub(crate) use net::{Reader, Stream, Writer};
 pub use run::{PollMode, Receive, RuntimeConfig, RuntimeError, block_on, pin_thread, request_shutdown, run};
 pub use send::ZeroCopy;
 pub(crate) use setup::{expect_write, populate};
+pub use signals::StopSignals;

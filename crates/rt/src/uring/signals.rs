@@ -59,6 +59,20 @@ impl Drop for Handling {
     }
 }
 
+/// For programs without a reactor: SIGINT and SIGTERM are told, and end nothing, until this is dropped. A second one of
+/// them ends the process.
+pub struct StopSignals(#[expect(dead_code, reason = "held")] Handling);
+
+impl StopSignals {
+    pub fn watch() -> StopSignals {
+        StopSignals(Handling::start())
+    }
+    /// One has come.
+    pub fn asked(&self) -> bool {
+        asked()
+    }
+}
+
 pub(super) fn asked() -> bool {
     ASKED.load(Ordering::Relaxed)
 }
