@@ -4,7 +4,7 @@ mod goal;
 
 use super::daemon::{DEVICES, Daemon, Spawn, one_reactor};
 use super::echo::{Shape, echo};
-use super::run::{Place, fill, measure, measure_live, verdict};
+use super::run::{Place, fill, measure_some};
 use super::{beside, machine, size64, time};
 use crate::failure::Failure;
 use crate::render::json;
@@ -12,8 +12,8 @@ use clap::Args;
 use goal::{Goal, Reads, Writes};
 use peristyle_base::{Histogram, Scheme};
 use peristyle_bench::load::{Length, Workload};
+use peristyle_bench::model::curve;
 use peristyle_bench::pattern::Pattern;
-use peristyle_bench::report::Report;
 use peristyle_bench::session::Digests;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -22,10 +22,6 @@ use std::time::Duration;
 const BLOCK: u32 = 4096;
 const MEMORY_DEVICES: usize = 2;
 const DEEP: u32 = 32;
-/// Of a closed loop, to find the knee.
-const DEPTHS: [u32; 6] = [1, 2, 4, 8, 16, 32];
-/// The first depth with this share of the highest rate is the knee.
-const KNEE_SHARE: f64 = 0.9;
 const ECHO_ROUNDS: u32 = 20_000;
 
 /// The goals of one node, each beside its floor: IOPS per core, latency at depth 1, the tail, digests, erasure-coded writes
@@ -122,15 +118,6 @@ fn load(options: &GoalsOptions, read_share: u8, depth: u32) -> Workload {
     }
 }
 
-fn run(place: &Place, workload: &Workload, what: &str) -> Result<Report, Failure> {
-    let report = measure_live(place, workload, what)?;
-    verdict(&report)?;
-    match report.all().latency.count() {
-        0 => Err(Failure::failed(format!("{what}: no command ended; give --runtime more"))),
-        _ => Ok(report),
-    }
-}
-
 fn round_trips(options: &GoalsOptions, write: bool) -> Result<Histogram, Failure> {
     echo(Shape::of(write, BLOCK), ECHO_ROUNDS, 1, &options.cores).map_err(Failure::failed)
 }
@@ -143,12 +130,12 @@ fn of_memory(options: &GoalsOptions, dir: &Path) -> Result<(u32, Vec<Reads>), Fa
     for turn in 1..=options.turns {
         let what = |name: &str| format!("{name} ({turn} of {})", options.turns);
         let echo = round_trips(options, false)?;
-        let alone = run(&place, &load(options, 100, 1), &what("reads, depth 1"))?;
-        let below = run(&place, &load(options, 100, knee / 2), &what("reads below the knee"))?;
+        let alone = measure_some(&place, &load(options, 100, 1), &what("reads, depth 1"))?;
+        let below = measure_some(&place, &load(options, 100, knee / 2), &what("reads below the knee"))?;
         let deep = load(options, 100, DEEP);
         let digested = Workload { digests: Digests { header: true, data: true }, ..deep.clone() };
-        let deep = run(&place, &deep, &what("reads, depth 32"))?;
-        let digested = run(&place, &digested, &what("reads with digests"))?;
+        let deep = measure_some(&place, &deep, &what("reads, depth 32"))?;
+        let digested = measure_some(&place, &digested, &what("reads with digests"))?;
         turns.push(Reads { echo, alone, below, deep, digested });
     }
     Ok((knee, turns))
@@ -156,15 +143,13 @@ fn of_memory(options: &GoalsOptions, dir: &Path) -> Result<(u32, Vec<Reads>), Fa
 
 /// Of reads; at least 2, so that there is a depth below it.
 fn knee(options: &GoalsOptions, place: &Place) -> Result<u32, Failure> {
-    let mut rates = Vec::new();
-    for depth in DEPTHS {
-        let report = measure(place, &load(options, 100, depth))?;
-        verdict(&report)?;
-        rates.push(report.all().per_second(report.elapsed));
+    let mut closed = Vec::new();
+    for depth in curve::depths(DEEP) {
+        let report = measure_some(place, &load(options, 100, depth), &format!("reads, depth {depth}"))?;
+        closed.push((depth, report.all().per_second(report.elapsed)));
     }
-    let most = rates.iter().copied().fold(0.0, f64::max);
-    let first = rates.iter().position(|&rate| rate >= KNEE_SHARE * most).expect("the highest is one of them");
-    Ok(DEPTHS[first].max(2))
+    let (depth, _) = curve::knee(&closed).expect("commands have ended at each depth");
+    Ok(depth.max(2))
 }
 
 /// Writes to 4+2 on files, one at a time.
@@ -177,7 +162,7 @@ fn of_files(options: &GoalsOptions, dir: &Path) -> Result<Vec<Writes>, Failure> 
         let device = floor(BLOCK, Pattern::Random)?;
         let append = floor(2 * BLOCK, Pattern::Sequential)?;
         let what = format!("writes, depth 1 ({turn} of {})", options.turns);
-        let writes = run(&place, &load(options, 0, 1), &what)?;
+        let writes = measure_some(&place, &load(options, 0, 1), &what)?;
         turns.push(Writes { echo, device, append, writes });
     }
     Ok(turns)

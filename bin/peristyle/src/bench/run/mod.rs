@@ -135,6 +135,16 @@ pub fn measure_live(place: &Place, workload: &Workload, what: &str) -> Result<Re
     measure_behind(place, workload, &gate)
 }
 
+/// The same, of which no command may fail and at least one must end.
+pub fn measure_some(place: &Place, workload: &Workload, what: &str) -> Result<Report, Failure> {
+    let report = measure_live(place, workload, what)?;
+    verdict(&report)?;
+    match report.all().latency.count() {
+        0 => Err(Failure::failed(format!("{what}: no command ended; give --runtime more"))),
+        _ => Ok(report),
+    }
+}
+
 /// What one command of [`fill`] writes.
 pub const FILL_BYTES: u32 = 128 << 10;
 
