@@ -20,6 +20,7 @@
 //! | | | n open extents of 40 + 20 (k+m) bytes: extent u64, epoch u64, nonce 16, k u8, m u8, state u8 (0 open, 1 ready), 0 u8, 0 u32, then k+m times device 16, slot u32 |
 //! | length - 4 | 4 | CRC32C of all before |
 
+use crate::bytes::{Reader, Short};
 use crate::record::*;
 use core::fmt;
 use peristyle_base::crc32c;
@@ -255,27 +256,9 @@ fn decode_extent(r: &mut Reader) -> Result<OpenExtent, RecordError> {
     Ok(OpenExtent { extent, scheme, nonce, epoch, state, columns })
 }
 
-/// The bytes that are still to be read.
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
-        let (first, rest) = self.0.split_first_chunk::<N>().ok_or(RecordError::Length)?;
-        self.0 = rest;
-        Ok(*first)
-    }
-    fn u16(&mut self) -> Result<u16, RecordError> {
-        self.array().map(u16::from_le_bytes)
-    }
-    fn u32(&mut self) -> Result<u32, RecordError> {
-        self.array().map(u32::from_le_bytes)
-    }
-    fn u48(&mut self) -> Result<u64, RecordError> {
-        let [a, b, c, d, e, f] = self.array()?;
-        Ok(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
-    }
-    fn u64(&mut self) -> Result<u64, RecordError> {
-        self.array().map(u64::from_le_bytes)
+impl From<Short> for RecordError {
+    fn from(_: Short) -> RecordError {
+        RecordError::Length
     }
 }
 

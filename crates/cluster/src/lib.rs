@@ -5,7 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod balance;
+mod bytes;
 mod codec;
+mod column;
+pub mod peer;
 mod place;
 mod pool;
 mod record;
@@ -13,6 +16,7 @@ mod store;
 
 pub use balance::{Move, best_move, deviations, is_uneven, target};
 pub use codec::{RecordError, fuzz_record};
+pub use column::{AllocClass, ColumnFault, ListedSlot, SlotState, WriteClass};
 pub use place::{PlacementError, Placer};
 pub use pool::{
     DEVICES_MAX, DeviceView, DomainId, Effective, PoolView, Protection, TooFewDomains, TooFewPolicy,

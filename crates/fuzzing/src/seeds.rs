@@ -261,6 +261,14 @@ pub fn roots() -> Vec<Vec<u8>> {
     vec![root]
 }
 
+pub fn peer_requests() -> Vec<Vec<u8>> {
+    peristyle_cluster::peer::fuzz::seeds().0
+}
+
+pub fn peer_answers() -> Vec<Vec<u8>> {
+    peristyle_cluster::peer::fuzz::seeds().1
+}
+
 pub fn records() -> Vec<Vec<u8>> {
     let scheme = Scheme::new(2, 1).expect("a scheme");
     let place = |extent: u64, c: usize| ColumnPlace {

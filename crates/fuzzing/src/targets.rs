@@ -39,6 +39,8 @@ pub const TARGETS: &[Target] = &[
     t(8, "nvme_dsm",          4097, peristyle_nvme::fuzz::dsm_ranges,     seeds::dsm_ranges),
     t(8, "nvme_name",          256, peristyle_nvme::fuzz::name,           seeds::names),
     t(1, "nbd_connection",    4096, peristyle_nbd::testing::fuzz,         seeds::nbd_connections),
+    t(8, "peer_server",       4096, peristyle_cluster::peer::fuzz::server, seeds::peer_requests),
+    t(8, "peer_client",       4096, peristyle_cluster::peer::fuzz::client, seeds::peer_answers),
     // From disk and from the control store.
     t(8, "column_label",      4096, peristyle_column::format::fuzz_label,     seeds::labels),
     t(8, "column_page",       4096, peristyle_column::format::fuzz_page,      seeds::pages),

@@ -1,0 +1,181 @@
+//! What nodes say to each other.
+
+use crate::column::{AllocClass, ColumnFault, WriteClass};
+use peristyle_base::{ColumnName, ColumnPlace, DeviceId, Epoch, NodeId, RowIndex, Scheme};
+use peristyle_base::{ShardId, SlotIndex, Uuid};
+
+/// The first message of a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// Oldest and newest version that it speaks.
+    pub versions: (u16, u16),
+    pub cluster: Uuid,
+    pub from: NodeId,
+    /// Whom it means to reach: an address may have gone to another node.
+    pub to: NodeId,
+}
+
+/// The server's word on a Hello that it takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Welcome {
+    /// The newest version that both speak.
+    pub version: u16,
+    pub node: NodeId,
+    /// Drawn when the server's process started: whoever knows another one knows that it has restarted.
+    pub boot: u64,
+    /// Reactors of the node, each with a port of its own.
+    pub reactors: u16,
+    pub credits: Credits,
+}
+
+/// What may be in flight on one connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Credits {
+    /// Requests, 1 to [`super::REQUESTS_MAX`].
+    pub requests: u16,
+    /// Payload of requests, in bytes; one request is always let through.
+    pub bytes: u32,
+}
+
+/// Why a Hello is not taken; the server closes after it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Refusal {
+    /// No version is spoken by both.
+    Version = 1,
+    /// Another cluster's node.
+    Cluster = 2,
+    /// This is not the node that was meant.
+    Node = 3,
+    /// As many connections as it takes are there.
+    Busy = 4,
+}
+
+impl Refusal {
+    pub(super) const ALL: [Refusal; 4] = [Refusal::Version, Refusal::Cluster, Refusal::Node, Refusal::Busy];
+}
+
+impl core::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Refusal::Version => "no version of the peer protocol is spoken by both nodes",
+            Refusal::Cluster => "it is a node of another cluster",
+            Refusal::Node => "another node has this address",
+            Refusal::Busy => "it has as many connections as it takes",
+        })
+    }
+}
+
+/// A column as a request names it. All of it is compared with what the slot holds.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Target {
+    pub place: ColumnPlace,
+    pub name: ColumnName,
+    /// 0 where no epoch is compared: reads.
+    pub epoch: Epoch,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request<'a> {
+    /// Takes a free slot. The place's slot is 0.
+    Allocate {
+        at: Target,
+        scheme: Scheme,
+        class: AllocClass,
+        filling: bool,
+    },
+    /// Payload: whole rows. `crcs`: their checksums, 4 bytes each, little-endian.
+    Append {
+        at: Target,
+        row: RowIndex,
+        class: WriteClass,
+        crcs: &'a [u8],
+    },
+    Fence {
+        at: Target,
+    },
+    /// Answered with `rows` rows of payload.
+    Read {
+        at: Target,
+        row: RowIndex,
+        rows: u16,
+    },
+    /// `holes`: first row and number of rows, ascending. `crcs`: one per row, or none.
+    Seal {
+        at: Target,
+        rows: u16,
+        holes: Vec<(u16, u16)>,
+        crcs: Vec<u32>,
+    },
+    Free {
+        at: Target,
+    },
+    /// Answered with a payload of list entries, from slot `from` on, as many as fit into `bytes`.
+    List {
+        device: DeviceId,
+        shard: ShardId,
+        from: SlotIndex,
+        bytes: u32,
+    },
+    RowCrcs {
+        at: Target,
+    },
+    /// Answered with a payload of the node's devices, as many as fit into `bytes`.
+    Ping {
+        bytes: u32,
+    },
+}
+
+impl Request<'_> {
+    /// Payload of its answer, at most.
+    pub(super) fn answer_bytes_max(&self) -> u32 {
+        match self {
+            Request::Read { rows, .. } => u32::from(*rows) * peristyle_base::BLOCK_BYTES as u32,
+            Request::List { bytes, .. } | Request::Ping { bytes } => *bytes,
+            _ => 0,
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// It was not done.
+    Failed(ColumnFault),
+    /// Append, fence, seal, free.
+    Done,
+    /// Allocate.
+    Slot(SlotIndex),
+    /// Read. The payload is what was asked for.
+    Rows,
+    /// List. `next`: where to go on, if there is more.
+    Listed {
+        next: Option<SlotIndex>,
+    },
+    RowCrcs(Vec<u32>),
+    /// Ping.
+    Pong,
+}
+
+/// One device of a node, as a Ping's answer tells of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceReport {
+    pub device: DeviceId,
+    /// The reactor that serves it.
+    pub reactor: u16,
+    pub state: PeerDeviceState,
+    pub slots_total: u32,
+    pub slots_used: u32,
+    /// Free slots that are kept back from user data, and of these, from what collection moves.
+    pub slots_reserved: u32,
+    pub slots_kept: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum PeerDeviceState {
+    /// Not there.
+    Closed = 0,
+    Healthy = 1,
+    Slow = 2,
+    Failed = 3,
+}
