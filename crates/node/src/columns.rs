@@ -1,12 +1,13 @@
-//! Columns of this node: served directly when the device lives on this reactor, by a call when it lives on
-//! another. Later a third way leads to other nodes; the shard sees none of this.
+//! Columns of the pool: served directly when the device lives on this reactor, by a call when it lives on
+//! another, over the peer protocol when it is another node's. The shard sees none of this.
 
-use crate::devices::{DeviceTable, Wish};
+use crate::devices::{DeviceTable, Home, Wish};
 use crate::message::{ColumnAnswer, ColumnRequest, NodeBus, Reply, Request};
+use crate::peer::Peers;
 use crate::probe;
 use peristyle_base::{
-    COLUMN_ROWS, ColumnName, ColumnPlace, DeviceId, Epoch, Instant, RecentP99, RowIndex, Scheme, ShardId,
-    SlotIndex,
+    BLOCK_BYTES, COLUMN_ROWS, ColumnName, ColumnPlace, DeviceId, Epoch, Instant, RecentP99, RowIndex, Scheme,
+    ShardId, SlotIndex,
 };
 use peristyle_cluster::DeviceView;
 use peristyle_column::{AllocClass, Allocate, ColumnError, RowRange, Seal, Server, SlotState};
@@ -20,7 +21,7 @@ use std::rc::Rc;
 /// A reactor that does not list a device's columns in this time: the device counts as away.
 const LIST_LIMIT: Duration = Duration::from_secs(1);
 
-/// The node's columns, as one reactor reaches them.
+/// The pool's columns, as one reactor reaches them.
 pub struct NodeColumns {
     devices: DeviceTable,
     /// In an order of their own: what is asked of all is asked in it.
@@ -30,12 +31,23 @@ pub struct NodeColumns {
     /// A device that has not served for so long does not come back.
     rebuild_after: Duration,
     bus: Rc<NodeBus>,
+    peers: Rc<Peers>,
 }
 
 impl NodeColumns {
+    /// Of a node that knows no other.
     pub fn new(devices: DeviceTable, rebuild_after: Duration, bus: Rc<NodeBus>) -> NodeColumns {
+        NodeColumns::with_peers(devices, rebuild_after, bus, Peers::none())
+    }
+
+    pub(crate) fn with_peers(
+        devices: DeviceTable,
+        rebuild_after: Duration,
+        bus: Rc<NodeBus>,
+        peers: Rc<Peers>,
+    ) -> NodeColumns {
         let latencies = RefCell::new(devices.all().map(|d| (d.id, RecentP99::default())).collect());
-        NodeColumns { devices, servers: RefCell::default(), latencies, rebuild_after, bus }
+        NodeColumns { devices, servers: RefCell::default(), latencies, rebuild_after, bus, peers }
     }
     /// Takes note of a device that came while the node runs.
     pub fn know(&self, device: DeviceId) {
@@ -59,7 +71,7 @@ impl NodeColumns {
 
     /// Carries out a request on a device of this reactor.
     pub async fn serve(&self, device: DeviceId, request: ColumnRequest) -> ColumnAnswer {
-        let Some(server) = self.server(device) else { return self.refuse(request) };
+        let Some(server) = self.server(device) else { return request.failed(ColumnFault::Device) };
         match request {
             ColumnRequest::Allocate { name, scheme, epoch, class, filling } => {
                 let class = match class {
@@ -108,14 +120,6 @@ impl NodeColumns {
         }
     }
 
-    /// The device is not there.
-    fn refuse(&self, request: ColumnRequest) -> ColumnAnswer {
-        match request {
-            ColumnRequest::Read { buf, .. } => ColumnAnswer::Read(Err(ColumnFault::Device), buf),
-            _ => ColumnAnswer::Done(Err(ColumnFault::Device)),
-        }
-    }
-
     pub fn publish_usage(&self, server: &Server) {
         let usage = server.usage();
         if let Some(shared) = self.devices.get(server.id()) {
@@ -133,19 +137,36 @@ impl NodeColumns {
     }
 
     async fn ask(&self, device: DeviceId, request: ColumnRequest) -> ColumnAnswer {
-        let home = self.devices.get(device).filter(|d| d.is_open()).map(|d| d.home);
-        if self.devices.get(device).is_none_or(|d| !d.wish().serves()) {
-            return self.refuse(request);
+        match self.devices.get(device) {
+            Some(shared) if matches!(shared.home, Home::Peer(_)) && shared.is_served() => {
+                self.peers.ask(shared, request).await
+            }
+            _ => self.ask_here(device, request).await,
         }
-        match home {
-            Some(home) if home != self.bus.me() => {
+    }
+
+    /// Carries out a request on a device of this node.
+    pub(crate) async fn ask_here(&self, device: DeviceId, request: ColumnRequest) -> ColumnAnswer {
+        let Some(shared) = self.devices.get(device).filter(|d| d.wish().serves()) else {
+            return request.failed(ColumnFault::Device);
+        };
+        match shared.home {
+            Home::Here(home) if home != self.bus.me() && shared.is_open() => {
                 match self.bus.call(home, Request::Column { device, request }).await {
                     Reply::Column(answer) => answer,
                     _ => ColumnAnswer::Done(Err(ColumnFault::Device)),
                 }
             }
-            _ => self.serve(device, request).await,
+            Home::Here(_) => self.serve(device, request).await,
+            Home::Peer(_) => request.failed(ColumnFault::Device),
         }
+    }
+
+    /// Whether a device of this reactor answers now.
+    pub(crate) async fn probe_here(&self, device: DeviceId) -> bool {
+        let Some(server) = self.server(device) else { return false };
+        let buf = Buf::alloc(BLOCK_BYTES).await;
+        server.device().read(0, buf).await.0.is_ok()
     }
 }
 
@@ -365,12 +386,15 @@ impl Columns for NodeColumns {
 
     fn report_late(&self, device: DeviceId) {
         let Some(shared) = self.devices.get(device).filter(|d| d.suspect()) else { return };
-        let (bus, home) = (self.bus.clone(), shared.home);
-        match self.server(device) {
-            Some(server) => peristyle_rt::spawn(probe::check(server, self.devices.clone())),
-            None => peristyle_rt::spawn(async move {
+        let bus = self.bus.clone();
+        match (self.server(device), shared.home) {
+            (Some(server), _) => peristyle_rt::spawn(probe::check(server, self.devices.clone())),
+            (None, Home::Here(home)) => peristyle_rt::spawn(async move {
                 bus.call(home, Request::Check { device }).await;
             }),
+            (None, Home::Peer(_)) => {
+                peristyle_rt::spawn(self.peers.clone().check(device, self.devices.clone()))
+            }
         };
     }
 

@@ -1,19 +1,28 @@
-//! What all reactors know of the node's devices: where each is served, how full it is, whether it can be trusted.
-//! Gauges only, written by one reactor and read by all.
+//! What all reactors know of the pool's devices, of this node and of others: where each is served, how full it is, whether
+//! it can be trusted. Gauges only, written by one reactor and read by all.
 
-use peristyle_base::{DeviceId, Instant};
+use peristyle_base::{DeviceId, Instant, NodeId};
 use peristyle_cluster::{DEVICES_MAX, DeviceView, DomainId};
 use peristyle_column::Reserve;
 use peristyle_rt::{Duration, ReactorId};
 use peristyle_shard::{AllocClass, Fate};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
+
+/// Who serves a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Home {
+    /// A reactor of this node.
+    Here(ReactorId),
+    Peer(NodeId),
+}
 
 /// One device, as every reactor sees it.
 pub struct SharedDevice {
     pub id: DeviceId,
     pub domain: DomainId,
-    pub home: ReactorId,
+    pub home: Home,
     /// For people.
     pub path: String,
     slots_total: AtomicU32,
@@ -32,6 +41,10 @@ pub struct SharedDevice {
     wish: AtomicU8,
     /// Since when it has not served, in nanoseconds; 0: it serves, or nobody has looked since.
     gone_since: AtomicU64,
+    /// The reactor that serves it, of the other node.
+    peer_reactor: AtomicU16,
+    /// The other node says that it is slow, or has failed.
+    reported_bad: AtomicBool,
 }
 
 /// What the operator wants of a device.
@@ -74,7 +87,15 @@ pub enum DeviceState {
 }
 
 impl SharedDevice {
+    /// A device of this node.
     pub fn new(id: DeviceId, domain: DomainId, home: ReactorId, path: String) -> SharedDevice {
+        SharedDevice::at(id, domain, Home::Here(home), path)
+    }
+    /// A device of another node.
+    pub fn of_peer(id: DeviceId, domain: DomainId, node: NodeId) -> SharedDevice {
+        SharedDevice::at(id, domain, Home::Peer(node), format!("node {node}"))
+    }
+    fn at(id: DeviceId, domain: DomainId, home: Home, path: String) -> SharedDevice {
         SharedDevice {
             id,
             domain,
@@ -89,6 +110,8 @@ impl SharedDevice {
             suspected: AtomicBool::new(false),
             wish: AtomicU8::new(Wish::Active as u8),
             gone_since: AtomicU64::new(0),
+            peer_reactor: AtomicU16::new(0),
+            reported_bad: AtomicBool::new(false),
         }
     }
     pub fn wishing(self, wish: Wish) -> SharedDevice {
@@ -110,12 +133,31 @@ impl SharedDevice {
         let total = self.slots_total.load(Relaxed);
         (total.saturating_sub(self.slots_reserved.load(Relaxed)), self.slots_used.load(Relaxed))
     }
+    /// Slots, slots in use, free ones kept back from users' data, and of these, from what collection moves.
+    pub(crate) fn gauges(&self) -> [u32; 4] {
+        [&self.slots_total, &self.slots_used, &self.slots_reserved, &self.slots_kept].map(|g| g.load(Relaxed))
+    }
     /// All its slots.
     pub fn slots(&self) -> u32 {
         self.slots_total.load(Relaxed)
     }
     pub fn set_open(&self) {
         self.open.store(true, Relaxed);
+    }
+    pub(crate) fn set_closed(&self) {
+        self.open.store(false, Relaxed);
+    }
+    pub(crate) fn peer_reactor(&self) -> u16 {
+        self.peer_reactor.load(Relaxed)
+    }
+    pub(crate) fn set_peer_reactor(&self, reactor: u16) {
+        self.peer_reactor.store(reactor, Relaxed);
+    }
+    pub(crate) fn is_reported_bad(&self) -> bool {
+        self.reported_bad.load(Relaxed)
+    }
+    pub(crate) fn set_reported_bad(&self, bad: bool) {
+        self.reported_bad.store(bad, Relaxed);
     }
     pub fn is_open(&self) -> bool {
         self.open.load(Relaxed)

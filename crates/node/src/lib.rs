@@ -1,4 +1,4 @@
-//! One machine: devices, shards and front ends wired on reactors. No policy of its own.
+//! One machine: devices, shards, front ends and other machines' devices, wired on reactors. No policy of its own.
 #![forbid(unsafe_code)]
 
 pub mod at_rest;
@@ -8,6 +8,7 @@ pub mod devices;
 pub mod message;
 pub mod nbd;
 mod opening;
+pub mod peer;
 mod probe;
 pub mod qos;
 mod reactor;
@@ -17,6 +18,7 @@ pub mod volume;
 
 pub use devices::{DeviceState, DeviceTable, Wish};
 pub use nbd::NbdConfig;
-pub use reactor::{DeviceConfig, DeviceOpenError, Node, NodeConfig, NodeSeed, ShardPhase, seeds};
+pub use peer::{PeerConfig, PeersConfig};
+pub use reactor::{DeviceConfig, DeviceOpenError, Node, NodeConfig, NodeSeed, PeerDevice, ShardPhase, seeds};
 pub use target::TargetConfig;
 pub use volume::{Volume, VolumeSpec};

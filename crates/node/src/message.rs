@@ -91,6 +91,16 @@ pub enum ColumnRequest {
     },
 }
 
+impl ColumnRequest {
+    /// The answer when it cannot be asked for.
+    pub(crate) fn failed(self, fault: ColumnFault) -> ColumnAnswer {
+        match self {
+            ColumnRequest::Read { buf, .. } => ColumnAnswer::Read(Err(fault), buf),
+            _ => ColumnAnswer::Done(Err(fault)),
+        }
+    }
+}
+
 pub enum ColumnAnswer {
     Slot(Result<SlotIndex, ColumnFault>),
     Done(Result<(), ColumnFault>),

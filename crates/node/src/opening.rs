@@ -59,8 +59,9 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         let server =
             Server::open(device, self.config().cluster, server).await.map_err(DeviceOpenError::Label)?;
         // Kept back so that a full pool still restarts, unmaps and checkpoints (invariant 11).
-        let reserve = crate::devices::reserve(server.usage().total, self.config().shards.len());
-        self.config().shards.iter().for_each(|&(shard, _)| server.set_reserve(shard, reserve));
+        let shards = self.config().pool_shards();
+        let reserve = crate::devices::reserve(server.usage().total, shards.len());
+        shards.into_iter().for_each(|shard| server.set_reserve(shard, reserve));
         Ok(server)
     }
 

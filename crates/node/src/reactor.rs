@@ -3,9 +3,10 @@
 
 use crate::bus::{Bus, Message};
 use crate::columns::NodeColumns;
-use crate::devices::{DeviceTable, SharedDevice, Wish};
+use crate::devices::{DeviceTable, Home, SharedDevice, Wish};
 use crate::message::{NodeBus, Reply, Request};
 use crate::opening::OPEN_LIMIT;
+use crate::peer::{Peers, PeersConfig};
 use crate::probe;
 use crate::stats::{FrontStats, IoTotals, ReactorStats, VolumeStats};
 use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
@@ -13,13 +14,13 @@ use peristyle_base::{DeviceId, Instant, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, ShardStore};
 use peristyle_column::{Discard, FormatError, OpenError};
 use peristyle_rt::mesh::PortSeed;
-use peristyle_rt::{DeviceSpec, Duration, Fault, IoError, ReactorId, View};
+use peristyle_rt::{DeviceSpec, Duration, Fault, IoError, NetError, ReactorId, View};
 use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Messages between two reactors at most; a full ring makes the sender wait.
 const MESH_CAPACITY: usize = 1024;
@@ -49,19 +50,40 @@ impl DeviceConfig {
     }
 }
 
+/// A device of another node, in the same pool.
+#[derive(Clone, Debug)]
+pub struct PeerDevice {
+    pub id: DeviceId,
+    pub node: NodeId,
+    pub domain: DomainId,
+    pub wish: Wish,
+}
+
 /// Everything that a node's reactors are started with.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     pub node: NodeId,
     pub cluster: Uuid,
     pub devices: Vec<DeviceConfig>,
-    /// Shards and the reactor that owns each.
+    /// Other nodes, and what this one is to them.
+    pub peers: PeersConfig,
+    pub peer_devices: Vec<PeerDevice>,
+    /// Shards of this node and the reactor that owns each.
     pub shards: Vec<(ShardId, ReactorId)>,
+    /// Shards that other nodes own: this node's devices keep slots back for them as well.
+    pub peer_shards: Vec<ShardId>,
     pub shard: ShardConfig,
     /// A device that has not served for so long is rebuilt on the others.
     pub rebuild_after: Duration,
     /// Fault injection is allowed.
     pub development: bool,
+}
+
+impl NodeConfig {
+    /// All shards that have columns on this node's devices.
+    pub(crate) fn pool_shards(&self) -> Vec<ShardId> {
+        self.shards.iter().map(|s| s.0).chain(self.peer_shards.iter().copied()).collect()
+    }
 }
 
 /// What one reactor needs to start. `Send`.
@@ -70,13 +92,19 @@ pub struct NodeSeed<S> {
     devices: DeviceTable,
     port: PortSeed<Message<Request, Reply>>,
     store: S,
+    /// Drawn by the first reactor: what others know this process by.
+    boot: Arc<AtomicU64>,
     devices_open: Arc<AtomicUsize>,
     shards_ready: Arc<AtomicUsize>,
 }
 
 /// Seeds for all reactors of a node, in order.
 pub fn seeds<S: Clone>(config: &NodeConfig, reactors: usize, store: &S) -> Vec<NodeSeed<S>> {
-    let devices = DeviceTable::new(config.devices.iter().map(DeviceConfig::shared).collect());
+    let here = config.devices.iter().map(DeviceConfig::shared);
+    let elsewhere = config.peer_devices.iter();
+    let elsewhere = elsewhere.map(|d| SharedDevice::of_peer(d.id, d.domain, d.node).wishing(d.wish));
+    let devices = DeviceTable::new(here.chain(elsewhere).collect());
+    let boot = Arc::new(AtomicU64::new(0));
     let (devices_open, shards_ready) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     peristyle_rt::mesh(reactors, MESH_CAPACITY)
         .into_iter()
@@ -85,6 +113,7 @@ pub fn seeds<S: Clone>(config: &NodeConfig, reactors: usize, store: &S) -> Vec<N
             devices: devices.clone(),
             port,
             store: store.clone(),
+            boot: boot.clone(),
             devices_open: devices_open.clone(),
             shards_ready: shards_ready.clone(),
         })
@@ -106,12 +135,15 @@ pub struct Node<S: ShardStore + Clone + 'static> {
     config: NodeConfig,
     bus: Rc<NodeBus>,
     columns: Rc<NodeColumns>,
+    peers: Rc<Peers>,
     store: Rc<S>,
     shards: RefCell<BTreeMap<ShardId, NodeShard<S>>>,
     phases: RefCell<BTreeMap<ShardId, ShardPhase>>,
     pub(crate) open_errors: RefCell<Vec<(DeviceId, DeviceOpenError)>>,
     /// Devices of this reactor: those of the configuration, and those that came later.
     pub(crate) my_devices: RefCell<Vec<DeviceConfig>>,
+    /// Why this reactor does not serve other nodes.
+    peer_error: Cell<Option<NetError>>,
     stopping: Cell<bool>,
     devices_open: Arc<AtomicUsize>,
     shards_ready: Arc<AtomicUsize>,
@@ -150,19 +182,28 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     /// Opens this reactor's devices and, once all reactors have theirs, takes its shards up. Returns when they
     /// serve, or, with `wait` false, as soon as they have been started.
     pub async fn start(seed: NodeSeed<S>, wait: bool) -> Rc<Node<S>> {
-        let NodeSeed { config, devices, port, store, devices_open, shards_ready } = seed;
+        let NodeSeed { config, devices, port, store, boot, devices_open, shards_ready } = seed;
         let bus = Rc::new(Bus::new(port.attach()));
+        // Whichever reactor comes first draws it.
+        let drawn = peristyle_rt::random_u64().max(1);
+        let boot = boot
+            .compare_exchange(0, drawn, Ordering::AcqRel, Ordering::Acquire)
+            .map_or_else(|b| b, |_| drawn);
+        let peers = Peers::new(config.node, config.cluster, boot, bus.reactors(), config.peers.clone());
         let mine = config.devices.iter().filter(|d| d.home == bus.me()).cloned().collect();
-        let columns = Rc::new(NodeColumns::new(devices, config.rebuild_after, bus.clone()));
+        let columns =
+            Rc::new(NodeColumns::with_peers(devices, config.rebuild_after, bus.clone(), peers.clone()));
         let node = Rc::new(Node {
             config,
             bus,
             columns,
+            peers,
             store: Rc::new(store),
             shards: RefCell::default(),
             phases: RefCell::default(),
             open_errors: RefCell::default(),
             my_devices: RefCell::new(mine),
+            peer_error: Cell::new(None),
             stopping: Cell::new(false),
             devices_open,
             shards_ready,
@@ -179,6 +220,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             peristyle_rt::sleep(Duration::from_micros(200)).await;
         }
         peristyle_rt::spawn_background(node.clone().run_reopener());
+        let reactor = node.id().0;
+        node.peer_error.set(node.peers.serve(node.columns.clone(), reactor).await.err());
+        if reactor == 0 {
+            node.peers.watch(node.devices());
+        }
         for &(shard, home) in &node.config.shards {
             if home == node.id() {
                 node.phases.borrow_mut().insert(shard, ShardPhase::Recovering(None));
@@ -208,6 +254,13 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     }
     pub fn devices(&self) -> &DeviceTable {
         self.columns.table()
+    }
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+    /// Why this reactor does not serve other nodes, if it should.
+    pub fn peer_error(&self) -> Option<NetError> {
+        self.peer_error.get()
     }
     /// Devices of this reactor that could not be opened.
     pub fn open_errors(&self) -> Vec<(DeviceId, DeviceOpenError)> {
@@ -243,6 +296,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     pub fn stop(&self) {
         self.stopping.set(true);
         self.close_target();
+        self.peers.stop();
         self.shards.borrow().values().for_each(|s| s.stop(StopReason::Shutdown));
     }
 
@@ -438,7 +492,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
 
     /// Makes a device fail or stall. False when the node is not in development mode, or has no such device.
     pub async fn inject(&self, device: DeviceId, fault: Fault) -> bool {
-        let Some(home) = self.devices().get(device).map(|d| d.home) else { return false };
+        let Some(Home::Here(home)) = self.devices().get(device).map(|d| d.home) else { return false };
         if home == self.id() {
             return self.inject_here(device, fault);
         }

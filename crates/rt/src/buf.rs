@@ -351,6 +351,16 @@ impl Buf {
         front
     }
 
+    /// Takes back a part that was cut off right behind this one.
+    /// # Panics — when `next` does not follow in the same buffer.
+    pub fn unsplit(&mut self, next: Buf) {
+        assert!(
+            self.chunk == next.chunk && self.offset + self.len == next.offset,
+            "parts of one buffer, in their order"
+        );
+        self.len += next.len;
+    }
+
     /// Keeps the first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
         assert!(len <= self.len as usize);

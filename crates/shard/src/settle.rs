@@ -97,7 +97,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// CRC32C of every row of every column. `None` when something of the extent cannot be read or rebuilt now:
     /// it stays unsealed, and its blocks are verified one by one.
-    async fn row_crcs(self: &Rc<Self>, id: ExtentId) -> Option<Vec<Vec<u32>>> {
+    pub(crate) async fn row_crcs(self: &Rc<Self>, id: ExtentId) -> Option<Vec<Vec<u32>>> {
         let (code, scheme, rows, frames, nonce) = {
             let state = &mut *self.state.borrow_mut();
             let e = state.extents.at(id);

@@ -400,7 +400,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 };
                 peristyle_rt::spawn_background(async move {
                     match used {
-                        true => me.seal_columns(id, |_| Vec::new()).await,
+                        true => me.seal_own(id).await,
                         false => me.discard(id).await,
                     }
                     drop(turn);
@@ -413,7 +413,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 self.state.borrow_mut().extents.at(id).completing = true;
                 let (me, turn) = (self.clone(), turns.acquire(1).await);
                 peristyle_rt::spawn_background(async move {
-                    me.seal_columns(id, |_| Vec::new()).await;
+                    me.seal_own(id).await;
                     drop(turn);
                 });
             }
@@ -455,6 +455,37 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         };
         let closed = |e: &&Extent| e.phase == ExtentPhase::Closed && e.in_flight.is_empty() && can(e);
         state.extents.iter().find(closed).map(|e| e.id)
+    }
+
+    /// Seals an extent of this epoch. Column servers have the checksums from the appends; one that has been restarted since
+    /// has not, and is told them: what is committed is durable on every column.
+    async fn seal_own(self: &Rc<Self>, id: ExtentId) {
+        let lost = || self.state.borrow().extents.get(id).map_or(0, |e| e.lost);
+        let before = lost();
+        self.seal_columns(id, |_| Vec::new()).await;
+        let refused = lost() & !before;
+        if refused == 0 || self.stopped().is_some() {
+            return;
+        }
+        self.hold_for_seal(id, true);
+        match self.row_crcs(id).await {
+            Some(crcs) => {
+                self.state.borrow_mut().extents.at(id).lost &= !refused;
+                self.seal_columns(id, |column| crcs[column].clone()).await;
+            }
+            None => self.hold_for_seal(id, false),
+        }
+    }
+
+    /// Nobody else seals the extent, or collects it, meanwhile.
+    fn hold_for_seal(&self, id: ExtentId, hold: bool) {
+        let state = &mut *self.state.borrow_mut();
+        let extent = state.extents.at(id);
+        match extent.phase {
+            ExtentPhase::Closed if hold => extent.phase = ExtentPhase::Sealing,
+            ExtentPhase::Sealing if !hold => extent.phase = ExtentPhase::Closed,
+            _ => extent.completing = hold,
+        }
     }
 
     /// Seals every column at the extent's committed rows. `crcs` gives a column's row checksums, or nothing when

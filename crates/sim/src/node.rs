@@ -234,7 +234,10 @@ impl Machine {
             node: NodeId(1),
             cluster: CLUSTER,
             devices,
+            peers: Default::default(),
+            peer_devices: Vec::new(),
             shards,
+            peer_shards: Vec::new(),
             shard,
             // Devices that are pulled for longer are rebuilt, and come back with what they had.
             rebuild_after: Duration::from_millis(500),

@@ -187,5 +187,6 @@ pub fn examples() -> Vec<Request<'static>> {
         Request::List { device: place.device, shard: ShardId(3), from: SlotIndex(8), bytes: 65536 },
         Request::RowCrcs { at },
         Request::Ping { bytes: 4096 },
+        Request::Probe { device: place.device },
     ]
 }

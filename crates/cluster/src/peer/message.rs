@@ -84,7 +84,7 @@ pub enum Request<'a> {
         class: AllocClass,
         filling: bool,
     },
-    /// Payload: whole rows. `crcs`: their checksums, 4 bytes each, little-endian.
+    /// Payload: whole rows, [`super::APPEND_ROWS_MAX`] at most. `crcs`: their checksums, 4 bytes each, little-endian.
     Append {
         at: Target,
         row: RowIndex,
@@ -124,6 +124,10 @@ pub enum Request<'a> {
     Ping {
         bytes: u32,
     },
+    /// Reads a block of the device, to find out whether it answers.
+    Probe {
+        device: DeviceId,
+    },
 }
 
 impl Request<'_> {
@@ -141,7 +145,7 @@ impl Request<'_> {
 pub enum Answer {
     /// It was not done.
     Failed(ColumnFault),
-    /// Append, fence, seal, free.
+    /// Append, fence, seal, free, probe.
     Done,
     /// Allocate.
     Slot(SlotIndex),

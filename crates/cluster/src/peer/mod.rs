@@ -28,7 +28,7 @@ pub use message::*;
 pub use server::{Asked, Server, ServerEvent, Ticket};
 pub use wire::{DEVICE_ENTRY_BYTES, LIST_ENTRY_BYTES, read_devices, read_list, write_device, write_listed};
 
-use peristyle_base::COLUMN_BYTES;
+use peristyle_base::{COLUMN_BYTES, COLUMN_ROWS};
 
 /// The newest version of the protocol that this program speaks, and the oldest.
 pub const VERSION: u16 = 1;
@@ -38,6 +38,8 @@ pub const VERSION_MIN: u16 = 1;
 pub const HEAD_BYTES_MAX: usize = 4096;
 /// Largest payload of a message: a whole column.
 pub const PAYLOAD_BYTES_MAX: u32 = COLUMN_BYTES as u32;
+/// Rows of an Append: with their checksums they fit into 2 MiB.
+pub const APPEND_ROWS_MAX: u16 = COLUMN_ROWS - 1;
 /// Requests in flight on one connection at most, whatever a server offers.
 pub const REQUESTS_MAX: u16 = 1024;
 

@@ -1,7 +1,7 @@
 //! The bytes of heads and of what lists are made of (`docs/peer-protocol.md`). Little-endian.
 
 use super::message::*;
-use super::{HEAD_BYTES_MAX, PAYLOAD_BYTES_MAX, Payload, REQUESTS_MAX, Violation};
+use super::{APPEND_ROWS_MAX, HEAD_BYTES_MAX, PAYLOAD_BYTES_MAX, Payload, REQUESTS_MAX, Violation};
 use crate::bytes::{Reader, Short};
 use crate::column::{AllocClass, ColumnFault, ListedSlot, SlotState, WriteClass};
 use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ColumnIndex, ColumnName, ColumnPlace, DeviceId, Epoch};
@@ -33,6 +33,7 @@ pub(super) mod kind {
     pub const LIST: u8 = 0x16;
     pub const ROW_CRCS: u8 = 0x17;
     pub const PING: u8 = 0x18;
+    pub const PROBE: u8 = 0x19;
 }
 
 impl From<Short> for Violation {
@@ -180,6 +181,7 @@ pub(super) fn request(number: u32, request: &Request<'_>, payload: Payload, out:
             head.put(&device.0).u32(shard.0).u32(from.0).u32(*bytes)
         }
         Request::Ping { bytes } => head.u32(*bytes),
+        Request::Probe { device } => head.put(&device.0),
     };
     head.finish()
 }
@@ -195,6 +197,7 @@ pub(super) fn kind_of(request: &Request<'_>) -> u8 {
         Request::List { .. } => kind::LIST,
         Request::RowCrcs { .. } => kind::ROW_CRCS,
         Request::Ping { .. } => kind::PING,
+        Request::Probe { .. } => kind::PROBE,
     }
 }
 
@@ -220,6 +223,7 @@ pub(super) fn read_request<'a>(common: &Common, body: &'a [u8]) -> Result<Reques
             if rows == 0 || !(common.payload.bytes as usize).is_multiple_of(BLOCK_BYTES) {
                 return Err(Violation::Payload);
             }
+            field(rows <= APPEND_ROWS_MAX.into(), "rows")?;
             within_column(row, rows)?;
             let class = decode(&WRITE_CLASSES, class, "class")?;
             Request::Append { at, row, class, crcs: r.slice(4 * rows)? }
@@ -249,6 +253,7 @@ pub(super) fn read_request<'a>(common: &Common, body: &'a [u8]) -> Result<Reques
         }
         kind::ROW_CRCS => Request::RowCrcs { at: target(&mut r)? },
         kind::PING => Request::Ping { bytes: room(&mut r, DEVICE_ENTRY_BYTES)? },
+        kind::PROBE => Request::Probe { device: Uuid(r.array()?) },
         other => return Err(Violation::Kind(other)),
     };
     end(&r)?;
@@ -305,7 +310,7 @@ pub(super) fn read_answer(of: u8, common: &Common, body: &[u8]) -> Result<Answer
     field(zeros == [0; 3], "spare")?;
     let answer = match (status, of) {
         (0, kind::ALLOCATE) => Answer::Slot(SlotIndex(r.u32()?)),
-        (0, kind::APPEND | kind::FENCE | kind::SEAL | kind::FREE) => Answer::Done,
+        (0, kind::APPEND | kind::FENCE | kind::SEAL | kind::FREE | kind::PROBE) => Answer::Done,
         (0, kind::READ) => Answer::Rows,
         (0, kind::LIST) => {
             let next = r.u32()?;

@@ -222,7 +222,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     ) {
         let buf = self.slots.borrow_mut().of(tag).and_then(|s| s.buf.take());
         let mut buf = buf.expect("the machine asks for payload when the buffer is there");
-        let front = buf.split_to(offset);
+        let mut front = buf.split_to(offset);
         let middle = buf.split_to(len);
         let (result, middle) = reader.recv_exact(middle).await;
         if self.closed.is_set() {
@@ -232,17 +232,10 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             return self.lost();
         }
         let _ = self.qpair.borrow_mut().handle_payload(peristyle_rt::now(), &middle);
-        let mut whole = front.freeze();
-        for part in [middle.freeze(), buf.freeze()] {
-            if whole.is_empty() {
-                whole = part;
-            } else if !part.is_empty() {
-                assert!(whole.try_join(&part), "cut from one buffer");
-            }
-        }
-        let whole = whole.try_unfreeze().expect("nobody else sees it");
+        front.unsplit(middle);
+        front.unsplit(buf);
         if let Some(slot) = self.slots.borrow_mut().of(tag) {
-            slot.buf = Some(whole);
+            slot.buf = Some(front);
         }
         self.act();
     }

@@ -51,6 +51,26 @@ fn cut_pieces_give_the_buffer_back_when_the_last_of_them_goes() {
 }
 
 #[test]
+fn parts_of_a_buffer_are_put_together_again_in_their_order_only() {
+    let pool = Pool::new(tiny());
+    let mut rest = pool.alloc(4096).expect("one");
+    rest.iter_mut().enumerate().for_each(|(i, byte)| *byte = i as u8);
+    let mut front = rest.split_to(1000);
+    let middle = rest.split_to(500);
+    let wrong = std::panic::AssertUnwindSafe(|| {
+        let (mut a, b) = (pool.alloc(4096).expect("one"), pool.alloc(4096).expect("one"));
+        a.unsplit(b);
+    });
+    assert!(std::panic::catch_unwind(wrong).is_err());
+    front.unsplit(middle);
+    front.unsplit(rest);
+    assert_eq!(front.len(), 4096);
+    assert!(front.iter().enumerate().all(|(i, &byte)| byte == i as u8));
+    drop(front);
+    assert_eq!(pool.free_counts()[0], 4);
+}
+
+#[test]
 fn a_view_turns_into_a_buffer_only_when_nobody_else_sees_it() {
     let pool = Pool::new(tiny());
     let view = pool.alloc(4096).expect("one").freeze();

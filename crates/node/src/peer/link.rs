@@ -1,0 +1,311 @@
+//! The asking end: one connection to one reactor of another node, made again whenever it is lost.
+
+use super::incoming::{Incoming, Lost};
+use super::outbox::Outbox;
+use peristyle_base::crc::Crc32c;
+use peristyle_cluster::ColumnFault;
+use peristyle_cluster::peer::{
+    Answer, CallId, Client, ClientEvent, Hello, Input, Payload, Refusal, Request, Violation,
+};
+use peristyle_rt::sync::Event;
+use peristyle_rt::{Addr, Buf, Duration, IoVec, Stream, select, timeout};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// A connection that is not there, or not welcomed, in this time is given up.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// Pause before it is made again.
+const RETRY_PERIOD: Duration = Duration::from_millis(100);
+
+/// Why there is no connection, as last seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkState {
+    Up,
+    /// Nobody answers at the address.
+    Unreachable,
+    Refused(Refusal),
+    /// The other end broke the protocol.
+    Broken(Violation),
+    /// It was there, and has gone.
+    Lost,
+}
+
+impl std::fmt::Display for LinkState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LinkState::Up => f.write_str("up"),
+            LinkState::Unreachable => f.write_str("nobody answers at its address"),
+            LinkState::Refused(why) => write!(f, "it refuses: {why}"),
+            LinkState::Broken(how) => write!(f, "it breaks the protocol: {how}"),
+            LinkState::Lost => f.write_str("the connection was lost"),
+        }
+    }
+}
+
+/// Somebody who waits for an answer.
+#[derive(Default)]
+struct Waiting {
+    waker: Option<Waker>,
+    /// For the answer's payload.
+    buf: Option<Buf>,
+    answer: Option<Answer>,
+    /// Nobody waits any more; the place is free when the answer has come.
+    left: bool,
+    /// The answer was taken, or will not come.
+    over: bool,
+}
+
+/// Places of those who wait. A place is free again when both the answer has come and nobody waits for it.
+#[derive(Default)]
+struct Places {
+    places: Vec<Waiting>,
+    free: Vec<u32>,
+    /// The place of each call in flight.
+    of_call: Vec<u32>,
+}
+
+impl Places {
+    fn take(&mut self, call: CallId, buf: Option<Buf>) -> u32 {
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Waiting::default());
+            self.places.len() as u32 - 1
+        });
+        self.places[at as usize].buf = buf;
+        self.of_call[call.index()] = at;
+        at
+    }
+    fn of(&mut self, call: CallId) -> &mut Waiting {
+        &mut self.places[self.of_call[call.index()] as usize]
+    }
+    fn release(&mut self, at: u32) {
+        self.places[at as usize] = Waiting::default();
+        self.free.push(at);
+    }
+}
+
+/// One connection, as long as it lasts.
+struct Conn {
+    client: RefCell<Client>,
+    outbox: Outbox,
+    waiting: RefCell<Places>,
+    ready: Cell<bool>,
+}
+
+/// What is put behind a request: rows, and where the answer's payload goes.
+#[derive(Default)]
+pub(super) struct With {
+    pub payload: Option<IoVec>,
+    pub into: Option<Buf>,
+}
+
+pub(super) struct Link {
+    addr: Addr,
+    hello: Hello,
+    conn: RefCell<Option<Rc<Conn>>>,
+    state: Cell<LinkState>,
+    stopping: Event,
+}
+
+impl Link {
+    /// Connects, and goes on until `stopping`.
+    pub fn start(addr: Addr, hello: Hello, stopping: Event) -> Rc<Link> {
+        let link = Rc::new(Link {
+            addr,
+            hello,
+            conn: RefCell::default(),
+            state: Cell::new(LinkState::Unreachable),
+            stopping,
+        });
+        peristyle_rt::spawn(link.clone().run());
+        link
+    }
+
+    pub fn state(&self) -> LinkState {
+        self.state.get()
+    }
+
+    async fn run(self: Rc<Self>) {
+        let me = self.clone();
+        peristyle_rt::spawn(async move {
+            me.stopping.wait().await;
+            if let Some(conn) = &*me.conn.borrow() {
+                conn.outbox.close();
+            }
+        });
+        while !self.stopping.is_set() {
+            self.connect_once().await;
+            select(self.stopping.wait(), peristyle_rt::sleep(RETRY_PERIOD)).await;
+        }
+    }
+
+    /// Returns when the connection is lost.
+    async fn connect_once(&self) {
+        let Some(Ok(stream)) = timeout(CONNECT_LIMIT, Stream::connect(&self.addr)).await else {
+            return self.state.set(LinkState::Unreachable);
+        };
+        let (reader, writer) = stream.split();
+        let conn = Rc::new(Conn {
+            client: RefCell::new(Client::new(self.hello)),
+            outbox: Outbox::new().await,
+            waiting: RefCell::default(),
+            ready: Cell::new(false),
+        });
+        conn.outbox.push(None, |out| Some((conn.client.borrow().hello(out), ())));
+        let sender = conn.clone();
+        peristyle_rt::spawn(async move { sender.outbox.run(writer).await });
+        self.conn.replace(Some(conn.clone()));
+        let limited = conn.clone();
+        peristyle_rt::spawn(async move {
+            peristyle_rt::sleep(CONNECT_LIMIT).await;
+            if !limited.ready.get() {
+                limited.outbox.close();
+            }
+        });
+        let mut incoming = Incoming::new(reader);
+        // The sender's end wakes it.
+        let lost = self.receive(&conn, &mut incoming).await;
+        let refused = matches!(self.state.get(), LinkState::Refused(_)) && !conn.ready.get();
+        match lost {
+            Lost::Broken(how) => self.state.set(LinkState::Broken(how)),
+            Lost::Ended if refused => {}
+            Lost::Ended => self.state.set(LinkState::Lost),
+        }
+        self.conn.replace(None);
+        conn.end();
+    }
+
+    async fn receive(&self, conn: &Conn, incoming: &mut Incoming) -> Lost {
+        loop {
+            if let Err(lost) = self.receive_next(conn, incoming).await {
+                return lost;
+            }
+        }
+    }
+
+    async fn receive_next(&self, conn: &Conn, incoming: &mut Incoming) -> Result<(), Lost> {
+        let client = &conn.client;
+        let input = client.borrow().next_input();
+        if let Input::Head { .. } = input {
+            return incoming.feed(|bytes| client.borrow_mut().handle_bytes(bytes)).await;
+        }
+        let event = client.borrow_mut().take()?;
+        match event {
+            None => {}
+            Some(ClientEvent::Welcome(welcome)) => {
+                let places = usize::from(welcome.credits.requests);
+                conn.waiting.borrow_mut().of_call.resize(places, 0);
+                self.state.set(LinkState::Up);
+                conn.ready.set(true);
+            }
+            Some(ClientEvent::Refused(why)) => self.state.set(LinkState::Refused(why)),
+            Some(ClientEvent::Answer { call, answer, payload: 0 }) => {
+                let mut buf = conn.waiting.borrow_mut().of(call).buf.take();
+                if let (Answer::Listed { .. } | Answer::Pong, Some(buf)) = (&answer, &mut buf) {
+                    buf.truncate(0);
+                }
+                conn.answered(call, answer, buf);
+            }
+            Some(ClientEvent::Answer { call, answer, payload }) => {
+                let buf = conn.waiting.borrow_mut().of(call).buf.take();
+                let mut buf = buf.expect("a request that has payload in its answer brings a buffer");
+                buf.truncate(payload as usize);
+                let check = |bytes: &[u8]| client.borrow_mut().handle_payload(bytes).map(drop);
+                let buf = incoming.fill(buf, check).await?;
+                conn.answered(call, answer, Some(buf));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks, and waits for the answer. A connection that is not there, or is lost, is a fault of the device: the request may
+    /// have been carried out. Dropping the future leaves the answer to nobody. The buffer that came along comes
+    /// back with what the answer brought, unless it was lost with the connection.
+    pub async fn call(
+        &self,
+        request: &Request<'_>,
+        mut with: With,
+    ) -> (Result<Answer, ColumnFault>, Option<Buf>) {
+        let payload = with.payload.as_ref().map_or(Payload::NONE, described);
+        let (conn, place) = loop {
+            let Some(conn) = self.conn.borrow().clone().filter(|c| c.ready.get()) else {
+                return (Err(ColumnFault::Device), with.into);
+            };
+            let begun = conn.outbox.push(with.payload.as_ref(), |out| {
+                conn.client.borrow_mut().begin(request, payload, out).ok().map(|(call, bytes)| (bytes, call))
+            });
+            if let Some(call) = begun {
+                let place = conn.waiting.borrow_mut().take(call, with.into.take());
+                break (conn, place);
+            }
+            // Room, or credit.
+            conn.outbox.room.notified().await;
+        };
+        conn.wait(place).await
+    }
+}
+
+impl Conn {
+    async fn wait(&self, at: u32) -> (Result<Answer, ColumnFault>, Option<Buf>) {
+        struct Place<'a>(&'a Conn, u32);
+        impl Drop for Place<'_> {
+            fn drop(&mut self) {
+                let mut all = self.0.waiting.borrow_mut();
+                let waiting = &mut all.places[self.1 as usize];
+                if waiting.over || waiting.answer.is_some() {
+                    all.release(self.1);
+                } else {
+                    (waiting.left, waiting.waker) = (true, None);
+                }
+            }
+        }
+        let _place = Place(self, at);
+        let (answer, buf) = std::future::poll_fn(|cx| {
+            let waiting = &mut self.waiting.borrow_mut().places[at as usize];
+            let answer = match waiting.answer.take() {
+                Some(answer) => Ok(answer),
+                None if self.outbox.closed.is_set() => Err(ColumnFault::Device),
+                None => {
+                    waiting.waker = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            };
+            // When the connection is lost, the receiver may still have the place's number, and uses it no more.
+            waiting.over = answer.is_ok();
+            Poll::Ready((answer, waiting.buf.take()))
+        })
+        .await;
+        match answer {
+            Ok(Answer::Failed(fault)) => (Err(fault), buf),
+            answer => (answer, buf),
+        }
+    }
+
+    fn answered(&self, call: CallId, answer: Answer, buf: Option<Buf>) {
+        let mut all = self.waiting.borrow_mut();
+        let at = all.of_call[call.index()];
+        let waiting = &mut all.places[at as usize];
+        if waiting.left {
+            all.release(at);
+        } else {
+            (waiting.answer, waiting.buf) = (Some(answer), buf);
+            if let Some(waker) = waiting.waker.take() {
+                waker.wake();
+            }
+        }
+        drop(all);
+        self.outbox.room.notify_all();
+    }
+
+    /// Nobody is answered any more.
+    fn end(&self) {
+        self.outbox.close();
+        self.waiting.borrow_mut().places.iter_mut().filter_map(|w| w.waker.take()).for_each(Waker::wake);
+    }
+}
+
+fn described(payload: &IoVec) -> Payload {
+    let mut crc = Crc32c::default();
+    payload.pieces().iter().for_each(|piece| crc.update(piece));
+    Payload { bytes: payload.bytes() as u32, crc: crc.finish() }
+}

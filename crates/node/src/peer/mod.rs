@@ -1,0 +1,226 @@
+//! Other nodes: their columns, reached over the peer protocol, and this node's columns for them.
+//!
+//! Each reactor has a connection of its own to each reactor of another node whose devices it uses ([`link`]), and serves the devices
+//! of its own ([`serve`]). The first reactor watches the other nodes (`watch`): how full their devices are, and whether they
+//! answer.
+
+mod incoming;
+mod link;
+mod outbox;
+mod serve;
+mod watch;
+
+pub use link::LinkState;
+
+use crate::columns::NodeColumns;
+use crate::devices::{DeviceState, DeviceTable, Home, SharedDevice};
+use crate::message::{ColumnAnswer, ColumnRequest};
+use link::{Link, With};
+use peristyle_base::{BLOCK_BYTES, ColumnPlace, DeviceId, NodeId, ShardId, SlotIndex, Uuid};
+use peristyle_cluster::peer::{Answer, DeviceReport, Hello, PeerDeviceState, Request, Target, read_list};
+use peristyle_cluster::{ColumnFault, ListedSlot};
+use peristyle_rt::sync::Event;
+use peristyle_rt::{Addr, Buf, NetError};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Another node, and where its first reactor listens; the others follow on the next ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    pub node: NodeId,
+    pub addr: std::net::SocketAddr,
+}
+
+/// What the node is to others.
+#[derive(Clone, Debug, Default)]
+pub struct PeersConfig {
+    /// Where the first reactor listens for other nodes, if they need columns of this one.
+    pub listen: Option<std::net::SocketAddr>,
+    pub peers: Vec<PeerConfig>,
+}
+
+/// Bytes of one page of a list.
+const LIST_BYTES: u32 = 64 << 10;
+
+/// One reactor's connections to other nodes.
+pub struct Peers {
+    me: NodeId,
+    cluster: Uuid,
+    /// Tells others that this process is another one than before.
+    boot: u64,
+    reactors: usize,
+    config: PeersConfig,
+    links: RefCell<BTreeMap<(NodeId, u16), Rc<Link>>>,
+    stopping: Event,
+}
+
+impl Peers {
+    pub(crate) fn new(
+        me: NodeId,
+        cluster: Uuid,
+        boot: u64,
+        reactors: usize,
+        config: PeersConfig,
+    ) -> Rc<Peers> {
+        let (links, stopping) = Default::default();
+        Rc::new(Peers { me, cluster, boot, reactors, config, links, stopping })
+    }
+
+    /// Of a node that is alone.
+    pub(crate) fn none() -> Rc<Peers> {
+        Peers::new(NodeId::default(), Uuid::default(), 0, 1, PeersConfig::default())
+    }
+
+    /// Listens for other nodes, if the configuration says so.
+    pub(crate) async fn serve(
+        self: &Rc<Self>,
+        columns: Rc<NodeColumns>,
+        reactor: u16,
+    ) -> Result<(), NetError> {
+        let Some(mut addr) = self.config.listen else { return Ok(()) };
+        addr.set_port(addr.port() + reactor);
+        serve::Service::start(&Addr::Tcp(addr), columns, self.clone()).await.map(drop)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopping.set();
+    }
+
+    /// The other nodes, and what is known of the connection to each.
+    pub fn states(&self) -> Vec<(NodeId, LinkState)> {
+        let state = |p: &PeerConfig| self.link(p.node, 0).map_or(LinkState::Unreachable, |link| link.state());
+        self.config.peers.iter().map(|p| (p.node, state(p))).collect()
+    }
+
+    /// The connection to a reactor of another node; it is begun when it is first asked for. `None`: no such node is known.
+    fn link(&self, node: NodeId, reactor: u16) -> Option<Rc<Link>> {
+        let mut addr = self.config.peers.iter().find(|p| p.node == node)?.addr;
+        addr.set_port(addr.port().checked_add(reactor)?);
+        let mut links = self.links.borrow_mut();
+        let link = links.entry((node, reactor)).or_insert_with(|| {
+            let hello = Hello { versions: (0, 0), cluster: self.cluster, from: self.me, to: node };
+            Link::start(Addr::Tcp(addr), hello, self.stopping.clone())
+        });
+        Some(link.clone())
+    }
+
+    /// Carries out a request on a device of another node.
+    pub(crate) async fn ask(&self, device: &SharedDevice, request: ColumnRequest) -> ColumnAnswer {
+        let Home::Peer(node) = device.home else { unreachable!("a device of another node") };
+        let Some(link) = self.link(node, device.peer_reactor()) else {
+            return request.failed(ColumnFault::Device);
+        };
+        carry(&link, device.id, request).await
+    }
+
+    /// Whether the device answers now; its node reads a block of it.
+    pub(crate) async fn probe(&self, device: &SharedDevice) -> bool {
+        let Home::Peer(node) = device.home else { unreachable!("a device of another node") };
+        let Some(link) = self.link(node, device.peer_reactor()) else { return false };
+        link.call(&Request::Probe { device: device.id }, With::default()).await.0.is_ok()
+    }
+}
+
+/// Asks for a column over one connection.
+async fn carry(link: &Link, device: DeviceId, request: ColumnRequest) -> ColumnAnswer {
+    let at = |slot, name, epoch| Target { place: ColumnPlace { device, slot }, name, epoch };
+    match request {
+        ColumnRequest::Allocate { name, scheme, epoch, class, filling } => {
+            let at = at(SlotIndex(0), name, epoch);
+            let (answer, _) =
+                link.call(&Request::Allocate { at, scheme, class, filling }, With::default()).await;
+            ColumnAnswer::Slot(match answer {
+                Ok(Answer::Slot(slot)) => Ok(slot),
+                other => Err(fault(other)),
+            })
+        }
+        ColumnRequest::Append { slot, name, epoch, row, data, crcs, class } => {
+            let request = Request::Append { at: at(slot, name, epoch), row, class, crcs: &crcs };
+            done(link.call(&request, With { payload: Some(data), into: None }).await.0)
+        }
+        ColumnRequest::Fence { slot, name, epoch } => {
+            done(link.call(&Request::Fence { at: at(slot, name, epoch) }, With::default()).await.0)
+        }
+        ColumnRequest::Read { slot, name, row, buf } => {
+            let (at, bytes) = (at(slot, name, Default::default()), buf.len());
+            let request = Request::Read { at, row, rows: (bytes / BLOCK_BYTES) as u16 };
+            let (answer, buf) = link.call(&request, With { payload: None, into: Some(buf) }).await;
+            let result = answer.map(drop);
+            match buf {
+                Some(buf) => ColumnAnswer::Read(result, buf),
+                // It went with the connection.
+                None => ColumnAnswer::Done(Err(result.err().unwrap_or(ColumnFault::Device))),
+            }
+        }
+        ColumnRequest::Seal { slot, name, epoch, rows, holes, crcs } => {
+            let request = Request::Seal { at: at(slot, name, epoch), rows, holes, crcs };
+            done(link.call(&request, With::default()).await.0)
+        }
+        ColumnRequest::Free { slot, name, epoch } => {
+            done(link.call(&Request::Free { at: at(slot, name, epoch) }, With::default()).await.0)
+        }
+        ColumnRequest::List { shard } => ColumnAnswer::List(list(link, device, shard).await),
+        ColumnRequest::RowCrcs { slot, name } => {
+            let request = Request::RowCrcs { at: at(slot, name, Default::default()) };
+            ColumnAnswer::Crcs(match link.call(&request, With::default()).await.0 {
+                Ok(Answer::RowCrcs(crcs)) => Ok(crcs),
+                other => Err(fault(other)),
+            })
+        }
+    }
+}
+
+/// All slots of a shard, page by page.
+async fn list(link: &Link, device: DeviceId, shard: ShardId) -> Result<Vec<ListedSlot>, ColumnFault> {
+    let (mut all, mut from) = (Vec::new(), SlotIndex(0));
+    loop {
+        let into = Some(Buf::alloc(LIST_BYTES as usize).await);
+        let request = Request::List { device, shard, from, bytes: LIST_BYTES };
+        let (answer, page) = link.call(&request, With { payload: None, into }).await;
+        let next = match answer {
+            Ok(Answer::Listed { next }) => next,
+            other => return Err(fault(other)),
+        };
+        let page = read_list(device, shard, from, &page.ok_or(ColumnFault::Device)?);
+        all.extend(page.map_err(|_| ColumnFault::Device)?);
+        match next {
+            // It goes on behind what it has told.
+            Some(next) if next > from && all.last().is_some_and(|l| l.place.slot < next) => from = next,
+            Some(_) => return Err(ColumnFault::Device),
+            None => return Ok(all),
+        }
+    }
+}
+
+fn done(answer: Result<Answer, ColumnFault>) -> ColumnAnswer {
+    ColumnAnswer::Done(answer.map(drop))
+}
+
+fn fault(answer: Result<Answer, ColumnFault>) -> ColumnFault {
+    answer.err().unwrap_or(ColumnFault::Device)
+}
+
+/// This node's devices, as others hear of them.
+fn reports(devices: &DeviceTable) -> impl Iterator<Item = DeviceReport> + '_ {
+    devices.all().filter_map(|d| {
+        let Home::Here(reactor) = d.home else { return None };
+        let [slots_total, slots_used, slots_reserved, slots_kept] = d.gauges();
+        let state = match d.state() {
+            _ if !d.is_served() => PeerDeviceState::Closed,
+            DeviceState::Closed => PeerDeviceState::Closed,
+            DeviceState::Healthy => PeerDeviceState::Healthy,
+            DeviceState::Slow => PeerDeviceState::Slow,
+            DeviceState::Failed => PeerDeviceState::Failed,
+        };
+        Some(DeviceReport {
+            device: d.id,
+            reactor: reactor.0,
+            state,
+            slots_total,
+            slots_used,
+            slots_reserved,
+            slots_kept,
+        })
+    })
+}

@@ -1,0 +1,322 @@
+//! The asked end: columns of this node for others.
+
+use super::incoming::{Incoming, Lost};
+use super::outbox::Outbox;
+use super::{Peers, reports};
+use crate::columns::NodeColumns;
+use crate::message::{ColumnAnswer, ColumnRequest};
+use peristyle_base::{BLOCK_BYTES, DeviceId, ShardId, SlotIndex, crc32c};
+use peristyle_cluster::peer::{
+    APPEND_ROWS_MAX, Answer, Asked, Credits, DEVICE_ENTRY_BYTES, Hello, Input, LIST_ENTRY_BYTES, Payload,
+    Request, Server, ServerEvent, Ticket, Violation, Welcome, write_device, write_listed,
+};
+use peristyle_cluster::{ColumnFault, ListedSlot};
+use peristyle_rt::sync::{Permit, Semaphore};
+use peristyle_rt::{Addr, Buf, Duration, Either, IoVec, KeptBufs, Listener, NetError, Stream, View, select};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// Requests, and bytes of appends, that one connection may have in flight here.
+const CREDITS: Credits = Credits { requests: 256, bytes: 4 << 20 };
+/// Connections to one reactor; more are refused.
+const CONNECTIONS_MAX: usize = 64;
+/// Whoever has not said Hello by then is cut off.
+const HELLO_LIMIT: Duration = Duration::from_secs(2);
+/// Bytes of answers that one connection may hold: who reads slowly waits for itself.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// The largest append and its checksums.
+const APPEND_BYTES_MAX: usize = APPEND_ROWS_MAX as usize * (BLOCK_BYTES + 4);
+/// Pause when the system takes no connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What one reactor serves to other nodes.
+pub(super) struct Service {
+    columns: Rc<NodeColumns>,
+    peers: Rc<Peers>,
+    /// So that appends of others always find memory: whoever waits here holds none.
+    kept: KeptBufs,
+    connections: Cell<usize>,
+}
+
+/// A request that is to be carried out. Its rows have come.
+enum Work {
+    Column(DeviceId, ColumnRequest),
+    Read(DeviceId, ColumnRequestOfRead),
+    List { device: DeviceId, shard: ShardId, from: SlotIndex, bytes: u32 },
+    Ping { bytes: u32 },
+    Probe(DeviceId),
+}
+
+/// A read, before it has a buffer.
+struct ColumnRequestOfRead {
+    at: peristyle_cluster::peer::Target,
+    row: peristyle_base::RowIndex,
+    bytes: usize,
+}
+
+/// A request as it came, without what is behind it.
+enum Told {
+    Hello(Hello),
+    Work(Ticket, Work),
+    /// Its checksums lie in `Session::crcs`.
+    Append {
+        ticket: Ticket,
+        at: peristyle_cluster::peer::Target,
+        row: peristyle_base::RowIndex,
+        class: peristyle_cluster::WriteClass,
+        bytes: usize,
+        crcs: usize,
+    },
+}
+
+struct Session {
+    service: Rc<Service>,
+    server: RefCell<Server>,
+    outbox: Outbox,
+    crcs: RefCell<Vec<u8>>,
+    room: Rc<Semaphore>,
+    welcomed: Cell<bool>,
+}
+
+impl Service {
+    /// Listens for other nodes; each connection is served by tasks of its own.
+    pub async fn start(addr: &Addr, columns: Rc<NodeColumns>, peers: Rc<Peers>) -> Result<Addr, NetError> {
+        let listener = Listener::bind(addr, false).await?;
+        let bound = listener.local_addr();
+        let kept = KeptBufs::share("appends of other nodes", 1, APPEND_BYTES_MAX).await;
+        let service = Rc::new(Service { columns, peers, kept, connections: Cell::new(0) });
+        peristyle_rt::spawn(service.accept(listener));
+        Ok(bound)
+    }
+
+    async fn accept(self: Rc<Self>, listener: Listener) {
+        let stopping = self.peers.stopping.clone();
+        loop {
+            match select(stopping.wait(), listener.accept()).await {
+                Either::Left(()) => return,
+                Either::Right(Ok(stream)) => {
+                    self.connections.set(self.connections.get() + 1);
+                    peristyle_rt::spawn(Session::run(self.clone(), stream));
+                }
+                Either::Right(Err(_)) => peristyle_rt::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+}
+
+impl Session {
+    async fn run(service: Rc<Service>, stream: Stream) {
+        let (reader, writer) = stream.split();
+        let reactors = service.peers.reactors as u16;
+        let offer = Welcome {
+            version: 0,
+            node: service.peers.me,
+            boot: service.peers.boot,
+            reactors,
+            credits: CREDITS,
+        };
+        let session = Rc::new(Session {
+            server: RefCell::new(Server::new(service.peers.cluster, offer)),
+            outbox: Outbox::new().await,
+            crcs: RefCell::new(Vec::with_capacity(4 * usize::from(APPEND_ROWS_MAX))),
+            room: Semaphore::new(ANSWER_BYTES_MAX / BLOCK_BYTES),
+            welcomed: Cell::new(false),
+            service,
+        });
+        let sender = session.clone();
+        peristyle_rt::spawn(async move { sender.outbox.run(writer).await });
+        let watched = session.clone();
+        peristyle_rt::spawn(async move {
+            let closed = watched.outbox.closed.clone();
+            select(closed.wait(), peristyle_rt::sleep(HELLO_LIMIT)).await;
+            if watched.welcomed.get() {
+                select(closed.wait(), watched.service.peers.stopping.wait()).await;
+            }
+            watched.outbox.close();
+        });
+        let mut incoming = Incoming::new(reader);
+        while !session.outbox.closed.is_set() && session.clone().receive_next(&mut incoming).await.is_ok() {}
+        session.outbox.close();
+        let connections = &session.service.connections;
+        connections.set(connections.get() - 1);
+    }
+
+    async fn receive_next(self: Rc<Self>, incoming: &mut Incoming) -> Result<(), Lost> {
+        let server = &self.server;
+        let input = server.borrow().next_input();
+        if let Input::Head { .. } = input {
+            return incoming.feed(|bytes| server.borrow_mut().handle_bytes(bytes)).await;
+        }
+        match self.told()? {
+            Told::Hello(hello) => self.greet(&hello),
+            Told::Work(ticket, work) => {
+                peristyle_rt::spawn(self.carry_out(ticket, work));
+                Ok(())
+            }
+            Told::Append { ticket, at, row, class, bytes, crcs } => {
+                // Rows and checksums in one buffer: whoever holds one and waits for another may wait for ever.
+                let mut data = self.service.kept.alloc(bytes + crcs).await;
+                let rows = data.split_to(bytes);
+                data.copy_from_slice(&self.crcs.borrow());
+                let check = |bytes: &[u8]| server.borrow_mut().handle_payload(bytes).map(drop);
+                let rows = incoming.fill(rows, check).await?;
+                let (data, crcs) = (IoVec::from(rows.freeze()), data.freeze());
+                let slot = at.place.slot;
+                let request =
+                    ColumnRequest::Append { slot, name: at.name, epoch: at.epoch, row, data, crcs, class };
+                peristyle_rt::spawn(self.carry_out(ticket, Work::Column(at.place.device, request)));
+                Ok(())
+            }
+        }
+    }
+
+    /// The message that is there, as something that can be kept.
+    fn told(&self) -> Result<Told, Violation> {
+        let mut server = self.server.borrow_mut();
+        let told = match server.message()?.expect("a message is there") {
+            ServerEvent::Hello(hello) => Told::Hello(hello),
+            ServerEvent::Request(Asked {
+                ticket,
+                request: Request::Append { at, row, class, crcs },
+                payload,
+            }) => {
+                let mut kept = self.crcs.borrow_mut();
+                kept.clear();
+                kept.extend_from_slice(crcs);
+                Told::Append { ticket, at, row, class, bytes: payload as usize, crcs: kept.len() }
+            }
+            ServerEvent::Request(Asked { ticket, request, .. }) => Told::Work(ticket, work(request)),
+        };
+        server.taken();
+        Ok(told)
+    }
+
+    /// An error ends the connection, when what was said has left.
+    fn greet(&self, hello: &Hello) -> Result<(), Lost> {
+        let busy = self.service.connections.get() > CONNECTIONS_MAX;
+        let taken = self.outbox.push(None, |out| Some(self.server.borrow_mut().welcome(hello, busy, out)));
+        match taken {
+            Some(Ok(())) => self.welcomed.set(true),
+            // It hears why, and closes; if it does not, its time for a Hello ends.
+            Some(Err(_)) => {}
+            None => return Err(Lost::Ended),
+        }
+        Ok(())
+    }
+
+    async fn carry_out(self: Rc<Self>, ticket: Ticket, work: Work) {
+        let (answer, data, _permit) = self.answer_to(work).await;
+        let payload = data.as_ref().map_or(Payload::NONE, |view| match view.len() {
+            0 => Payload::NONE,
+            bytes => Payload { bytes: bytes as u32, crc: crc32c(view) },
+        });
+        let data = data.map(IoVec::from);
+        let mut ticket = Some(ticket);
+        while !self.outbox.closed.is_set() {
+            let sent = self.outbox.push(data.as_ref(), |out| {
+                let ticket = ticket.take()?;
+                Some((self.server.borrow_mut().answer(ticket, &answer, payload, out), ()))
+            });
+            match sent {
+                Some(()) => return,
+                None => self.outbox.has_room().await,
+            }
+        }
+    }
+
+    async fn answer_to(&self, work: Work) -> (Answer, Option<View>, Option<Permit>) {
+        let columns = &self.service.columns;
+        match work {
+            Work::Column(device, request) => (answer_of(columns.ask_here(device, request).await), None, None),
+            Work::Read(device, read) => {
+                let permit = self.room.acquire(read.bytes / BLOCK_BYTES).await;
+                let buf = Buf::alloc(read.bytes).await;
+                let request =
+                    ColumnRequest::Read { slot: read.at.place.slot, name: read.at.name, row: read.row, buf };
+                match columns.ask_here(device, request).await {
+                    ColumnAnswer::Read(Ok(()), buf) => (Answer::Rows, Some(buf.freeze()), Some(permit)),
+                    other => (answer_of(other), None, None),
+                }
+            }
+            Work::List { device, shard, from, bytes } => {
+                match columns.ask_here(device, ColumnRequest::List { shard }).await {
+                    ColumnAnswer::List(Ok(list)) => page(&list, from, bytes).await,
+                    other => (answer_of(other), None, None),
+                }
+            }
+            Work::Ping { bytes } => {
+                let most = bytes as usize / DEVICE_ENTRY_BYTES;
+                let devices: Vec<_> = reports(columns.table()).take(most).collect();
+                let data = table(&devices, |report, entry: &mut [u8; DEVICE_ENTRY_BYTES]| {
+                    write_device(report, entry)
+                });
+                (Answer::Pong, Some(data.await), None)
+            }
+            Work::Probe(device) => match columns.probe_here(device).await {
+                true => (Answer::Done, None, None),
+                false => (Answer::Failed(ColumnFault::Device), None, None),
+            },
+        }
+    }
+}
+
+fn work(request: Request<'_>) -> Work {
+    let column = |at: peristyle_cluster::peer::Target, request| Work::Column(at.place.device, request);
+    match request {
+        Request::Allocate { at, scheme, class, filling } => {
+            column(at, ColumnRequest::Allocate { name: at.name, scheme, epoch: at.epoch, class, filling })
+        }
+        Request::Fence { at } => {
+            column(at, ColumnRequest::Fence { slot: at.place.slot, name: at.name, epoch: at.epoch })
+        }
+        Request::Read { at, row, rows } => {
+            let bytes = usize::from(rows) * BLOCK_BYTES;
+            Work::Read(at.place.device, ColumnRequestOfRead { at, row, bytes })
+        }
+        Request::Seal { at, rows, holes, crcs } => {
+            let slot = at.place.slot;
+            column(at, ColumnRequest::Seal { slot, name: at.name, epoch: at.epoch, rows, holes, crcs })
+        }
+        Request::Free { at } => {
+            column(at, ColumnRequest::Free { slot: at.place.slot, name: at.name, epoch: at.epoch })
+        }
+        Request::List { device, shard, from, bytes } => Work::List { device, shard, from, bytes },
+        Request::RowCrcs { at } => column(at, ColumnRequest::RowCrcs { slot: at.place.slot, name: at.name }),
+        Request::Ping { bytes } => Work::Ping { bytes },
+        Request::Probe { device } => Work::Probe(device),
+        Request::Append { .. } => unreachable!("its rows are received first"),
+    }
+}
+
+fn answer_of(answer: ColumnAnswer) -> Answer {
+    match answer {
+        ColumnAnswer::Slot(Ok(slot)) => Answer::Slot(slot),
+        ColumnAnswer::Done(Ok(())) => Answer::Done,
+        ColumnAnswer::Crcs(Ok(crcs)) => Answer::RowCrcs(crcs),
+        ColumnAnswer::Slot(Err(fault))
+        | ColumnAnswer::Done(Err(fault))
+        | ColumnAnswer::Crcs(Err(fault))
+        | ColumnAnswer::List(Err(fault))
+        | ColumnAnswer::Read(Err(fault), _) => Answer::Failed(fault),
+        // These have payload, and are answered where it is made.
+        ColumnAnswer::List(Ok(_)) | ColumnAnswer::Read(Ok(()), _) => Answer::Failed(ColumnFault::Refused),
+    }
+}
+
+/// The slots from `from` on that fit into so many bytes.
+async fn page(list: &[ListedSlot], from: SlotIndex, bytes: u32) -> (Answer, Option<View>, Option<Permit>) {
+    let first = list.partition_point(|listed| listed.place.slot < from);
+    let most = bytes as usize / LIST_ENTRY_BYTES;
+    let (page, rest) = list[first..].split_at(most.min(list.len() - first));
+    let next = rest.first().map(|listed| listed.place.slot);
+    let data = table(page, |listed, entry: &mut [u8; LIST_ENTRY_BYTES]| write_listed(listed, entry)).await;
+    (Answer::Listed { next }, Some(data), None)
+}
+
+async fn table<T, const N: usize>(items: &[T], write: impl Fn(&T, &mut [u8; N])) -> View {
+    let mut buf = Buf::alloc(items.len() * N).await;
+    for (item, entry) in items.iter().zip(buf.chunks_exact_mut(N)) {
+        write(item, entry.try_into().expect("cut to this length"));
+    }
+    buf.freeze()
+}

@@ -1,0 +1,128 @@
+//! Watches other nodes and their devices from one reactor: a node that does not answer has no devices for anybody here.
+
+use super::link::With;
+use super::{Link, PeerConfig, Peers};
+use crate::devices::{DeviceTable, Home, SharedDevice};
+use peristyle_base::{DeviceId, NodeId};
+use peristyle_cluster::DEVICES_MAX;
+use peristyle_cluster::peer::{
+    Answer, DEVICE_ENTRY_BYTES, DeviceReport, PeerDeviceState, Request, read_devices,
+};
+use peristyle_rt::{Buf, Duration, timeout};
+use std::rc::Rc;
+
+/// A node is asked so often.
+const PERIOD: Duration = Duration::from_millis(100);
+/// A node that does not answer in this time is away.
+const LIMIT: Duration = Duration::from_millis(300);
+/// Pause between probes of a device that is not trusted.
+const PROBE_PERIOD: Duration = Duration::from_millis(200);
+/// A probe must answer in this time, so often in a row, before a device is trusted again.
+const PROBE_LIMIT: Duration = Duration::from_millis(20);
+const GOOD: u32 = 5;
+/// A device under suspicion that answers in this time is not bad: it has much to do.
+const CHECK_LIMIT: Duration = Duration::from_millis(40);
+
+/// Room for the devices of a node.
+const PING_BYTES: usize = DEVICES_MAX * DEVICE_ENTRY_BYTES;
+
+impl Peers {
+    /// Watches all other nodes until the end. Called on one reactor.
+    pub(crate) fn watch(self: &Rc<Self>, devices: &DeviceTable) {
+        for peer in &self.config.peers {
+            peristyle_rt::spawn(self.clone().watch_node(peer.clone(), devices.clone()));
+        }
+        for device in devices.all().filter(|d| matches!(d.home, Home::Peer(_))) {
+            peristyle_rt::spawn_background(self.clone().watch_device(device.id, devices.clone()));
+        }
+    }
+
+    async fn watch_node(self: Rc<Self>, peer: PeerConfig, devices: DeviceTable) {
+        let Some(link) = self.link(peer.node, 0) else { return };
+        let mut buf = Some(Buf::alloc(PING_BYTES).await);
+        while !self.stopping.is_set() {
+            let asked = peristyle_rt::now();
+            let room = match buf.take() {
+                Some(buf) => buf,
+                None => Buf::alloc(PING_BYTES).await,
+            };
+            let answer = timeout(LIMIT, ping(&link, room)).await;
+            match answer {
+                Some(Ok(reports)) => heard(&devices, peer.node, &reports),
+                _ => silent(&devices, peer.node),
+            }
+            let pause = PERIOD.saturating_sub(peristyle_rt::now().since(asked));
+            peristyle_rt::sleep(pause).await;
+        }
+    }
+
+    /// While a device is bad, has its node read from it until it answers, quickly and several times in a row.
+    async fn watch_device(self: Rc<Self>, id: DeviceId, devices: DeviceTable) {
+        let Some(device) = devices.get(id) else { return };
+        let mut good = 0;
+        while !self.stopping.is_set() {
+            peristyle_rt::sleep(PROBE_PERIOD).await;
+            if !device.is_bad() || !device.is_served() {
+                good = 0;
+                continue;
+            }
+            let answered = timeout(PROBE_LIMIT, self.probe(device)).await == Some(true);
+            good = if answered && !device.is_reported_bad() { good + 1 } else { 0 };
+            if answered {
+                devices.set_back(id);
+            }
+            if good >= GOOD {
+                good = 0;
+                devices.set_good(id);
+            }
+        }
+    }
+
+    /// A device was late. When it does not answer now either, nobody reads from it until it does.
+    pub(crate) async fn check(self: Rc<Self>, id: DeviceId, devices: DeviceTable) {
+        let Some(device) = devices.get(id) else { return };
+        if timeout(CHECK_LIMIT, self.probe(device)).await != Some(true) {
+            devices.set_bad(id, false);
+            devices.set_away(id);
+        }
+        device.clear_suspicion();
+    }
+}
+
+async fn ping(link: &Link, into: Buf) -> Result<Vec<DeviceReport>, ()> {
+    let request = Request::Ping { bytes: into.len() as u32 };
+    match link.call(&request, With { payload: None, into: Some(into) }).await {
+        (Ok(Answer::Pong), Some(buf)) => read_devices(&buf).map_err(drop),
+        _ => Err(()),
+    }
+}
+
+fn of_node(devices: &DeviceTable, node: NodeId) -> impl Iterator<Item = &SharedDevice> {
+    devices.all().filter(move |d| matches!(d.home, Home::Peer(n) if n == node))
+}
+
+/// The node has told how its devices are. What it does not tell of is not there.
+fn heard(devices: &DeviceTable, node: NodeId, reports: &[DeviceReport]) {
+    for device in of_node(devices, node) {
+        let report = reports.iter().find(|r| r.device == device.id);
+        let Some(report) = report.filter(|r| r.state != PeerDeviceState::Closed) else {
+            device.set_closed();
+            continue;
+        };
+        device.set_peer_reactor(report.reactor);
+        device.set_usage(report.slots_total, report.slots_used, (report.slots_reserved, report.slots_kept));
+        let bad = report.state != PeerDeviceState::Healthy;
+        device.set_reported_bad(bad);
+        if bad {
+            devices.set_bad(device.id, report.state == PeerDeviceState::Failed);
+        }
+        device.set_open();
+    }
+}
+
+fn silent(devices: &DeviceTable, node: NodeId) {
+    for device in of_node(devices, node).filter(|d| d.is_open()) {
+        devices.set_bad(device.id, true);
+        devices.set_away(device.id);
+    }
+}
