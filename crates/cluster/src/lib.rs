@@ -8,6 +8,7 @@ mod balance;
 mod bytes;
 mod codec;
 mod column;
+pub mod lease;
 pub mod peer;
 mod place;
 mod pool;

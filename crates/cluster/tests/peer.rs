@@ -1,9 +1,11 @@
 //! The peer protocol: golden bytes, conversations in any segments, credits, versions, and what is refused.
 
 use peristyle_base::*;
+use peristyle_cluster::lease::Claimed;
 use peristyle_cluster::peer::*;
 use peristyle_cluster::{ColumnFault, ListedSlot, SlotState};
 use proptest::prelude::*;
+use std::time::Duration;
 
 macro_rules! golden {
     ($name:literal) => {
@@ -70,6 +72,9 @@ fn asked(server: &mut Server, bytes: &[u8]) -> (Ticket, Request<'static>, u32) {
         Request::RowCrcs { at } => Request::RowCrcs { at },
         Request::Ping { bytes } => Request::Ping { bytes },
         Request::Probe { device } => Request::Probe { device },
+        Request::Claim { shard, epoch } => Request::Claim { shard, epoch },
+        Request::Renew { shards } => Request::Renew { shards },
+        Request::Release { shard, epoch } => Request::Release { shard, epoch },
     };
     server.taken();
     (ticket, request, payload)
@@ -99,6 +104,9 @@ fn every_message_of_version_1_has_its_golden_bytes_both_ways() {
         golden!("row-crcs"),
         golden!("ping"),
         golden!("probe"),
+        golden!("claim"),
+        golden!("renew"),
+        golden!("release"),
     ];
     let mut tickets = Vec::new();
     for (request, bytes) in fuzz::examples().iter().zip(&requests) {
@@ -144,6 +152,8 @@ fn every_message_of_version_1_has_its_golden_bytes_both_ways() {
         (6, Answer::Listed { next: None }, golden!("answer-list"), list.to_vec()),
         (7, Answer::RowCrcs(vec![1, 2]), golden!("answer-row-crcs"), Vec::new()),
         (8, Answer::Pong, golden!("answer-ping"), devices.to_vec()),
+        (10, Answer::Claimed(Claimed::Wait(Duration::from_millis(506))), golden!("answer-wait"), Vec::new()),
+        (11, Answer::Renewed(vec![true, false]), golden!("answer-renewed"), Vec::new()),
     ];
     let mut tickets: Vec<_> = tickets.into_iter().map(Some).collect();
     for (of, answer, bytes, payload) in answers {
@@ -370,6 +380,8 @@ fn fields_that_cannot_be_are_named() {
         (altered(golden!("seal"), 78, &[0]), Violation::Length),
         (altered(golden!("seal"), 84, &[3]), Violation::Field("holes")),
         (altered(golden!("seal"), 86, &[0]), Violation::Field("holes")),
+        (altered(golden!("renew"), 16, &[1, 1]), Violation::Field("shards")),
+        (altered(golden!("renew"), 16, &[3]), Violation::Length),
         (altered(golden!("list"), 40, &[1, 0, 0]), Violation::Field("bytes")),
     ] {
         let (_, mut server) = pair(offer().credits);
@@ -462,7 +474,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_either_end_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), which in 0usize..10, at in 0usize..400) {
+    fn no_bytes_make_either_end_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), which in 0usize..13, at in 0usize..400) {
         fuzz::server(&bytes);
         fuzz::client(&bytes);
         let (asked, told) = fuzz::seeds();

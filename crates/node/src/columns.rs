@@ -11,7 +11,7 @@ use peristyle_base::{
 };
 use peristyle_cluster::DeviceView;
 use peristyle_column::{AllocClass, Allocate, ColumnError, RowRange, Seal, Server, SlotState};
-use peristyle_rt::{Buf, Duration, IoVec, View, join_all, timeout};
+use peristyle_rt::{Buf, Duration, IoVec, ReactorId, View, join_all, timeout};
 use peristyle_shard as shard;
 use peristyle_shard::{ColumnFault, Columns, Fate, ListedSlot, WriteClass};
 use std::cell::RefCell;
@@ -32,12 +32,14 @@ pub struct NodeColumns {
     rebuild_after: Duration,
     bus: Rc<NodeBus>,
     peers: Rc<Peers>,
+    /// Nobody else can own the shards.
+    is_alone: bool,
 }
 
 impl NodeColumns {
     /// Of a node that knows no other.
     pub fn new(devices: DeviceTable, rebuild_after: Duration, bus: Rc<NodeBus>) -> NodeColumns {
-        NodeColumns::with_peers(devices, rebuild_after, bus, Peers::none())
+        NodeColumns::with_peers(devices, rebuild_after, bus, Peers::none(), true)
     }
 
     pub(crate) fn with_peers(
@@ -45,9 +47,10 @@ impl NodeColumns {
         rebuild_after: Duration,
         bus: Rc<NodeBus>,
         peers: Rc<Peers>,
+        is_alone: bool,
     ) -> NodeColumns {
         let latencies = RefCell::new(devices.all().map(|d| (d.id, RecentP99::default())).collect());
-        NodeColumns { devices, servers: RefCell::default(), latencies, rebuild_after, bus, peers }
+        NodeColumns { devices, servers: RefCell::default(), latencies, rebuild_after, bus, peers, is_alone }
     }
     /// Takes note of a device that came while the node runs.
     pub fn know(&self, device: DeviceId) {
@@ -351,6 +354,10 @@ impl Columns for NodeColumns {
     async fn list(&self, shard: ShardId) -> Vec<(DeviceId, Result<Vec<ListedSlot>, ColumnFault>)> {
         // What was given up is gone for good, not away.
         let lists = self.devices.all().filter(|d| d.wish().serves()).map(|d| async move {
+            // A node that is silent is not waited for: it has been, by its pings.
+            if matches!(d.home, Home::Peer(_)) && self.devices.is_away(d.id) {
+                return (d.id, Err(ColumnFault::Device));
+            }
             let list = timeout(LIST_LIMIT, self.list_device(d.id, shard)).await;
             (d.id, list.unwrap_or(Err(ColumnFault::Device)))
         });
@@ -396,6 +403,17 @@ impl Columns for NodeColumns {
                 peristyle_rt::spawn(self.peers.clone().check(device, self.devices.clone()))
             }
         };
+    }
+
+    async fn claim(&self, shard: ShardId, epoch: Epoch) -> bool {
+        match self.bus.me() {
+            _ if self.is_alone => true,
+            ReactorId(0) => self.peers.claim(shard, epoch).await,
+            _ => matches!(
+                self.bus.call(ReactorId(0), Request::Claim { shard, epoch }).await,
+                Reply::Done(true)
+            ),
+        }
     }
 
     fn append_p99_ns(&self, device: DeviceId) -> u64 {

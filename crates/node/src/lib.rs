@@ -8,6 +8,7 @@ pub mod devices;
 pub mod message;
 pub mod nbd;
 mod opening;
+mod owning;
 pub mod peer;
 mod probe;
 pub mod qos;

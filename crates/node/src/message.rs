@@ -25,6 +25,12 @@ pub enum Request {
     Check { device: DeviceId },
     /// To the reactor that is to serve a device which is new: it opens it.
     Open(Box<crate::DeviceConfig>),
+    /// To the first reactor: a majority of the cluster's nodes is to take this one for the shard's owner.
+    Claim { shard: ShardId, epoch: Epoch },
+    /// To the first reactor: the shard is not served here any more.
+    Release { shard: ShardId },
+    /// To the reactor that is to own the shard, if another node does not; or that is to stop.
+    Own { shard: ShardId, own: bool },
     /// To the home reactor of the target: connections and admin commands.
     Target(crate::target::HomeRequest),
 }

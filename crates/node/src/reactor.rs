@@ -6,7 +6,7 @@ use crate::columns::NodeColumns;
 use crate::devices::{DeviceTable, Home, SharedDevice, Wish};
 use crate::message::{NodeBus, Reply, Request};
 use crate::opening::OPEN_LIMIT;
-use crate::peer::{Peers, PeersConfig};
+use crate::peer::{LeaseTable, Peers, PeersConfig};
 use crate::probe;
 use crate::stats::{FrontStats, IoTotals, ReactorStats, VolumeStats};
 use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
@@ -17,16 +17,13 @@ use peristyle_rt::mesh::PortSeed;
 use peristyle_rt::{DeviceSpec, Duration, Fault, IoError, NetError, ReactorId, View};
 use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Messages between two reactors at most; a full ring makes the sender wait.
 const MESH_CAPACITY: usize = 1024;
-/// Pause between attempts to take a shard up.
-const RETRY_PERIOD: Duration = Duration::from_millis(200);
-
 /// One device of the node.
 #[derive(Clone, Debug)]
 pub struct DeviceConfig {
@@ -70,8 +67,9 @@ pub struct NodeConfig {
     pub peer_devices: Vec<PeerDevice>,
     /// Shards of this node and the reactor that owns each.
     pub shards: Vec<(ShardId, ReactorId)>,
-    /// Shards that other nodes own: this node's devices keep slots back for them as well.
-    pub peer_shards: Vec<ShardId>,
+    /// Shards that other nodes own, and the reactor here that would own each: this node's devices keep slots back for them as
+    /// well.
+    pub peer_shards: Vec<(ShardId, ReactorId)>,
     pub shard: ShardConfig,
     /// A device that has not served for so long is rebuilt on the others.
     pub rebuild_after: Duration,
@@ -82,7 +80,10 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// All shards that have columns on this node's devices.
     pub(crate) fn pool_shards(&self) -> Vec<ShardId> {
-        self.shards.iter().map(|s| s.0).chain(self.peer_shards.iter().copied()).collect()
+        self.all_shards().map(|s| s.0).collect()
+    }
+    fn all_shards(&self) -> impl Iterator<Item = (ShardId, ReactorId)> {
+        self.shards.iter().chain(&self.peer_shards).copied()
     }
 }
 
@@ -92,8 +93,9 @@ pub struct NodeSeed<S> {
     devices: DeviceTable,
     port: PortSeed<Message<Request, Reply>>,
     store: S,
-    /// Drawn by the first reactor: what others know this process by.
+    /// Drawn by the first reactor that comes: what others know this process by.
     boot: Arc<AtomicU64>,
+    leases: LeaseTable,
     devices_open: Arc<AtomicUsize>,
     shards_ready: Arc<AtomicUsize>,
 }
@@ -105,6 +107,10 @@ pub fn seeds<S: Clone>(config: &NodeConfig, reactors: usize, store: &S) -> Vec<N
     let elsewhere = elsewhere.map(|d| SharedDevice::of_peer(d.id, d.domain, d.node).wishing(d.wish));
     let devices = DeviceTable::new(here.chain(elsewhere).collect());
     let boot = Arc::new(AtomicU64::new(0));
+    let leases = match config.peers.peers.is_empty() {
+        true => LeaseTable::alone(),
+        false => LeaseTable::of(config.all_shards().map(|s| s.0)),
+    };
     let (devices_open, shards_ready) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     peristyle_rt::mesh(reactors, MESH_CAPACITY)
         .into_iter()
@@ -114,6 +120,7 @@ pub fn seeds<S: Clone>(config: &NodeConfig, reactors: usize, store: &S) -> Vec<N
             port,
             store: store.clone(),
             boot: boot.clone(),
+            leases: leases.clone(),
             devices_open: devices_open.clone(),
             shards_ready: shards_ready.clone(),
         })
@@ -128,25 +135,28 @@ pub enum ShardPhase {
     Stopped(StopReason),
 }
 
-type NodeShard<S> = Rc<Shard<NodeColumns, S>>;
+pub(crate) type NodeShard<S> = Rc<Shard<NodeColumns, S>>;
 
 /// One reactor of a node.
 pub struct Node<S: ShardStore + Clone + 'static> {
-    config: NodeConfig,
-    bus: Rc<NodeBus>,
-    columns: Rc<NodeColumns>,
-    peers: Rc<Peers>,
-    store: Rc<S>,
-    shards: RefCell<BTreeMap<ShardId, NodeShard<S>>>,
-    phases: RefCell<BTreeMap<ShardId, ShardPhase>>,
+    pub(crate) config: NodeConfig,
+    pub(crate) bus: Rc<NodeBus>,
+    pub(crate) columns: Rc<NodeColumns>,
+    pub(crate) peers: Rc<Peers>,
+    pub(crate) leases: LeaseTable,
+    pub(crate) store: Rc<S>,
+    pub(crate) shards: RefCell<BTreeMap<ShardId, NodeShard<S>>>,
+    /// Shards that this reactor owns, or is taking up.
+    pub(crate) owned: RefCell<BTreeSet<ShardId>>,
+    pub(crate) phases: RefCell<BTreeMap<ShardId, ShardPhase>>,
     pub(crate) open_errors: RefCell<Vec<(DeviceId, DeviceOpenError)>>,
     /// Devices of this reactor: those of the configuration, and those that came later.
     pub(crate) my_devices: RefCell<Vec<DeviceConfig>>,
     /// Why this reactor does not serve other nodes.
     peer_error: Cell<Option<NetError>>,
-    stopping: Cell<bool>,
+    pub(crate) stopping: Cell<bool>,
     devices_open: Arc<AtomicUsize>,
-    shards_ready: Arc<AtomicUsize>,
+    pub(crate) shards_ready: Arc<AtomicUsize>,
     pub stats: RefCell<FrontStats>,
     pub volume_stats: RefCell<BTreeMap<u32, VolumeStats>>,
     pub nbd: crate::nbd::NbdState,
@@ -182,7 +192,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     /// Opens this reactor's devices and, once all reactors have theirs, takes its shards up. Returns when they
     /// serve, or, with `wait` false, as soon as they have been started.
     pub async fn start(seed: NodeSeed<S>, wait: bool) -> Rc<Node<S>> {
-        let NodeSeed { config, devices, port, store, boot, devices_open, shards_ready } = seed;
+        let NodeSeed { config, devices, port, store, boot, leases, devices_open, shards_ready } = seed;
         let bus = Rc::new(Bus::new(port.attach()));
         // Whichever reactor comes first draws it.
         let drawn = peristyle_rt::random_u64().max(1);
@@ -191,15 +201,22 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             .map_or_else(|b| b, |_| drawn);
         let peers = Peers::new(config.node, config.cluster, boot, bus.reactors(), config.peers.clone());
         let mine = config.devices.iter().filter(|d| d.home == bus.me()).cloned().collect();
-        let columns =
-            Rc::new(NodeColumns::with_peers(devices, config.rebuild_after, bus.clone(), peers.clone()));
+        let columns = Rc::new(NodeColumns::with_peers(
+            devices,
+            config.rebuild_after,
+            bus.clone(),
+            peers.clone(),
+            leases.is_alone(),
+        ));
         let node = Rc::new(Node {
             config,
             bus,
             columns,
             peers,
+            leases,
             store: Rc::new(store),
             shards: RefCell::default(),
+            owned: RefCell::default(),
             phases: RefCell::default(),
             open_errors: RefCell::default(),
             my_devices: RefCell::new(mine),
@@ -224,11 +241,13 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         node.peer_error.set(node.peers.serve(node.columns.clone(), reactor).await.err());
         if reactor == 0 {
             node.peers.watch(node.devices());
+            if !node.leases.is_alone() {
+                node.peers.start_leases(node.leases.clone());
+            }
         }
         for &(shard, home) in &node.config.shards {
             if home == node.id() {
-                node.phases.borrow_mut().insert(shard, ShardPhase::Recovering(None));
-                peristyle_rt::spawn(node.clone().take_up(shard));
+                node.own_here(shard);
             }
         }
         while wait && node.shards_ready.load(Ordering::Acquire) < node.config.shards.len() {
@@ -283,9 +302,9 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     pub fn shard(&self, id: ShardId) -> Option<NodeShard<S>> {
         self.shards.borrow().get(&id).cloned()
     }
-    /// The reactor that owns a shard.
+    /// The reactor that owns a shard, if this node does.
     pub fn home_of(&self, shard: ShardId) -> Option<ReactorId> {
-        self.config.shards.iter().find(|s| s.0 == shard).map(|s| s.1)
+        self.config.all_shards().find(|s| s.0 == shard).map(|s| s.1)
     }
     /// A volume's data, from this reactor.
     pub fn volume(self: &Rc<Self>, spec: &VolumeSpec) -> Option<Volume<S>> {
@@ -302,32 +321,6 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.get()
-    }
-
-    /// Takes a shard up, again and again until it serves: waiting, never guessing.
-    async fn take_up(self: Rc<Self>, id: ShardId) {
-        while !self.stopping.get() {
-            let result = Shard::recover(
-                id,
-                self.config.node,
-                self.config.shard.clone(),
-                self.columns.clone(),
-                self.store.clone(),
-            )
-            .await;
-            match result {
-                Ok((shard, report)) => {
-                    self.phases.borrow_mut().insert(id, ShardPhase::Serving(report));
-                    self.shards.borrow_mut().insert(id, shard);
-                    self.shards_ready.fetch_add(1, Ordering::Release);
-                    return;
-                }
-                Err(error) => {
-                    self.phases.borrow_mut().insert(id, ShardPhase::Recovering(Some(error)));
-                    peristyle_rt::sleep(RETRY_PERIOD).await;
-                }
-            }
-        }
     }
 
     async fn serve_calls(self: Rc<Self>) {
@@ -357,6 +350,16 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             }
             Request::Scrub => {
                 self.scrub_here();
+                Reply::Done(true)
+            }
+            Request::Claim { shard, epoch } => Reply::Done(self.peers.claim(shard, epoch).await),
+            Request::Release { shard } => {
+                self.peers.release(shard).await;
+                Reply::Done(true)
+            }
+            Request::Own { shard, own: true } => Reply::Done(self.own_here(shard)),
+            Request::Own { shard, own: false } => {
+                self.disown_here(shard).await;
                 Reply::Done(true)
             }
             Request::Open(config) => Reply::Opened(self.open_new(*config).await),

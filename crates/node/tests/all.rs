@@ -8,6 +8,7 @@ mod export;
 mod figures;
 mod hostile;
 mod nbd;
+mod owners;
 mod peers;
 mod repair;
 mod resize;

@@ -1,130 +1,21 @@
 //! Nodes that serve each other columns: a shard on one of them, its columns on all, over a simulated network. Nodes are
 //! killed, cut off, stopped and restarted under a host that writes and compares.
 
+use crate::common::cluster::{Cluster, PORT, boot};
 use crate::common::*;
-use peristyle_base::{NodeId, ShardId, Uuid};
-use peristyle_cluster::{DomainId, MemoryShardStore};
-use peristyle_node::{Node, NodeConfig, PeerConfig, PeerDevice, PeersConfig, Wish, seeds};
-use peristyle_rt::sim::{DiskConfig, DiskHandle, NodeHandle, World, WorldConfig};
-use peristyle_rt::{Addr, Duration, Instant, ReactorId, Stream, join_all, timeout};
-use peristyle_shard::{RepairFigures, ShardConfig};
+use peristyle_base::{ShardId, Uuid};
+use peristyle_cluster::MemoryShardStore;
+use peristyle_node::{Node, NodeConfig, seeds};
+use peristyle_rt::sim::{DiskHandle, NodeHandle};
+use peristyle_rt::{Addr, Duration, Instant, Stream, join_all, timeout};
+use peristyle_shard::RepairFigures;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-const PORT: u16 = 7400;
 const PIECES: u64 = 64;
 /// Each write, and each read, of the host.
 const PIECE: usize = 16 << 10;
-
-/// The first node owns the shard and exports the volume; the others have devices only.
-struct Cluster {
-    world: World,
-    machines: Vec<NodeHandle>,
-    configs: Vec<NodeConfig>,
-    disks: Vec<DiskHandle>,
-    store: MemoryShardStore,
-    reactors: usize,
-}
-
-impl Cluster {
-    /// One device per node, each a failure domain.
-    fn new(seed: u64, scheme: &str, nodes: usize, reactors: usize) -> Cluster {
-        let world = World::new(WorldConfig::new(seed));
-        let ip = |i: usize| [10, 0, 0, i as u8 + 1];
-        let addr = |i: usize| SocketAddr::from((ip(i), PORT));
-        let machines: Vec<_> = (0..nodes).map(|i| world.handle().add_node(ip(i).into())).collect();
-        let disks: Vec<_> =
-            machines.iter().map(|m| m.add_disk("d", 512 * MIB, DiskConfig::default())).collect();
-        let shard = ShardConfig::new(scheme.parse().unwrap());
-        let configs = (0..nodes).map(|i| {
-            let mut config = node_config([disks[i].spec()], reactors, shard.clone());
-            config.node = NodeId(i as u32 + 1);
-            config.devices[0].id = device_id(i);
-            config.devices[0].domain = DomainId(i as u32);
-            // Not the reactor of the shard, where there are several.
-            config.devices[0].home = ReactorId((i % reactors) as u16);
-            config.rebuild_after = Duration::from_secs(5);
-            let others = (0..nodes).filter(|&j| j != i);
-            let peers = others.clone().map(|j| PeerConfig { node: NodeId(j as u32 + 1), addr: addr(j) });
-            config.peers = PeersConfig { listen: Some(addr(i)), peers: peers.collect() };
-            if i == 0 {
-                config.peer_devices = others.map(peer_device).collect();
-            } else {
-                config.peer_shards = config.shards.drain(..).map(|s| s.0).collect();
-            }
-            config
-        });
-        let configs: Vec<_> = configs.collect();
-        for (machine, config) in machines.iter().zip(&configs) {
-            run_story(&world, machine, vec![config.clone()], format);
-            machine.kill();
-        }
-        Cluster { world, machines, configs, disks, store: MemoryShardStore::default(), reactors }
-    }
-
-    /// Boots a node that has devices only.
-    fn boot(&self, i: usize) {
-        boot(&self.machines[i], &self.configs[i], self.reactors, &self.store);
-    }
-
-    /// Boots all nodes and runs `story` on the owner with a volume of 64 MiB.
-    fn run<F, Fut>(&self, story: F)
-    where
-        F: Fn(TestNode, TestVolume) -> Fut + Clone + 'static,
-        Fut: Future<Output = ()> + 'static,
-    {
-        let others = (1..self.machines.len()).filter(|&i| !self.machines[i].is_running());
-        others.for_each(|i| self.boot(i));
-        let done = Rc::new(Cell::new(false));
-        let flag = done.clone();
-        self.machines[0].start(seeds(&self.configs[0], self.reactors, &self.store), move |seed| {
-            let (story, flag) = (story.clone(), flag.clone());
-            async move {
-                let node = Node::start(seed, true).await;
-                if node.id() == ReactorId(0) {
-                    let volume = node.volume(&spec()).unwrap();
-                    volume.ensure_layer(64 * MIB / BLOCK).await.unwrap();
-                    story(node.clone(), volume).await;
-                    flag.set(true);
-                }
-                peristyle_rt::shutdown_requested().await;
-            }
-        });
-        let ended = self.world.handle().run_until(|| done.get(), Duration::from_secs(900));
-        assert!(ended, "the story did not end");
-    }
-
-    /// What happens to node `i` from within a story.
-    fn fate_of(&self, i: usize) -> Fate {
-        let (machine, config) = (self.machines[i].clone(), self.configs[i].clone());
-        Fate {
-            machine,
-            owner: self.machines[0].clone(),
-            config,
-            reactors: self.reactors,
-            store: self.store.clone(),
-        }
-    }
-}
-
-fn peer_device(i: usize) -> PeerDevice {
-    PeerDevice {
-        id: device_id(i),
-        node: NodeId(i as u32 + 1),
-        domain: DomainId(i as u32),
-        wish: Wish::Active,
-    }
-}
-
-fn boot(machine: &NodeHandle, config: &NodeConfig, reactors: usize, store: &MemoryShardStore) {
-    machine.start(seeds(config, reactors, store), |seed| async move {
-        let node = Node::start(seed, true).await;
-        assert_eq!(node.peer_error(), None);
-        peristyle_rt::shutdown_requested().await;
-        node.stop();
-    });
-}
 
 #[derive(Clone)]
 struct Fate {
@@ -136,6 +27,17 @@ struct Fate {
 }
 
 impl Fate {
+    /// What happens to node `i` from within a story.
+    fn of(cluster: &Cluster, i: usize) -> Fate {
+        let (machine, config) = (cluster.machines[i].clone(), cluster.configs[i].clone());
+        Fate {
+            machine,
+            owner: cluster.machines[0].clone(),
+            config,
+            reactors: cluster.reactors,
+            store: cluster.store.clone(),
+        }
+    }
     fn kill(&self) {
         self.machine.kill();
     }
@@ -234,7 +136,7 @@ fn a_shard_writes_and_reads_columns_of_other_nodes_and_they_outlive_every_proces
 #[test]
 fn up_to_m_nodes_are_killed_at_a_time_and_no_command_fails() {
     let cluster = Cluster::new(11, "4+2", 7, 1);
-    let fates: Vec<_> = (0..7).map(|i| cluster.fate_of(i)).collect();
+    let fates: Vec<_> = (0..7).map(|i| Fate::of(&cluster, i)).collect();
     cluster.run(move |node, volume| {
         let fates = fates.clone();
         async move {
@@ -260,7 +162,7 @@ fn up_to_m_nodes_are_killed_at_a_time_and_no_command_fails() {
 #[test]
 fn a_node_that_does_not_come_back_is_rebuilt_on_the_others_and_its_return_does_no_harm() {
     let cluster = Cluster::new(12, "2+1", 5, 1);
-    let fate = cluster.fate_of(3);
+    let fate = Fate::of(&cluster, 3);
     cluster.run(move |node, volume| {
         let fate = fate.clone();
         async move {
@@ -282,7 +184,7 @@ fn a_node_that_does_not_come_back_is_rebuilt_on_the_others_and_its_return_does_n
 #[test]
 fn nodes_that_are_cut_off_or_not_heard_cost_a_moment_and_nothing_is_lost() {
     let cluster = Cluster::new(13, "2+2", 5, 1);
-    let fates: Vec<_> = (0..5).map(|i| cluster.fate_of(i)).collect();
+    let fates: Vec<_> = (0..5).map(|i| Fate::of(&cluster, i)).collect();
     cluster.run(move |node, volume| {
         let fates = fates.clone();
         async move {
@@ -307,7 +209,7 @@ fn nodes_that_are_cut_off_or_not_heard_cost_a_moment_and_nothing_is_lost() {
 #[test]
 fn every_node_restarts_in_turn_faster_than_anybody_looks_and_every_extent_can_still_be_sealed() {
     let cluster = Cluster::new(14, "2+1", 4, 1);
-    let fates: Vec<_> = (0..4).map(|i| cluster.fate_of(i)).collect();
+    let fates: Vec<_> = (0..4).map(|i| Fate::of(&cluster, i)).collect();
     cluster.run(move |node, volume| {
         let fates = fates.clone();
         async move {

@@ -152,6 +152,12 @@ pub trait Columns: 'static {
     /// What becomes of each device of the pool. One that is not named is gone for good.
     fn fates(&self, out: &mut Vec<(DeviceId, Fate)>);
 
+    /// The shard's epoch has been raised in the control store: returns true when a majority of the cluster's nodes has taken this node
+    /// for its owner, and the lease holds; false when that does not come about. At once where nobody else could own it.
+    fn claim(&self, _shard: ShardId, _epoch: Epoch) -> impl Future<Output = bool> {
+        async { true }
+    }
+
     /// Placement should avoid the device for a while: it failed or stalled.
     fn report_bad(&self, device: DeviceId, fault: Option<ColumnFault>);
 

@@ -69,6 +69,8 @@ impl core::error::Error for ResizeError {}
 pub enum StopReason {
     /// A higher epoch owns the shard.
     Fenced,
+    /// The lease has run out, or a majority has taken another owner.
+    LeaseLost,
     /// The program asked for it.
     Shutdown,
 }

@@ -150,11 +150,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         count: usize,
         gather: &mut Gather,
     ) -> Result<Option<Away>, ShardError> {
+        let now = peristyle_rt::now();
+        if !self.may_read(now) {
+            return Err(ShardError::Stopped);
+        }
         let state = &mut *self.state.borrow_mut();
         if state.stopped.is_some() {
             return Err(ShardError::Stopped);
         }
-        let now = peristyle_rt::now();
         state.stats.lookup.enter(now);
         gather.pieces.clear();
         gather.crcs.clear();

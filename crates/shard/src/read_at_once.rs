@@ -31,6 +31,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         bytes: u64,
         started: Instant,
     ) -> Option<(View, Instant)> {
+        if !self.may_read(started) {
+            return None;
+        }
         if offset % BLOCK != 0 || bytes % BLOCK != 0 || bytes > BLOCKS_MAX as u64 * BLOCK {
             return None;
         }

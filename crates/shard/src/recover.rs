@@ -42,6 +42,8 @@ pub enum RecoverError {
     TailNotAppended { seq: Seq },
     /// Another owner fenced this one meanwhile.
     Fenced,
+    /// No majority of the cluster's nodes takes this node for the owner.
+    NotAccepted,
 }
 
 impl core::fmt::Display for RecoverError {
@@ -63,6 +65,9 @@ impl core::fmt::Display for RecoverError {
                 write!(f, "frame {seq} cannot be appended while too few devices answer")
             }
             RecoverError::NoSpace => f.write_str("no extent can be opened for the log's tail"),
+            RecoverError::NotAccepted => {
+                f.write_str("no majority of the cluster's nodes takes this one for the shard's owner")
+            }
             RecoverError::Fenced => f.write_str("another owner took the shard"),
         }
     }
@@ -110,6 +115,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     async fn run_recovery(self: Rc<Self>) -> Result<RecoveryReport, RecoverError> {
         let record = self.raise_epoch().await?;
+        if !self.columns.claim(self.id, record.epoch).await {
+            return Err(RecoverError::NotAccepted);
+        }
         let Rebuilt { replay, scans, kept, absent, report } = self.rebuild(&record).await?;
         if let Some(extent) = absent.filter(|_| self.may_come_back()) {
             return Err(RecoverError::ExtentAway { extent });

@@ -24,6 +24,7 @@ use crate::victims::Policy;
 use crate::volume::Locks;
 use crate::watch::Reads;
 use peristyle_base::{DeviceId, Epoch, ExtentId, Instant, NodeId, RowIndex, Scheme, Seq, ShardId};
+use peristyle_cluster::lease::Lease;
 use peristyle_cluster::{Placer, ShardRecord, ShardStore, TooFewPolicy, Version};
 use peristyle_ec::Code;
 use peristyle_rt::sync::{Notify, Semaphore};
@@ -68,6 +69,8 @@ pub struct ShardConfig {
     pub scrub_period: Duration,
     /// How collection chooses its victims.
     pub collection: Policy,
+    /// Reads are served as long as it holds (invariant 7, Lease before read).
+    pub lease: Lease,
 }
 
 impl ShardConfig {
@@ -90,6 +93,7 @@ impl ShardConfig {
             background: Pace::new(512 << 20),
             scrub_period: Duration::from_secs(14 * 24 * 3600),
             collection: Policy::default(),
+            lease: Lease::for_ever(),
         }
     }
 }
@@ -391,6 +395,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
     pub fn stopped(&self) -> Option<StopReason> {
         self.state.borrow().stopped
+    }
+
+    /// The lease holds; else the shard stops.
+    pub(crate) fn may_read(&self, now: Instant) -> bool {
+        let holds = self.config.lease.holds(now);
+        if !holds {
+            self.stop(StopReason::LeaseLost);
+        }
+        holds
     }
 
     /// Stops serving: commands that wait fail with [`ShardError::Stopped`]. What was acknowledged is durable.

@@ -1,10 +1,11 @@
 //! Entries for fuzzers: bytes of the other end.
 
 use super::*;
+use crate::lease::Claimed;
 use peristyle_base::{NodeId, RowIndex, ShardId, SlotIndex, Uuid, crc32c};
 
 fn offer() -> Welcome {
-    let credits = Credits { requests: 4, bytes: 64 << 10 };
+    let credits = Credits { requests: 8, bytes: 64 << 10 };
     Welcome { version: VERSION, node: NodeId(2), boot: 7, reactors: 1, credits }
 }
 
@@ -103,8 +104,10 @@ pub fn client(input: &[u8]) {
         Request::List { device: Uuid([1; 16]), shard: ShardId(0), from: SlotIndex(0), bytes: 4096 },
         Request::RowCrcs { at: Target::default() },
         Request::Ping { bytes: 4096 },
+        Request::Claim { shard: ShardId(0), epoch: peristyle_base::Epoch(1) },
+        Request::Renew { shards: vec![(ShardId(0), peristyle_base::Epoch(1))] },
     ] {
-        client.begin(&request, Payload::NONE, &mut out).expect("it may ask four times");
+        client.begin(&request, Payload::NONE, &mut out).expect("it may ask eight times");
     }
     let mut rest = &bytes[..];
     loop {
@@ -141,7 +144,7 @@ pub fn seeds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         let payload = vec![7; if let Request::Append { crcs, .. } = request { crcs.len() * 1024 } else { 0 }];
         let crc = if payload.is_empty() { 0 } else { crc32c(&payload) };
         let n =
-            wire::request(number as u32 & 3, request, Payload { bytes: payload.len() as u32, crc }, &mut out);
+            wire::request(number as u32 & 7, request, Payload { bytes: payload.len() as u32, crc }, &mut out);
         let mut one = hello.clone();
         one.extend(&out[..n]);
         one.extend(&payload);
@@ -153,6 +156,8 @@ pub fn seeds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         (wire::kind::LIST, 0x1_0001, Answer::Listed { next: None }, LIST_ENTRY_BYTES as u32),
         (wire::kind::ROW_CRCS, 0x1_0002, Answer::RowCrcs(vec![1, 2, 3]), 0),
         (wire::kind::PING, 0x1_0003, Answer::Pong, DEVICE_ENTRY_BYTES as u32),
+        (wire::kind::CLAIM, 0x1_0004, Answer::Claimed(Claimed::Stale(peristyle_base::Epoch(7))), 0),
+        (wire::kind::RENEW, 0x1_0005, Answer::Renewed(vec![true, false]), 0),
         (wire::kind::READ, 0x1_0000, Answer::Failed(crate::ColumnFault::Missing), 0),
     ] {
         let n = wire::answer(of, number, &answer, Payload { bytes: payload, crc: 0 }, &mut out);
@@ -188,5 +193,8 @@ pub fn examples() -> Vec<Request<'static>> {
         Request::RowCrcs { at },
         Request::Ping { bytes: 4096 },
         Request::Probe { device: place.device },
+        Request::Claim { shard: ShardId(3), epoch: Epoch(9) },
+        Request::Renew { shards: vec![(ShardId(3), Epoch(9)), (ShardId(4), Epoch(1))] },
+        Request::Release { shard: ShardId(3), epoch: Epoch(9) },
     ]
 }

@@ -1,6 +1,7 @@
 //! What nodes say to each other.
 
 use crate::column::{AllocClass, ColumnFault, WriteClass};
+use crate::lease::Claimed;
 use peristyle_base::{ColumnName, ColumnPlace, DeviceId, Epoch, NodeId, RowIndex, Scheme};
 use peristyle_base::{ShardId, SlotIndex, Uuid};
 
@@ -128,6 +129,20 @@ pub enum Request<'a> {
     Probe {
         device: DeviceId,
     },
+    /// The node that asks has taken the shard under the epoch in the control store, and wants to be taken for its owner.
+    Claim {
+        shard: ShardId,
+        epoch: Epoch,
+    },
+    /// The node that asks renews its leases, of [`super::RENEWALS_MAX`] shards at most.
+    Renew {
+        shards: Vec<(ShardId, Epoch)>,
+    },
+    /// The node that asks has stopped serving the shard.
+    Release {
+        shard: ShardId,
+        epoch: Epoch,
+    },
 }
 
 impl Request<'_> {
@@ -145,7 +160,7 @@ impl Request<'_> {
 pub enum Answer {
     /// It was not done.
     Failed(ColumnFault),
-    /// Append, fence, seal, free, probe.
+    /// Append, fence, seal, free, probe, release.
     Done,
     /// Allocate.
     Slot(SlotIndex),
@@ -158,6 +173,9 @@ pub enum Answer {
     RowCrcs(Vec<u32>),
     /// Ping.
     Pong,
+    Claimed(Claimed),
+    /// Renew. In the order of the shards: whether the lease was granted.
+    Renewed(Vec<bool>),
 }
 
 /// One device of a node, as a Ping's answer tells of it.

@@ -40,6 +40,8 @@ pub const HEAD_BYTES_MAX: usize = 4096;
 pub const PAYLOAD_BYTES_MAX: u32 = COLUMN_BYTES as u32;
 /// Rows of an Append: with their checksums they fit into 2 MiB.
 pub const APPEND_ROWS_MAX: u16 = COLUMN_ROWS - 1;
+/// Shards of one Renew.
+pub const RENEWALS_MAX: usize = 256;
 /// Requests in flight on one connection at most, whatever a server offers.
 pub const REQUESTS_MAX: u16 = 1024;
 

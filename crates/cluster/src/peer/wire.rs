@@ -1,9 +1,13 @@
 //! The bytes of heads and of what lists are made of (`docs/peer-protocol.md`). Little-endian.
 
 use super::message::*;
-use super::{APPEND_ROWS_MAX, HEAD_BYTES_MAX, PAYLOAD_BYTES_MAX, Payload, REQUESTS_MAX, Violation};
+use super::{
+    APPEND_ROWS_MAX, HEAD_BYTES_MAX, PAYLOAD_BYTES_MAX, Payload, RENEWALS_MAX, REQUESTS_MAX, Violation,
+};
 use crate::bytes::{Reader, Short};
 use crate::column::{AllocClass, ColumnFault, ListedSlot, SlotState, WriteClass};
+use crate::lease::Claimed;
+use core::time::Duration;
 use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ColumnIndex, ColumnName, ColumnPlace, DeviceId, Epoch};
 use peristyle_base::{ExtentId, NodeId, Nonce, RowIndex, Scheme, ShardId, SlotIndex, Uuid, crc32c};
 
@@ -34,6 +38,9 @@ pub(super) mod kind {
     pub const ROW_CRCS: u8 = 0x17;
     pub const PING: u8 = 0x18;
     pub const PROBE: u8 = 0x19;
+    pub const CLAIM: u8 = 0x1a;
+    pub const RENEW: u8 = 0x1b;
+    pub const RELEASE: u8 = 0x1c;
 }
 
 impl From<Short> for Violation {
@@ -182,6 +189,10 @@ pub(super) fn request(number: u32, request: &Request<'_>, payload: Payload, out:
         }
         Request::Ping { bytes } => head.u32(*bytes),
         Request::Probe { device } => head.put(&device.0),
+        Request::Claim { shard, epoch } | Request::Release { shard, epoch } => head.u32(shard.0).u64(epoch.0),
+        Request::Renew { shards } => shards
+            .iter()
+            .fold(head.u32(shards.len() as u32), |head, (shard, epoch)| head.u32(shard.0).u64(epoch.0)),
     };
     head.finish()
 }
@@ -198,6 +209,9 @@ pub(super) fn kind_of(request: &Request<'_>) -> u8 {
         Request::RowCrcs { .. } => kind::ROW_CRCS,
         Request::Ping { .. } => kind::PING,
         Request::Probe { .. } => kind::PROBE,
+        Request::Claim { .. } => kind::CLAIM,
+        Request::Renew { .. } => kind::RENEW,
+        Request::Release { .. } => kind::RELEASE,
     }
 }
 
@@ -254,6 +268,14 @@ pub(super) fn read_request<'a>(common: &Common, body: &'a [u8]) -> Result<Reques
         kind::ROW_CRCS => Request::RowCrcs { at: target(&mut r)? },
         kind::PING => Request::Ping { bytes: room(&mut r, DEVICE_ENTRY_BYTES)? },
         kind::PROBE => Request::Probe { device: Uuid(r.array()?) },
+        kind::CLAIM => Request::Claim { shard: ShardId(r.u32()?), epoch: Epoch(r.u64()?) },
+        kind::RELEASE => Request::Release { shard: ShardId(r.u32()?), epoch: Epoch(r.u64()?) },
+        kind::RENEW => {
+            let count = r.u32()? as usize;
+            field(count <= RENEWALS_MAX, "shards")?;
+            let one = |r: &mut Reader<'_>| Ok((ShardId(r.u32()?), Epoch(r.u64()?)));
+            Request::Renew { shards: (0..count).map(|_| one(&mut r)).collect::<Result<_, Short>>()? }
+        }
         other => return Err(Violation::Kind(other)),
     };
     end(&r)?;
@@ -296,6 +318,17 @@ pub(super) fn answer(of: u8, number: u32, answer: &Answer, payload: Payload, out
         Answer::Slot(slot) => head.u32(slot.0),
         Answer::Listed { next } => head.u32(next.map_or(u32::MAX, |slot| slot.0)),
         Answer::RowCrcs(crcs) => head.words(crcs),
+        Answer::Claimed(claimed) => {
+            let (outcome, wait, epoch) = match claimed {
+                Claimed::Accepted => (0, 0, 0),
+                Claimed::Wait(time) => {
+                    (1, u32::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u32::MAX), 0)
+                }
+                Claimed::Stale(epoch) => (2, 0, epoch.0),
+            };
+            head.u32(outcome).u32(wait).u64(epoch)
+        }
+        Answer::Renewed(granted) => granted.iter().fold(&mut head, |head, one| head.put(&[u8::from(*one)])),
     }
     .finish()
 }
@@ -310,7 +343,9 @@ pub(super) fn read_answer(of: u8, common: &Common, body: &[u8]) -> Result<Answer
     field(zeros == [0; 3], "spare")?;
     let answer = match (status, of) {
         (0, kind::ALLOCATE) => Answer::Slot(SlotIndex(r.u32()?)),
-        (0, kind::APPEND | kind::FENCE | kind::SEAL | kind::FREE | kind::PROBE) => Answer::Done,
+        (0, kind::APPEND | kind::FENCE | kind::SEAL | kind::FREE | kind::PROBE | kind::RELEASE) => {
+            Answer::Done
+        }
         (0, kind::READ) => Answer::Rows,
         (0, kind::LIST) => {
             let next = r.u32()?;
@@ -322,6 +357,20 @@ pub(super) fn read_answer(of: u8, common: &Common, body: &[u8]) -> Result<Answer
             Answer::RowCrcs((0..crcs).map(|_| r.u32()).collect::<Result<_, Short>>()?)
         }
         (0, kind::PING) => Answer::Pong,
+        (0, kind::CLAIM) => {
+            let (outcome, wait, epoch) = (r.u32()?, r.u32()?, Epoch(r.u64()?));
+            Answer::Claimed(match outcome {
+                0 => Claimed::Accepted,
+                1 => Claimed::Wait(Duration::from_millis(wait.into())),
+                2 => Claimed::Stale(epoch),
+                _ => return Err(Violation::Field("outcome")),
+            })
+        }
+        (0, kind::RENEW) => {
+            let granted = r.slice(r.0.len())?;
+            field(granted.len() <= RENEWALS_MAX && granted.iter().all(|one| *one <= 1), "granted")?;
+            Answer::Renewed(granted.iter().map(|one| *one == 1).collect())
+        }
         (0, other) => return Err(Violation::Kind(other)),
         (fault, _) => Answer::Failed(decode(&FAULTS, fault - 1, "status")?),
     };

@@ -2,19 +2,22 @@
 //!
 //! Each reactor has a connection of its own to each reactor of another node whose devices it uses ([`link`]), and serves the devices
 //! of its own ([`serve`]). The first reactor watches the other nodes (`watch`): how full their devices are, and whether they
-//! answer.
+//! answer. It also keeps this node's part in who owns which shard (`leases`).
 
 mod incoming;
+mod leases;
 mod link;
 mod outbox;
 mod serve;
 mod watch;
 
+pub use leases::LeaseTable;
 pub use link::LinkState;
 
 use crate::columns::NodeColumns;
 use crate::devices::{DeviceState, DeviceTable, Home, SharedDevice};
 use crate::message::{ColumnAnswer, ColumnRequest};
+use leases::Leases;
 use link::{Link, With};
 use peristyle_base::{BLOCK_BYTES, ColumnPlace, DeviceId, NodeId, ShardId, SlotIndex, Uuid};
 use peristyle_cluster::peer::{Answer, DeviceReport, Hello, PeerDeviceState, Request, Target, read_list};
@@ -52,6 +55,8 @@ pub struct Peers {
     reactors: usize,
     config: PeersConfig,
     links: RefCell<BTreeMap<(NodeId, u16), Rc<Link>>>,
+    /// On the first reactor of a node that has others.
+    leases: RefCell<Option<Rc<Leases>>>,
     stopping: Event,
 }
 
@@ -63,8 +68,8 @@ impl Peers {
         reactors: usize,
         config: PeersConfig,
     ) -> Rc<Peers> {
-        let (links, stopping) = Default::default();
-        Rc::new(Peers { me, cluster, boot, reactors, config, links, stopping })
+        let (links, leases, stopping) = Default::default();
+        Rc::new(Peers { me, cluster, boot, reactors, config, links, leases, stopping })
     }
 
     /// Of a node that is alone.

@@ -5,7 +5,7 @@ use super::outbox::Outbox;
 use super::{Peers, reports};
 use crate::columns::NodeColumns;
 use crate::message::{ColumnAnswer, ColumnRequest};
-use peristyle_base::{BLOCK_BYTES, DeviceId, ShardId, SlotIndex, crc32c};
+use peristyle_base::{BLOCK_BYTES, DeviceId, NodeId, ShardId, SlotIndex, crc32c};
 use peristyle_cluster::peer::{
     APPEND_ROWS_MAX, Answer, Asked, Credits, DEVICE_ENTRY_BYTES, Hello, Input, LIST_ENTRY_BYTES, Payload,
     Request, Server, ServerEvent, Ticket, Violation, Welcome, write_device, write_listed,
@@ -42,9 +42,18 @@ pub(super) struct Service {
 enum Work {
     Column(DeviceId, ColumnRequest),
     Read(DeviceId, ColumnRequestOfRead),
-    List { device: DeviceId, shard: ShardId, from: SlotIndex, bytes: u32 },
-    Ping { bytes: u32 },
+    List {
+        device: DeviceId,
+        shard: ShardId,
+        from: SlotIndex,
+        bytes: u32,
+    },
+    Ping {
+        bytes: u32,
+    },
     Probe(DeviceId),
+    /// Who owns what; the request is one of the leases'.
+    Lease(Request<'static>),
 }
 
 /// A read, before it has a buffer.
@@ -76,6 +85,8 @@ struct Session {
     crcs: RefCell<Vec<u8>>,
     room: Rc<Semaphore>,
     welcomed: Cell<bool>,
+    /// Who asks.
+    from: Cell<NodeId>,
 }
 
 impl Service {
@@ -121,6 +132,7 @@ impl Session {
             crcs: RefCell::new(Vec::with_capacity(4 * usize::from(APPEND_ROWS_MAX))),
             room: Semaphore::new(ANSWER_BYTES_MAX / BLOCK_BYTES),
             welcomed: Cell::new(false),
+            from: Cell::default(),
             service,
         });
         let sender = session.clone();
@@ -196,7 +208,10 @@ impl Session {
         let busy = self.service.connections.get() > CONNECTIONS_MAX;
         let taken = self.outbox.push(None, |out| Some(self.server.borrow_mut().welcome(hello, busy, out)));
         match taken {
-            Some(Ok(())) => self.welcomed.set(true),
+            Some(Ok(())) => {
+                self.from.set(hello.from);
+                self.welcomed.set(true);
+            }
             // It hears why, and closes; if it does not, its time for a Hello ends.
             Some(Err(_)) => {}
             None => return Err(Lost::Ended),
@@ -252,6 +267,10 @@ impl Session {
                 });
                 (Answer::Pong, Some(data.await), None)
             }
+            Work::Lease(request) => {
+                let answer = self.service.peers.promised(self.from.get(), &request);
+                (answer.unwrap_or(Answer::Failed(ColumnFault::Refused)), None, None)
+            }
             Work::Probe(device) => match columns.probe_here(device).await {
                 true => (Answer::Done, None, None),
                 false => (Answer::Failed(ColumnFault::Device), None, None),
@@ -284,6 +303,9 @@ fn work(request: Request<'_>) -> Work {
         Request::RowCrcs { at } => column(at, ColumnRequest::RowCrcs { slot: at.place.slot, name: at.name }),
         Request::Ping { bytes } => Work::Ping { bytes },
         Request::Probe { device } => Work::Probe(device),
+        Request::Claim { shard, epoch } => Work::Lease(Request::Claim { shard, epoch }),
+        Request::Renew { shards } => Work::Lease(Request::Renew { shards }),
+        Request::Release { shard, epoch } => Work::Lease(Request::Release { shard, epoch }),
         Request::Append { .. } => unreachable!("its rows are received first"),
     }
 }

@@ -1,6 +1,7 @@
 //! One node over simulated disks, and what every story about nodes needs.
 #![allow(dead_code)] // each test file uses a part of it
 
+pub mod cluster;
 pub mod files;
 pub mod nbd;
 

@@ -191,6 +191,13 @@ impl NodeHandle {
     pub fn stop(&self, how: Stop) {
         self.world.shared.stop(self.node, how);
     }
+    /// The process does nothing for so long, and then goes on as if no time had passed: SIGSTOP and SIGCONT. What it is sent
+    /// waits for it.
+    pub fn pause(&self, time: Duration) {
+        let mut core = self.world.shared.core.borrow_mut();
+        let until = core.now.saturating_add(time.as_nanos() as u64);
+        core.nodes[self.node as usize].paused_until = until;
+    }
     /// Asks the process to end, as SIGTERM does.
     pub fn request_shutdown(&self) {
         self.world.shared.request_shutdown(self.node);

@@ -109,6 +109,8 @@ pub(crate) struct Node {
     /// Polls of its tasks and completions of its disks so far.
     pub(crate) events: u64,
     pub(crate) stop_at: Option<(u64, Stop)>,
+    /// Its process is stopped, as by SIGSTOP, until then.
+    pub(crate) paused_until: u64,
     hosts: Vec<u32>,
 }
 
@@ -188,6 +190,7 @@ impl Core {
             dark: false,
             events: 0,
             stop_at: None,
+            paused_until: 0,
             hosts: Vec::new(),
         });
         self.nodes.len() as u32 - 1
@@ -207,6 +210,10 @@ impl Core {
             self.hosts[host as usize].timer_at = at;
             self.push_at(at, Event::Timer(host));
         }
+    }
+    /// Until when the host's process is stopped.
+    fn pause_of(&self, host: u32) -> u64 {
+        self.nodes[self.hosts[host as usize].node as usize].paused_until
     }
     fn process_is_done(&self, node: u32) -> bool {
         let node = &self.nodes[node as usize];
@@ -309,6 +316,11 @@ impl Shared {
         core.events += 1;
         core.mix(at ^ order << 40);
         match event {
+            Event::Turn(host) | Event::Timer(host) if core.pause_of(host) > at => {
+                let until = core.pause_of(host);
+                core.push_at(until, event);
+                drop(core);
+            }
             Event::Turn(host) => {
                 drop(core);
                 self.turn(host);

@@ -1,0 +1,223 @@
+//! This node's part in who owns which shard: what it has promised to others, and the leases that it holds
+//! (`cluster::lease`). All of it lives on the first reactor; other reactors see leases only.
+
+use super::link::With;
+use super::{Link, Peers};
+use peristyle_base::{Epoch, Instant, NodeId, ShardId};
+use peristyle_cluster::lease::{Claimed, Grantor, Holder, Lease, RENEW_PERIOD, majority};
+use peristyle_cluster::peer::{Answer, RENEWALS_MAX, Request};
+use peristyle_rt::{Duration, join_all, timeout};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A node that does not answer in this time is not counted, and asked again.
+const ANSWER_LIMIT: Duration = Duration::from_millis(300);
+/// Pause before a node that did not answer is asked again.
+const RETRY_PERIOD: Duration = Duration::from_millis(20);
+/// A claim that no majority has accepted by then is given up: the control store is asked again who is to own the shard.
+const CLAIM_LIMIT: Duration = Duration::from_secs(3);
+
+/// The leases of all shards that this node may own, as all its reactors see them.
+#[derive(Clone, Default)]
+pub struct LeaseTable(Option<Arc<BTreeMap<ShardId, Lease>>>);
+
+impl LeaseTable {
+    /// Nobody else can own the shards.
+    pub fn alone() -> LeaseTable {
+        LeaseTable(None)
+    }
+    pub fn of(shards: impl Iterator<Item = ShardId>) -> LeaseTable {
+        LeaseTable(Some(Arc::new(shards.map(|shard| (shard, Lease::none())).collect())))
+    }
+    /// A shard that is not known here is never served.
+    pub fn get(&self, shard: ShardId) -> Lease {
+        match &self.0 {
+            None => Lease::for_ever(),
+            Some(table) => table.get(&shard).cloned().unwrap_or_else(Lease::none),
+        }
+    }
+    pub fn is_alone(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+pub(super) struct Leases {
+    pub grantor: RefCell<Grantor>,
+    holders: RefCell<BTreeMap<ShardId, Holder>>,
+    table: LeaseTable,
+}
+
+impl Leases {
+    pub fn new(now: Instant, table: LeaseTable) -> Leases {
+        Leases { grantor: RefCell::new(Grantor::new(now)), holders: RefCell::default(), table }
+    }
+}
+
+impl Peers {
+    /// What this node says to another that wants to own a shard, or does. `None`: this is not the reactor to ask.
+    pub(super) fn promised(&self, from: NodeId, request: &Request<'_>) -> Option<Answer> {
+        let leases = self.leases.borrow();
+        let (grantor, now) = (&mut *leases.as_ref()?.grantor.borrow_mut(), peristyle_rt::now());
+        Some(match request {
+            Request::Claim { shard, epoch } => Answer::Claimed(grantor.claim(now, from, *shard, *epoch)),
+            Request::Renew { shards } => Answer::Renewed(
+                shards.iter().map(|(s, epoch)| grantor.renew(now, from, *s, *epoch)).collect(),
+            ),
+            Request::Release { shard, epoch } => {
+                grantor.give_back(now, from, *shard, *epoch);
+                Answer::Done
+            }
+            _ => return None,
+        })
+    }
+
+    /// Begins this node's part, on its first reactor.
+    pub(crate) fn start_leases(self: &Rc<Self>, table: LeaseTable) {
+        let leases = Rc::new(Leases::new(peristyle_rt::now(), table));
+        self.leases.replace(Some(leases.clone()));
+        for (number, peer) in (1..).zip(&self.config.peers) {
+            if let Some(link) = self.link(peer.node, 0) {
+                peristyle_rt::spawn(self.clone().renew_with(number, link, leases.clone()));
+            }
+        }
+        peristyle_rt::spawn(self.clone().renew_here(leases));
+    }
+
+    fn voters(&self) -> usize {
+        1 + self.config.peers.len()
+    }
+
+    /// Has a majority of the nodes take this one for the shard's owner; then the lease holds. On the first reactor.
+    pub(crate) async fn claim(&self, shard: ShardId, epoch: Epoch) -> bool {
+        let Some(leases) = self.leases.borrow().clone() else { return false };
+        let accepted = timeout(CLAIM_LIMIT, self.claim_of_all(&leases, shard, epoch)).await.flatten();
+        let Some(accepted) = accepted else { return false };
+        let lease = leases.table.get(shard);
+        lease.begin();
+        let mut holder = Holder::new(epoch, self.voters(), lease.clone());
+        // Who accepts promises as much as who renews.
+        for (node, asked) in accepted.into_iter().enumerate() {
+            asked.into_iter().for_each(|asked| holder.granted(peristyle_rt::now(), node, asked));
+        }
+        leases.holders.borrow_mut().insert(shard, holder);
+        lease.holds(peristyle_rt::now())
+    }
+
+    /// Asks everybody until a majority has accepted, or somebody knows of a later owner.
+    /// Says when each was asked that has.
+    async fn claim_of_all(
+        &self,
+        leases: &Leases,
+        shard: ShardId,
+        epoch: Epoch,
+    ) -> Option<Vec<Option<Instant>>> {
+        let mut accepted: Vec<Option<Instant>> = vec![None; self.voters()];
+        let request = Request::Claim { shard, epoch };
+        loop {
+            let now = peristyle_rt::now();
+            // Those that have accepted as well: their promise runs out while others are waited for.
+            let links = (1..).zip(&self.config.peers);
+            let links = links.filter_map(|(node, peer)| Some((node, self.link(peer.node, 0)?)));
+            let asked = links.map(|(node, link)| {
+                let request = &request;
+                async move { (node, claim_one(link, request).await) }
+            });
+            let here = leases.grantor.borrow_mut().claim(now, self.me, shard, epoch);
+            let mut answers = join_all(asked).await;
+            answers.push((0, Some(here)));
+            let mut pause = RETRY_PERIOD;
+            for (node, answer) in answers {
+                match answer {
+                    Some(Claimed::Accepted) => accepted[node] = Some(now),
+                    Some(Claimed::Stale(_)) => return None,
+                    Some(Claimed::Wait(time)) => pause = pause.min(time.max(Duration::from_millis(1))),
+                    None => {}
+                }
+            }
+            if accepted.iter().flatten().count() >= majority(accepted.len()) {
+                return Some(accepted);
+            }
+            peristyle_rt::sleep(pause).await;
+        }
+    }
+
+    /// This node does not serve the shard any more: another may at once. On the first reactor.
+    pub(crate) async fn release(&self, shard: ShardId) {
+        let Some(leases) = self.leases.borrow().clone() else { return };
+        let held = leases.holders.borrow_mut().remove(&shard);
+        let Some(mut holder) = held else { return };
+        let epoch = holder.epoch;
+        holder.end();
+        leases.grantor.borrow_mut().give_back(peristyle_rt::now(), self.me, shard, epoch);
+        let request = Request::Release { shard, epoch };
+        let links = self.config.peers.iter().filter_map(|peer| self.link(peer.node, 0));
+        let tell = links.map(|link| {
+            let request = &request;
+            async move { timeout(ANSWER_LIMIT, link.call(request, With::default())).await.map(drop) }
+        });
+        join_all(tell).await;
+    }
+
+    /// Renews what this node holds with itself, and forgets what has run out.
+    async fn renew_here(self: Rc<Self>, leases: Rc<Leases>) {
+        while !self.stopping.is_set() {
+            let now = peristyle_rt::now();
+            {
+                let mut holders = leases.holders.borrow_mut();
+                let grantor = &mut *leases.grantor.borrow_mut();
+                holders.retain(|_, holder| !holder.is_over(now));
+                for (&shard, holder) in holders.iter_mut() {
+                    match grantor.renew(now, self.me, shard, holder.epoch) {
+                        true => holder.granted(now, 0, now),
+                        false => holder.refused(),
+                    }
+                }
+            }
+            peristyle_rt::sleep(RENEW_PERIOD).await;
+        }
+    }
+
+    /// Renews what this node holds with another, number `number` of those who vote.
+    async fn renew_with(self: Rc<Self>, number: usize, link: Rc<Link>, leases: Rc<Leases>) {
+        while !self.stopping.is_set() {
+            let asked = peristyle_rt::now();
+            let shards: Vec<(ShardId, Epoch)> =
+                leases.holders.borrow().iter().map(|(&shard, holder)| (shard, holder.epoch)).collect();
+            for some in shards.chunks(RENEWALS_MAX) {
+                let asked = peristyle_rt::now();
+                let request = Request::Renew { shards: some.to_vec() };
+                let answer = timeout(ANSWER_LIMIT, link.call(&request, With::default())).await;
+                if let Some((Ok(Answer::Renewed(granted)), _)) = answer
+                    && granted.len() == some.len()
+                {
+                    leases.renewed(number, asked, some, &granted);
+                }
+            }
+            let pause = RENEW_PERIOD.saturating_sub(peristyle_rt::now().since(asked));
+            peristyle_rt::sleep(pause).await;
+        }
+    }
+}
+
+impl Leases {
+    fn renewed(&self, number: usize, asked: Instant, shards: &[(ShardId, Epoch)], granted: &[bool]) {
+        let (mut holders, now) = (self.holders.borrow_mut(), peristyle_rt::now());
+        for ((shard, epoch), granted) in shards.iter().zip(granted) {
+            // It may be held under another epoch by now, or not at all.
+            let Some(holder) = holders.get_mut(shard).filter(|h| h.epoch == *epoch) else { continue };
+            match granted {
+                true => holder.granted(now, number, asked),
+                false => holder.refused(),
+            }
+        }
+    }
+}
+
+async fn claim_one(link: Rc<Link>, request: &Request<'_>) -> Option<Claimed> {
+    match timeout(ANSWER_LIMIT, link.call(request, With::default())).await {
+        Some((Ok(Answer::Claimed(claimed)), _)) => Some(claimed),
+        _ => None,
+    }
+}
