@@ -3,17 +3,21 @@
 //! redb blocks, so calls run off the reactor through `rt::blocking`; a program without a reactor (offline tools,
 //! tests) opens the store [`inline`](EmbeddedStore::inline) instead.
 
-use crate::meta::{Item, MetaError, MetaStore, Op, Revision, Txn};
+use crate::local::{Local, LocalWatch, Shared, lock};
+use crate::meta::{ClusterStore, Item, LeaseId, MetaError, MetaStore, Op, Revision, Txn};
+use peristyle_base::{Duration, Instant};
 use redb::backends::InMemoryBackend;
 use redb::{
     Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend, StorageError,
-    TableDefinition,
+    TableDefinition, TableError,
 };
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Key to (revision, value).
 const ITEMS: TableDefinition<&str, (u64, &[u8])> = TableDefinition::new("items");
+/// Keys that are under a lease. Leases are of this process, so that the next start deletes what it finds here.
+const LEASED: TableDefinition<&str, ()> = TableDefinition::new("leased");
 /// The store's own figures: format, revision, whether it was closed cleanly.
 const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
 const FORMAT: u64 = 1;
@@ -39,9 +43,17 @@ pub enum OpenError {
 /// Cheap to clone; all clones are the same store.
 #[derive(Clone)]
 pub struct EmbeddedStore {
-    database: Arc<Database>,
+    parts: Arc<Parts>,
+    clock: Option<Arc<dyn Fn() -> Instant + Send + Sync>>,
     inline: bool,
     repaired: bool,
+}
+
+struct Parts {
+    database: Database,
+    shared: Mutex<Shared>,
+    /// Held from before a change until watches know of it, so that they see changes in order.
+    writing: Mutex<()>,
 }
 
 impl EmbeddedStore {
@@ -68,7 +80,8 @@ impl EmbeddedStore {
         // redb repairs itself after a crash; the full check is for what it cannot know: a bad disk, a bug.
         let repaired = !clean && !database.check_integrity().map_err(fail)?;
         mark(&database, false).map_err(io)?;
-        Ok(EmbeddedStore { database: Arc::new(database), inline: false, repaired })
+        delete_leased(&database).map_err(|e| OpenError::Io { path: name.clone(), why: e.to_string() })?;
+        EmbeddedStore::of(database, repaired).map_err(io)
     }
 
     /// A copy of a file's bytes, in memory: to look at a store without changing it. A file that was not closed is repaired
@@ -85,12 +98,25 @@ impl EmbeddedStore {
         if format != FORMAT {
             return Err(OpenError::Format { path: name.to_owned(), found: format });
         }
-        Ok(EmbeddedStore { database: Arc::new(database), inline: false, repaired: false })
+        EmbeddedStore::of(database, false).map_err(|e| io(e.to_string()))
+    }
+
+    fn of(database: Database, repaired: bool) -> Result<EmbeddedStore, redb::Error> {
+        let shared = Mutex::new(Shared::at(revision(&database)?));
+        let parts = Arc::new(Parts { database, shared, writing: Mutex::new(()) });
+        Ok(EmbeddedStore { parts, clock: None, inline: false, repaired })
     }
 
     /// Runs its calls where they are made, without a reactor.
     pub fn inline(mut self) -> EmbeddedStore {
         self.inline = true;
+        self
+    }
+
+    /// Leases end by this clock, and not by that of the reactor where a call is made. Where there is neither, no lease ends
+    /// by itself.
+    pub fn with_clock(mut self, clock: impl Fn() -> Instant + Send + Sync + 'static) -> EmbeddedStore {
+        self.clock = Some(Arc::new(clock));
         self
     }
 
@@ -101,15 +127,72 @@ impl EmbeddedStore {
 
     /// Remembers that the stop was clean, so that the next start need not check the file. Blocks.
     pub fn close(self) -> Result<(), MetaError> {
-        mark(&self.database, true).map_err(|e| MetaError::Unknown(e.to_string()))
+        mark(&self.parts.database, true).map_err(|e| MetaError::Unknown(e.to_string()))
     }
 
-    async fn run<T: Send + 'static>(&self, f: impl FnOnce(&Database) -> T + Send + 'static) -> T {
+    async fn run<T: Send + 'static>(&self, f: impl FnOnce(&Parts) -> T + Send + 'static) -> T {
         if self.inline {
-            return f(&self.database);
+            return f(&self.parts);
         }
-        let database = self.database.clone();
-        peristyle_rt::blocking(move || f(&database)).await
+        let parts = self.parts.clone();
+        peristyle_rt::blocking(move || f(&parts)).await
+    }
+
+    /// Reads what is there when leases whose time is over have ended.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, MetaError> {
+        let now = Local::now(self);
+        self.run(move |parts| {
+            parts.end_due(now)?;
+            read(&parts.database).map_err(|e| MetaError::Unavailable(e.to_string()))
+        })
+        .await
+    }
+}
+
+impl Parts {
+    fn commit(&self, txn: Txn, now: Instant) -> Result<Revision, MetaError> {
+        self.end_due(now)?;
+        let _writing = self.writing.lock().expect("no panic while held");
+        self.write(txn, Some(now))
+    }
+
+    /// Only while `writing` is held. Ends of leases (`now` is `None`) name no lease.
+    fn write(&self, mut txn: Txn, now: Option<Instant>) -> Result<Revision, MetaError> {
+        let (leases, leased) = {
+            let shared = lock(&self.shared);
+            let leases = now.map_or(Ok(()), |now| shared.leases.check(now, &txn));
+            (leases, txn.leases().next().is_some() || !shared.leases.has_no_keys())
+        };
+        let (write, revision) = prepare(&self.database, &mut txn, leases, leased)?;
+        if let Err(e) = write.commit() {
+            // This says nothing about what is on the disk.
+            lock(&self.shared).lost(revision);
+            return Err(MetaError::Unknown(e.to_string()));
+        }
+        lock(&self.shared).applied(txn, revision);
+        Ok(revision)
+    }
+
+    fn end_due(&self, now: Instant) -> Result<(), MetaError> {
+        if !lock(&self.shared).leases.is_due(now) {
+            return Ok(());
+        }
+        let _writing = self.writing.lock().expect("no panic while held");
+        let due = lock(&self.shared).leases.due(now);
+        due.into_iter().try_for_each(|lease| self.end(lease))
+    }
+
+    /// Only while `writing` is held.
+    fn end(&self, lease: LeaseId) -> Result<(), MetaError> {
+        let Some(txn) = lock(&self.shared).leases.end(lease) else { return Ok(()) };
+        if !txn.ops.is_empty() {
+            self.write(txn, None)?;
+        }
+        lock(&self.shared).leases.ended(lease);
+        Ok(())
     }
 }
 
@@ -147,32 +230,67 @@ fn get(database: &Database, key: &str) -> Result<Option<Item>, redb::Error> {
     Ok(item)
 }
 
-fn range(database: &Database, prefix: &str, limit: usize) -> Result<Vec<(String, Item)>, redb::Error> {
-    let table = database.begin_read()?.open_table(ITEMS)?;
+fn list(
+    database: &Database,
+    prefix: &str,
+    limit: usize,
+) -> Result<(Vec<(String, Item)>, Revision), redb::Error> {
+    let read = database.begin_read()?;
+    let revision = read.open_table(ABOUT)?.get("revision")?.map_or(0, |guard| guard.value());
     let mut found = Vec::new();
-    for entry in table.range(prefix..)? {
+    for entry in read.open_table(ITEMS)?.range(prefix..)? {
         let (key, value) = entry?;
         if found.len() == limit || !key.value().starts_with(prefix) {
             break;
         }
         found.push((key.value().to_owned(), item(value.value())));
     }
-    Ok(found)
+    Ok((found, Revision(revision)))
 }
 
 fn item((revision, value): (u64, &[u8])) -> Item {
     Item { value: value.to_vec(), revision: Revision(revision) }
 }
 
-fn commit(database: &Database, txn: &Txn) -> Result<Revision, MetaError> {
-    let (write, revision) = prepare(database, txn)?;
-    // From here on a failure says nothing about what is on the disk.
-    write.commit().map_err(|e| MetaError::Unknown(e.to_string()))?;
-    Ok(revision)
+/// That of the last change.
+fn revision(database: &Database) -> Result<Revision, redb::Error> {
+    let table = database.begin_read()?.open_table(ABOUT)?;
+    let revision = table.get("revision")?.map_or(0, |guard| guard.value());
+    Ok(Revision(revision))
 }
 
-/// The redb transaction with everything in it that `txn` asks for; dropping it undoes all.
-fn prepare(database: &Database, txn: &Txn) -> Result<(redb::WriteTransaction, Revision), MetaError> {
+/// What was under leases of a process that is no more.
+fn delete_leased(database: &Database) -> Result<(), MetaError> {
+    let keys = leased(database).map_err(|e| MetaError::Unavailable(e.to_string()))?;
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut txn = keys.into_iter().fold(Txn::default(), |txn, key| txn.delete(key));
+    let (write, _) = prepare(database, &mut txn, Ok(()), true)?;
+    write.commit().map_err(|e| MetaError::Unknown(e.to_string()))
+}
+
+fn leased(database: &Database) -> Result<Vec<String>, redb::Error> {
+    let table = match database.begin_read()?.open_table(LEASED) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table?,
+    };
+    let mut keys = Vec::new();
+    for entry in table.iter()? {
+        keys.push(entry?.0.value().to_owned());
+    }
+    Ok(keys)
+}
+
+/// The redb transaction with everything in it that `txn` asks for; dropping it undoes all. `leases` is whether those that it
+/// names hold, `leased` whether it has to do with leases at all.
+/// Deletions of what is not there go out of `txn`: they change nothing.
+fn prepare(
+    database: &Database,
+    txn: &mut Txn,
+    leases: Result<(), MetaError>,
+    leased: bool,
+) -> Result<(redb::WriteTransaction, Revision), MetaError> {
     fn away(e: impl Into<redb::Error>) -> MetaError {
         MetaError::Unavailable(e.into().to_string())
     }
@@ -187,19 +305,33 @@ fn prepare(database: &Database, txn: &Txn) -> Result<(redb::WriteTransaction, Re
                 return Err(MetaError::Conflict { key: key.clone() });
             }
         }
+        leases?;
         let mut about = write.open_table(ABOUT).map_err(away)?;
         let last = about.get("revision").map_err(away)?.map_or(0, |guard| guard.value());
         revision = last + 1;
         about.insert("revision", revision).map_err(away)?;
+        let mut absent = Vec::new();
         for op in &txn.ops {
             match op {
-                Op::Put { key, value } => {
+                Op::Put { key, value, .. } => {
                     items.insert(key.as_str(), (revision, value.as_slice())).map_err(away)?;
                 }
                 Op::Delete { key } => {
-                    items.remove(key.as_str()).map_err(away)?;
+                    if items.remove(key.as_str()).map_err(away)?.is_none() {
+                        absent.push(key.clone());
+                    }
                 }
             }
+        }
+        txn.ops.retain(|op| !absent.iter().any(|key| key == op.key()));
+    }
+    if leased {
+        let mut under = write.open_table(LEASED).map_err(away)?;
+        for op in &txn.ops {
+            match op {
+                Op::Put { key, lease: Some(_), .. } => under.insert(key.as_str(), ()).map_err(away)?,
+                _ => under.remove(op.key()).map_err(away)?,
+            };
         }
     }
     Ok((write, Revision(revision)))
@@ -208,16 +340,64 @@ fn prepare(database: &Database, txn: &Txn) -> Result<(redb::WriteTransaction, Re
 impl MetaStore for EmbeddedStore {
     async fn get(&self, key: &str) -> Result<Option<Item>, MetaError> {
         let key = key.to_owned();
-        self.run(move |db| get(db, &key)).await.map_err(|e| MetaError::Unavailable(e.to_string()))
+        self.read(move |db| get(db, &key)).await
     }
 
     async fn range(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Item)>, MetaError> {
-        let prefix = prefix.to_owned();
-        self.run(move |db| range(db, &prefix, limit)).await.map_err(|e| MetaError::Unavailable(e.to_string()))
+        Ok(self.list(prefix, limit).await?.0)
     }
 
     async fn commit(&self, txn: Txn) -> Result<Revision, MetaError> {
         txn.check()?;
-        self.run(move |db| commit(db, &txn)).await
+        let now = Local::now(self);
+        self.run(move |parts| parts.commit(txn, now)).await
+    }
+}
+
+impl ClusterStore for EmbeddedStore {
+    type Watch = LocalWatch<EmbeddedStore>;
+
+    async fn list(&self, prefix: &str, limit: usize) -> Result<(Vec<(String, Item)>, Revision), MetaError> {
+        let prefix = prefix.to_owned();
+        self.read(move |db| list(db, &prefix, limit)).await
+    }
+
+    fn watch(&self, prefix: &str, from: Revision) -> LocalWatch<EmbeddedStore> {
+        LocalWatch::new(self.clone(), prefix, from)
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, MetaError> {
+        Ok(lock(&self.parts.shared).grant(Local::now(self), ttl))
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), MetaError> {
+        lock(&self.parts.shared).leases.keep_alive(Local::now(self), lease)
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), MetaError> {
+        self.run(move |parts| {
+            let _writing = parts.writing.lock().expect("no panic while held");
+            parts.end(lease)
+        })
+        .await
+    }
+}
+
+impl Local for EmbeddedStore {
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        lock(&self.parts.shared)
+    }
+    fn now(&self) -> Instant {
+        match &self.clock {
+            Some(clock) => clock(),
+            None => peristyle_rt::try_now().unwrap_or(Instant::ZERO),
+        }
+    }
+    async fn end_leases(&self) -> Result<(), MetaError> {
+        let now = Local::now(self);
+        if !self.shared().leases.is_due(now) {
+            return Ok(());
+        }
+        self.run(move |parts| parts.end_due(now)).await
     }
 }

@@ -8,6 +8,7 @@ pub mod api;
 pub mod config;
 pub mod desired;
 mod embedded;
+mod local;
 mod memory;
 mod meta;
 mod records;
@@ -18,6 +19,9 @@ pub mod setup;
 pub use desired::{Change, Control, ControlError, State, VolumeSpec};
 pub use embedded::{EmbeddedStore, OpenError};
 pub use memory::{MemoryStore, MetaFault};
-pub use meta::{Item, KEY_BYTES_MAX, MetaError, MetaStore, OPS_MAX, Op, Revision, Txn, VALUE_BYTES_MAX};
+pub use meta::{
+    ClusterStore, Item, KEY_BYTES_MAX, LeaseId, MetaError, MetaStore, OPS_MAX, Op, ReadAnew, Revision,
+    TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX, WATCH_CHANGES_MAX, Watch, WatchChange,
+};
 pub use records::ShardRecords;
 pub use server::{AdminHandler, serve_admin};

@@ -15,7 +15,7 @@ fn key(shard: ShardId) -> String {
 fn store_error(e: MetaError) -> StoreError {
     match e {
         MetaError::Conflict { .. } => StoreError::Conflict,
-        MetaError::Unavailable(_) => StoreError::Unavailable,
+        MetaError::Unavailable(_) | MetaError::NoLease => StoreError::Unavailable,
         MetaError::Unknown(_) => StoreError::Unknown,
         MetaError::TooLarge => StoreError::TooLarge,
     }

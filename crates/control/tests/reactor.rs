@@ -3,8 +3,10 @@
 mod common;
 use common::TempDir;
 use peristyle_control::api::{self, ApiError, Code, Lines, Request, Response};
-use peristyle_control::{AdminHandler, EmbeddedStore, MetaError, MetaStore, Revision, Txn, serve_admin};
-use peristyle_rt::{Addr, Listener, RuntimeConfig, block_on, spawn, yield_now};
+use peristyle_control::{
+    AdminHandler, ClusterStore, EmbeddedStore, MetaError, MetaStore, Revision, Txn, Watch, serve_admin,
+};
+use peristyle_rt::{Addr, Duration, Listener, RuntimeConfig, block_on, spawn, yield_now};
 use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -35,6 +37,38 @@ fn the_embedded_store_works_off_the_reactor_and_many_calls_at_once_do_not_mix() 
         let conflict = Err(MetaError::Conflict { key: "one".into() });
         assert_eq!((winners.len(), results.iter().filter(|(_, r)| *r == conflict).count()), (1, 7));
         assert_eq!(store.get("one").await.unwrap().unwrap().value, [winners[0].0]);
+    });
+}
+
+#[test]
+fn a_watch_of_the_embedded_store_wakes_for_changes_and_for_the_end_of_a_lease() {
+    let folder = TempDir::new();
+    let store = EmbeddedStore::open(&folder.file()).unwrap();
+    block_on(RuntimeConfig::small(), async move {
+        let mut watch = store.watch("", Revision::ABSENT);
+        let writer = store.clone();
+        spawn(async move {
+            loop {
+                let lease = writer.grant(Duration::from_millis(50)).await.unwrap();
+                match writer.commit(Txn::default().put_leased("goes", "1", lease)).await {
+                    Err(MetaError::NoLease) => {} // the disk took longer than that
+                    put => {
+                        put.unwrap();
+                        break;
+                    }
+                }
+            }
+            writer.commit(Txn::default().put("stays", "1")).await.unwrap();
+        });
+        let mut told = Vec::new();
+        while told.len() < 3 {
+            let change = watch.next().await.unwrap();
+            told.push((change.key, change.value.is_some()));
+        }
+        // The two commits may be that slow that the lease ends between them.
+        told.sort();
+        let told: Vec<_> = told.iter().map(|(key, there)| (key.as_str(), *there)).collect();
+        assert_eq!(told, [("goes", false), ("goes", true), ("stays", true)]);
     });
 }
 

@@ -1,19 +1,33 @@
 //! One suite for every store, and what is special about each.
 
 mod common;
+#[path = "common/suite.rs"]
+mod suite;
 use common::{TempDir, ready};
-use peristyle_base::{Epoch, Seq, ShardId};
-use peristyle_cluster::{ShardRecord, ShardStore, StoreError, Version};
+use peristyle_base::{Duration, Instant, ShardId};
+use peristyle_cluster::{ShardStore, StoreError, Version};
 use peristyle_control::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use suite::{Subject, churn, conforms, put, record};
 
-/// The suite. Each case gets an empty store.
-fn conforms<S: MetaStore>(fresh: impl Fn() -> S) {
-    what_is_committed_is_read_back(&fresh());
-    a_range_is_in_order_and_within_its_limit(&fresh());
-    a_transaction_with_a_stale_compare_changes_nothing(&fresh());
-    revisions_only_grow_even_over_deletion(&fresh());
-    what_is_too_large_is_refused_and_the_largest_is_not(&fresh());
-    shard_records_follow_the_rules(&ShardRecords(fresh()));
+/// A clock that stands still until it is moved.
+#[derive(Clone, Default)]
+struct Clock(Arc<AtomicU64>);
+
+impl Clock {
+    fn now(&self) -> Instant {
+        Instant(self.0.load(Relaxed))
+    }
+    fn pass(&self, time: Duration) {
+        self.0.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+}
+
+/// A store of this process keeps as many changes as a watch may be behind.
+fn subject<S: ClusterStore>(clock: Clock, store: S) -> Subject<S> {
+    let forget = |store: &S| churn(store, WATCH_CHANGES_MAX.div_ceil(OPS_MAX));
+    Subject { store, pass: Box::new(move |time| clock.pass(time)), forget }
 }
 
 #[test]
@@ -31,89 +45,13 @@ fn a_copy_of_a_files_bytes_has_what_the_file_has_also_when_it_was_not_closed_and
     assert!(matches!(EmbeddedStore::of_bytes("noise", &[7; 9000]), Err(OpenError::Damaged { .. })));
 }
 
-fn put(key: &str, value: &str) -> Txn {
-    Txn::default().put(key, value)
-}
-
-fn what_is_committed_is_read_back(store: &impl MetaStore) {
-    assert_eq!(ready(store.get("a")), Ok(None));
-    let revision = ready(store.commit(put("a", "1").put("b", "2"))).unwrap();
-    let item = |value: &str| Some(Item { value: value.into(), revision });
-    assert_eq!(ready(store.get("a")), Ok(item("1")));
-    assert_eq!(ready(store.get("b")), Ok(item("2")));
-    ready(store.commit(Txn::default().delete("a").delete("never was"))).unwrap();
-    assert_eq!(ready(store.get("a")), Ok(None));
-    assert_eq!(ready(store.get("b")), Ok(item("2")));
-}
-
-fn a_range_is_in_order_and_within_its_limit(store: &impl MetaStore) {
-    for key in ["v/2", "v/1", "v/10", "u/9", "w/0", "v"] {
-        ready(store.commit(put(key, key))).unwrap();
-    }
-    let keys = |prefix, limit| -> Vec<String> {
-        ready(store.range(prefix, limit)).unwrap().into_iter().map(|(key, _)| key).collect()
-    };
-    assert_eq!(keys("v/", 99), ["v/1", "v/10", "v/2"]);
-    assert_eq!(keys("v/", 2), ["v/1", "v/10"]);
-    assert_eq!(keys("", 99).len(), 6);
-    assert_eq!(keys("x", 99), [""; 0]);
-}
-
-fn a_transaction_with_a_stale_compare_changes_nothing(store: &impl MetaStore) {
-    let first = ready(store.commit(put("a", "1").compare("a", Revision::ABSENT))).unwrap();
-    let second = ready(store.commit(put("a", "2").compare("a", first))).unwrap();
-    for stale in [Revision::ABSENT, first, Revision(second.0 + 1)] {
-        let txn = put("other", "x").compare("a", stale).delete("a");
-        assert_eq!(ready(store.commit(txn)), Err(MetaError::Conflict { key: "a".into() }));
-    }
-    assert_eq!(ready(store.get("other")), Ok(None));
-    assert_eq!(ready(store.get("a")), Ok(Some(Item { value: b"2".into(), revision: second })));
-    let absent = put("other", "y").compare("a", second).compare("other", Revision::ABSENT);
-    assert!(ready(store.commit(absent)).is_ok());
-}
-
-fn revisions_only_grow_even_over_deletion(store: &impl MetaStore) {
-    let mut last = Revision::ABSENT;
-    for i in 0..10 {
-        let txn = if i % 2 == 0 { put("a", "x") } else { Txn::default().delete("a") };
-        let revision = ready(store.commit(txn)).unwrap();
-        assert!(revision > last);
-        last = revision;
-    }
-}
-
-fn what_is_too_large_is_refused_and_the_largest_is_not(store: &impl MetaStore) {
-    let (key, value) = ("k".repeat(KEY_BYTES_MAX), vec![7; VALUE_BYTES_MAX]);
-    assert!(ready(store.commit(Txn::default().put(key.clone(), value.clone()))).is_ok());
-    assert_eq!(ready(store.get(&key)).unwrap().unwrap().value, value);
-    let too_large = Err(MetaError::TooLarge);
-    assert_eq!(ready(store.commit(put(&format!("{key}k"), ""))), too_large);
-    assert_eq!(ready(store.commit(put("", ""))), too_large);
-    assert_eq!(ready(store.commit(Txn::default().put("a", vec![7; VALUE_BYTES_MAX + 1]))), too_large);
-    let many = |n| (0..n).fold(Txn::default(), |txn, i| txn.put(format!("n/{i}"), "x"));
-    assert_eq!(ready(store.commit(many(OPS_MAX + 1))), too_large);
-    assert!(ready(store.commit(many(OPS_MAX))).is_ok());
-}
-
-fn record(epoch: u64, committed: u64) -> ShardRecord {
-    ShardRecord { shard: ShardId(3), epoch: Epoch(epoch), committed: Seq(committed), ..Default::default() }
-}
-
-fn shard_records_follow_the_rules(store: &impl ShardStore) {
-    let shard = ShardId(3);
-    assert_eq!(ready(store.load(shard)), Ok(None));
-    let first = ready(store.put(shard, Version::ABSENT, &record(1, 0))).unwrap();
-    assert_eq!(ready(store.put(shard, Version::ABSENT, &record(1, 1))), Err(StoreError::Conflict));
-    let second = ready(store.put(shard, first, &record(2, 5))).unwrap();
-    assert_eq!(ready(store.put(shard, first, &record(9, 9))), Err(StoreError::Conflict));
-    assert_eq!(ready(store.put(shard, second, &record(1, 9))), Err(StoreError::Conflict), "the epoch fell");
-    assert_eq!(ready(store.load(shard)), Ok(Some((record(2, 5), second))));
-    assert_eq!(ready(store.load(ShardId(4))), Ok(None));
-}
-
 #[test]
 fn the_memory_store_conforms() {
-    conforms(MemoryStore::default);
+    conforms(|| {
+        let clock = Clock::default();
+        let its = clock.clone();
+        subject(clock, MemoryStore::with_clock(move || its.now()))
+    });
 }
 
 #[test]
@@ -121,10 +59,39 @@ fn the_embedded_store_conforms() {
     let folders = std::cell::RefCell::new(Vec::new());
     conforms(|| {
         let folder = TempDir::new();
-        let store = folder.store();
+        let (clock, store) = (Clock::default(), folder.store());
         folders.borrow_mut().push(folder);
-        store
+        let its = clock.clone();
+        subject(clock, store.with_clock(move || its.now()))
     });
+}
+
+#[test]
+fn a_start_of_the_embedded_store_deletes_what_was_under_leases_of_the_process_before() {
+    let folder = TempDir::new();
+    let revision = {
+        let store = folder.store();
+        let lease = ready(store.grant(Duration::from_secs(600))).unwrap();
+        let other = ready(store.grant(Duration::from_secs(600))).unwrap();
+        let leased = put("a", "1").put_leased("b", "1", lease).put_leased("c", "1", lease);
+        ready(store.commit(leased.put_leased("d", "1", other))).unwrap();
+        ready(store.commit(put("c", "now without"))).unwrap()
+    };
+    let store = folder.store();
+    let there = |key| ready(store.get(key)).unwrap().is_some();
+    assert_eq!(["a", "b", "c", "d"].map(there), [true, false, true, false]);
+    assert_eq!(ready(store.watch("", revision).next()), Err(ReadAnew), "nobody has kept what happened");
+    let (_, now) = ready(store.list("", 9)).unwrap();
+    assert!(now > revision);
+    let mut watch = store.watch("", now);
+    ready(store.commit(put("e", "1"))).unwrap();
+    assert_eq!(ready(watch.next()).unwrap().key, "e");
+}
+
+#[test]
+#[should_panic(expected = "a transaction changes a key once")]
+fn a_transaction_that_changes_a_key_twice_is_our_mistake() {
+    let _ = ready(MemoryStore::default().commit(put("a", "1").delete("a")));
 }
 
 #[test]

@@ -401,7 +401,9 @@ impl From<ControlError> for ApiError {
             Deleting(_) | Store(MetaError::Conflict { .. } | MetaError::Unavailable(_)) => Code::Busy,
             TooMany { .. } | LayersUsedUp => Code::LimitReached,
             Store(MetaError::Unknown(_)) => Code::Unknown,
-            NoShards | NoPool | Unreadable { .. } | Store(MetaError::TooLarge) => Code::Internal,
+            NoShards | NoPool | Unreadable { .. } | Store(MetaError::TooLarge | MetaError::NoLease) => {
+                Code::Internal
+            }
         };
         ApiError::new(code, e.to_string())
     }
