@@ -7,6 +7,7 @@
 pub mod api;
 pub mod config;
 pub mod desired;
+pub mod election;
 mod embedded;
 mod local;
 mod memory;
