@@ -45,6 +45,8 @@ const KERNEL_HOST: &[Needs] = &[
     needs("objcopy", "binutils"),
 ];
 
+const ETCD: &[Needs] = &[needs("etcd", "etcd-server")];
+
 const BROWSER: &[Needs] = &[needs("chromium", "chromium")];
 
 const STEPS: &[Step] = &[
@@ -56,6 +58,7 @@ const STEPS: &[Step] = &[
     Step { name: "bench-ec", needs: NOTHING, run: tools::bench_ec },
     Step { name: "crash", needs: NOTHING, run: crash },
     Step { name: "bench-restart", needs: NOTHING, run: restart },
+    Step { name: "e2e-etcd", needs: ETCD, run: etcd },
     Step { name: "e2e-nbd-raw", needs: NBD_RAW, run: || e2e::run(&e2e::Test::NbdRaw(SHORT)) },
     Step { name: "e2e-repair", needs: NBD_RAW, run: || e2e::run(&e2e::Test::Repair(SHORT)) },
     Step { name: "e2e-report", needs: BROWSER, run: || e2e::run(&e2e::Test::Report) },
@@ -80,6 +83,13 @@ fn clippy() -> Result<()> {
 
 fn unit() -> Result<()> {
     cmd::run(&mut cmd::cargo(&["test", "--workspace", "--no-fail-fast"]), minutes(20))
+}
+
+/// The control store on Debian's etcd, which the tests start and kill. Of the whole workspace, so that what `unit` has built is
+/// what runs; all tests at once, since they wait more than they work.
+fn etcd() -> Result<()> {
+    let args = ["test", "--workspace", "--test", "etcd", "--", "--ignored", "--test-threads", "8"];
+    cmd::run(&mut cmd::cargo(&args), minutes(10))
 }
 
 /// A share of what `cargo xtask sim --seeds 200` does; the first seeds twice, with the same trace both times.

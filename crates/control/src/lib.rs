@@ -9,6 +9,7 @@ pub mod config;
 pub mod desired;
 pub mod election;
 mod embedded;
+mod etcd;
 mod local;
 mod memory;
 mod meta;
@@ -19,6 +20,7 @@ pub mod setup;
 
 pub use desired::{Change, Control, ControlError, State, VolumeSpec};
 pub use embedded::{EmbeddedStore, OpenError};
+pub use etcd::{EtcdConfig, EtcdStore, EtcdWatch};
 pub use memory::{MemoryStore, MetaFault};
 pub use meta::{
     ClusterStore, Item, KEY_BYTES_MAX, LeaseId, MetaError, MetaStore, OPS_MAX, Op, ReadAnew, Revision,

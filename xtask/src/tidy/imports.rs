@@ -41,7 +41,8 @@ const TABLE: &[Row] = &[
     row("crates/node",    "peristyle-node",
         &["base", "rt", "nvme", "nbd", "ec", "cluster", "column", "shard"], &[]),
     row("crates/control", "peristyle-control", &["base", "cluster", "rt"],
-        &["redb", "serde", "serde_json", "thiserror", "toml"]),
+        // etcd's gRPC; tokio may stand in `src/etcd/` only: see `stdlib.rs`
+        &["http", "prost", "redb", "serde", "serde_json", "thiserror", "tokio", "tokio-stream", "toml", "tonic", "tonic-prost"]),
     row("crates/bench",   "peristyle-bench",   &["base", "nvme", "rt"], &[]),
     // proof and programs
     row("crates/sim",     "peristyle-sim",     ANY_BUT_SIM, &["clap"]),
