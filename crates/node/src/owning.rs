@@ -3,6 +3,7 @@
 use crate::Node;
 use crate::message::{Reply, Request};
 use crate::reactor::ShardPhase;
+use crate::target::HomeRequest;
 use peristyle_base::ShardId;
 use peristyle_cluster::ShardStore;
 use peristyle_rt::{Duration, ReactorId};
@@ -41,13 +42,26 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         true
     }
 
-    pub(crate) async fn disown_here(&self, shard: ShardId) {
+    pub(crate) async fn disown_here(self: &Rc<Self>, shard: ShardId) {
         self.owned.borrow_mut().remove(&shard);
         let Some(served) = self.shards.borrow_mut().remove(&shard) else { return };
         served.stop(StopReason::Shutdown);
         self.phases.borrow_mut().insert(shard, ShardPhase::Stopped(StopReason::Shutdown));
         self.shards_ready.fetch_sub(1, Ordering::Release);
         self.release(shard).await;
+        self.tell_served(shard, false);
+    }
+
+    /// Hosts hear of it, in a while.
+    fn tell_served(self: &Rc<Self>, shard: ShardId, served: bool) {
+        if self.leases.is_alone() {
+            return;
+        }
+        self.told.set(self.told.get() + 1);
+        let (me, number) = (self.clone(), self.told.get());
+        peristyle_rt::spawn(async move {
+            me.ask_home(HomeRequest::Served { shard, served, number }).await;
+        });
     }
 
     async fn release(&self, shard: ShardId) {
@@ -80,6 +94,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                     self.phases.borrow_mut().insert(id, ShardPhase::Serving(report));
                     self.shards.borrow_mut().insert(id, shard.clone());
                     self.shards_ready.fetch_add(1, Ordering::Release);
+                    self.tell_served(id, true);
                     return self.keep(id, shard).await;
                 }
                 Err(error) => {
@@ -118,6 +133,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             self.shards_ready.fetch_sub(1, Ordering::Release);
             // Whoever has taken the shard need not wait for the lease.
             self.release(id).await;
+            self.tell_served(id, false);
         }
     }
 }

@@ -148,6 +148,11 @@ pub struct Node<S: ShardStore + Clone + 'static> {
     pub(crate) shards: RefCell<BTreeMap<ShardId, NodeShard<S>>>,
     /// Shards that this reactor owns, or is taking up.
     pub(crate) owned: RefCell<BTreeSet<ShardId>>,
+    /// Shards that the node serves or has served, on whichever reactor, with the number of what was told of it last: kept by the
+    /// first.
+    pub(crate) served: RefCell<BTreeMap<ShardId, (u64, bool)>>,
+    /// How often this reactor has told.
+    pub(crate) told: Cell<u64>,
     pub(crate) phases: RefCell<BTreeMap<ShardId, ShardPhase>>,
     pub(crate) open_errors: RefCell<Vec<(DeviceId, DeviceOpenError)>>,
     /// Devices of this reactor: those of the configuration, and those that came later.
@@ -217,6 +222,8 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             store: Rc::new(store),
             shards: RefCell::default(),
             owned: RefCell::default(),
+            served: RefCell::default(),
+            told: Cell::new(0),
             phases: RefCell::default(),
             open_errors: RefCell::default(),
             my_devices: RefCell::new(mine),

@@ -9,6 +9,7 @@ mod figures;
 mod hostile;
 mod nbd;
 mod owners;
+mod paths;
 mod peers;
 mod repair;
 mod resize;

@@ -9,7 +9,7 @@ pub const TRANSFER_BYTES_MAX: u32 = crate::qpair::TRANSFER_BYTES_MAX;
 /// Largest NSID and largest number of namespaces of a subsystem.
 pub const NAMESPACES_MAX: u32 = 1024;
 /// ANA groups of a subsystem: group g of 1..=ANA_GROUPS_MAX.
-pub const ANA_GROUPS_MAX: u32 = 32;
+pub const ANA_GROUPS_MAX: u32 = 64;
 /// Hosts that one subsystem's list can name.
 pub const HOSTS_MAX: usize = 1024;
 /// WCTEMP: 70 °C.

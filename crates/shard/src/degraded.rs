@@ -337,11 +337,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     pub(crate) fn is_silent(&self, device: DeviceId) -> bool {
-        self.silent.borrow().contains(&device)
+        self.silent.borrow().contains(&device) || self.columns.is_away(device)
     }
 
     /// The answer to a request beside the I/O path; `None` when the device is silent.
     pub(crate) async fn or_silent<R: Future>(&self, device: DeviceId, request: R) -> Option<R::Output> {
+        if self.columns.is_away(device) {
+            return None; // it has been waited for already
+        }
         // Passed on by address: a takeover is one future, and would hold several copies of each request's.
         let answer = timeout(SILENCE_LIMIT, Box::pin(request)).await;
         if answer.is_none() && !self.is_silent(device) {

@@ -173,13 +173,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             (e.nonce, e.phase, e.committed_rows, e.in_record || (e.id >= mark && !e.suspect))
         };
         let limit = if phase == ExtentPhase::Sealed { rows } else { COLUMN_ROWS };
-        let first = self.read_rows(id, 0, 0, limit).await;
+        let first = self.read_header_column(id, limit).await;
         let mut scan = Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: limit, whole: true };
         let mut row = 0;
         let mut entries: Vec<Entry> = Vec::new();
         while row < limit {
             let mut copies = HeaderCopies::default();
-            let header = self.header_at(id, row, first.as_deref(), &nonce, &mut entries, &mut copies).await;
+            let header = self.header_at(id, row, first.as_ref(), &nonce, &mut entries, &mut copies).await;
             let Some(header) = header else {
                 if phase != ExtentPhase::Sealed && copies.meaning() == NoHeader::End {
                     scan.end = row;
@@ -216,6 +216,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(scan)
     }
 
+    /// The first column with headers that can be read, whole: row by row would take a round trip for each frame.
+    async fn read_header_column(&self, id: ExtentId, rows: u16) -> Option<(usize, View)> {
+        let scheme = self.state.borrow_mut().extents.at(id).scheme;
+        for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
+            if let Some(view) = self.read_rows(id, column, 0, rows).await {
+                return Some((column, view));
+            }
+        }
+        None
+    }
+
     pub(crate) async fn read_rows(&self, id: ExtentId, column: usize, row: u16, rows: u16) -> Option<View> {
         if rows == 0 {
             return None;
@@ -241,7 +252,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         &self,
         id: ExtentId,
         row: u16,
-        first: Option<&[u8]>,
+        whole: Option<&(usize, View)>,
         nonce: &peristyle_base::Nonce,
         entries: &mut Vec<Entry>,
         copies: &mut HeaderCopies,
@@ -249,8 +260,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let scheme = self.state.borrow_mut().extents.at(id).scheme;
         for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
             let single;
-            let block = match (column, first) {
-                (0, Some(bytes)) => Some(&bytes[row as usize * BLOCK_BYTES..][..BLOCK_BYTES]),
+            let block = match whole {
+                Some((read, bytes)) if *read == column => {
+                    Some(&bytes[row as usize * BLOCK_BYTES..][..BLOCK_BYTES])
+                }
                 _ => {
                     single = self.read_rows(id, column, row, 1).await;
                     single.as_deref()

@@ -6,8 +6,9 @@ use super::{Link, Peers};
 use peristyle_base::{Epoch, Instant, NodeId, ShardId};
 use peristyle_cluster::lease::{Claimed, Grantor, Holder, Lease, RENEW_PERIOD, majority};
 use peristyle_cluster::peer::{Answer, RENEWALS_MAX, Request};
-use peristyle_rt::{Duration, join_all, timeout};
-use std::cell::RefCell;
+use peristyle_rt::sync::Notify;
+use peristyle_rt::{Duration, join_all, select, timeout};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -105,42 +106,29 @@ impl Peers {
         lease.holds(peristyle_rt::now())
     }
 
-    /// Asks everybody until a majority has accepted, or somebody knows of a later owner.
-    /// Says when each was asked that has.
+    /// Asks everybody until a majority has accepted, or somebody knows of a later owner. Says when each was asked that has.
     async fn claim_of_all(
         &self,
         leases: &Leases,
         shard: ShardId,
         epoch: Epoch,
     ) -> Option<Vec<Option<Instant>>> {
-        let mut accepted: Vec<Option<Instant>> = vec![None; self.voters()];
-        let request = Request::Claim { shard, epoch };
-        loop {
-            let now = peristyle_rt::now();
-            // Those that have accepted as well: their promise runs out while others are waited for.
-            let links = (1..).zip(&self.config.peers);
-            let links = links.filter_map(|(node, peer)| Some((node, self.link(peer.node, 0)?)));
-            let asked = links.map(|(node, link)| {
-                let request = &request;
-                async move { (node, claim_one(link, request).await) }
-            });
-            let here = leases.grantor.borrow_mut().claim(now, self.me, shard, epoch);
-            let mut answers = join_all(asked).await;
-            answers.push((0, Some(here)));
-            let mut pause = RETRY_PERIOD;
-            for (node, answer) in answers {
-                match answer {
-                    Some(Claimed::Accepted) => accepted[node] = Some(now),
-                    Some(Claimed::Stale(_)) => return None,
-                    Some(Claimed::Wait(time)) => pause = pause.min(time.max(Duration::from_millis(1))),
-                    None => {}
-                }
+        let ballot = Ballot { accepted: RefCell::new(vec![None; self.voters()]), ..Ballot::default() };
+        let links = (1..).zip(&self.config.peers);
+        let links = links.filter_map(|(node, peer)| Some((node, self.link(peer.node, 0)?)));
+        let others = join_all(links.map(|(node, link)| ballot.ask(node, link, shard, epoch)));
+        let here = async {
+            loop {
+                let now = peristyle_rt::now();
+                let answer = leases.grantor.borrow_mut().claim(now, self.me, shard, epoch);
+                let pause = ballot.count(0, now, Some(answer));
+                peristyle_rt::sleep(pause).await;
             }
-            if accepted.iter().flatten().count() >= majority(accepted.len()) {
-                return Some(accepted);
-            }
-            peristyle_rt::sleep(pause).await;
-        }
+        };
+        let decided = ballot.changed.wait_until(|| ballot.is_decided());
+        select(decided, select(others, here)).await;
+        let lost = ballot.lost.get();
+        (!lost).then(|| ballot.accepted.into_inner())
     }
 
     /// This node does not serve the shard any more: another may at once. On the first reactor.
@@ -211,6 +199,54 @@ impl Leases {
                 true => holder.granted(now, number, asked),
                 false => holder.refused(),
             }
+        }
+    }
+}
+
+/// Who has accepted a claim. One that is silent holds up nobody else.
+#[derive(Default)]
+struct Ballot {
+    /// When each was asked that has.
+    accepted: RefCell<Vec<Option<Instant>>>,
+    /// Somebody has accepted a higher epoch.
+    lost: Cell<bool>,
+    changed: Notify,
+}
+
+impl Ballot {
+    fn is_decided(&self) -> bool {
+        let accepted = self.accepted.borrow();
+        self.lost.get() || accepted.iter().flatten().count() >= majority(accepted.len())
+    }
+
+    /// Takes note of an answer; says when to ask again. Who has accepted is asked again as well: the promise runs out while
+    /// others are waited for.
+    fn count(&self, node: usize, asked: Instant, answer: Option<Claimed>) -> Duration {
+        let pause = match answer {
+            Some(Claimed::Accepted) => {
+                self.accepted.borrow_mut()[node] = Some(asked);
+                RENEW_PERIOD
+            }
+            Some(Claimed::Stale(_)) => {
+                self.lost.set(true);
+                RETRY_PERIOD
+            }
+            // It may be given back before.
+            Some(Claimed::Wait(time)) => RETRY_PERIOD.min(time.max(Duration::from_millis(1))),
+            None => RETRY_PERIOD,
+        };
+        self.changed.notify_all();
+        pause
+    }
+
+    /// Asks one node until nobody needs its answer any more.
+    async fn ask(&self, node: usize, link: Rc<Link>, shard: ShardId, epoch: Epoch) {
+        let request = Request::Claim { shard, epoch };
+        loop {
+            let asked = peristyle_rt::now();
+            let answer = claim_one(link.clone(), &request).await;
+            let pause = self.count(node, asked, answer);
+            peristyle_rt::sleep(pause).await;
         }
     }
 }

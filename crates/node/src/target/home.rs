@@ -4,12 +4,15 @@ use super::{HOME, Namespaces, Place, TargetConfig, reactor_of};
 use crate::message::{Reply, Request};
 use crate::reactor::Node;
 use crate::volume::VolumeSpec;
+use peristyle_base::{NodeId, ShardId};
 use peristyle_cluster::ShardStore;
 use peristyle_nvme::controller::{AdminOutcome, ErrorReport, admin_data_bytes};
 use peristyle_nvme::registry::{
     ConnId, Connected, ControllerRef, Refused, Registry, RegistryConfig, SubsystemId, TargetEvent,
 };
-use peristyle_nvme::subsystem::{IoCounters, LbaSize, Namespace, Subsystem};
+use peristyle_nvme::subsystem::{ANA_GROUPS_MAX, IoCounters, LbaSize, Namespace, Subsystem};
+use peristyle_nvme::wire::fabrics::CNTLID_MAX;
+use peristyle_nvme::wire::log_page::AnaState;
 use peristyle_nvme::wire::{Sqe, Status};
 use peristyle_rt::sync::Notify;
 use peristyle_rt::{Buf, Duration, ReactorId, View, select, sleep_until};
@@ -19,8 +22,10 @@ use std::rc::Rc;
 
 /// Pause between attempts to export a volume whose shard does not serve yet.
 const EXPORT_PERIOD: Duration = Duration::from_millis(200);
-/// A volume's ANA group: one for all, as long as all are served here.
-const ANA_GROUP: u32 = 1;
+/// Controller identifiers of one node; nodes that export the same subsystem give different ones.
+const CNTLIDS: u16 = 1000;
+/// Nodes with identifiers of their own.
+const CNTLID_NODES: u16 = CNTLID_MAX / CNTLIDS;
 
 /// What a connection asks of the home reactor, and what the home reactor tells others.
 pub enum HomeRequest {
@@ -44,6 +49,12 @@ pub enum HomeRequest {
     },
     /// What a reactor has counted since it last told.
     Counted(IoCounters),
+    /// A shard is served here from now on, or not any more. Its reactor numbers what it tells: the highest counts.
+    Served {
+        shard: ShardId,
+        served: bool,
+        number: u64,
+    },
     /// A command of an I/O queue that the controller's error log is to tell of.
     Failed(ControllerRef, ErrorReport),
     /// From home to every reactor.
@@ -91,16 +102,36 @@ fn namespace(spec: &VolumeSpec) -> Namespace {
         lbas: spec.bytes >> lba_size.shift(),
         lbas_used: spec.bytes >> lba_size.shift(),
         read_only: spec.read_only,
-        ana_group: ANA_GROUP,
+        ana_group: ana_group(spec.shard),
     }
+}
+
+/// What moves together has one state: a shard's volumes.
+fn ana_group(shard: ShardId) -> u32 {
+    shard.0 % ANA_GROUPS_MAX + 1
+}
+
+/// All there are on a node that is alone, else those of its number.
+fn cntlids(node: NodeId, is_alone: bool) -> (u16, u16) {
+    if is_alone {
+        return (1, CNTLID_MAX);
+    }
+    let first = 1 + (node.0 % u32::from(CNTLID_NODES)) as u16 * CNTLIDS;
+    (first, first + CNTLIDS - 1)
 }
 
 impl<S: ShardStore + Clone + 'static> Node<S> {
     pub(super) async fn start_home(self: &Rc<Self>, config: &TargetConfig) {
-        let mut registry = Registry::new(RegistryConfig::default());
+        let is_alone = self.leases.is_alone();
+        let cntlids = cntlids(self.config().node, is_alone);
+        let mut registry = Registry::new(RegistryConfig { cntlids, ..RegistryConfig::default() });
         let subsystem = Subsystem::new(config.nqn, &config.serial);
         let id = registry.add_subsystem(subsystem).expect("the first subsystem");
         registry.set_portals(config.portals.clone());
+        // Of several nodes one serves a shard; until it is this one, hosts do not come here for it.
+        for group in (1..=ANA_GROUPS_MAX).filter(|_| !is_alone) {
+            registry.set_ana_state(id, group, AnaState::Inaccessible).expect("the group exists");
+        }
         if registry.set_hosts(id, config.hosts.clone()).is_err() {
             // Too many hosts: nobody is safer than anybody.
             let nobody = peristyle_nvme::subsystem::Hosts::Listed(Vec::new());
@@ -117,6 +148,10 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             is_changed: Cell::new(false),
         }));
         peristyle_rt::spawn(self.clone().run_home());
+        let served: Vec<ShardId> = self.served.borrow().keys().copied().collect();
+        for shard in served {
+            self.show_shard(shard).await;
+        }
         for spec in &config.volumes {
             if self.add_volume(spec.clone()).await.is_err_and(may_pass) {
                 peristyle_rt::spawn(self.clone().export_later(spec.clone()));
@@ -136,7 +171,10 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     pub async fn add_volume(self: &Rc<Self>, spec: VolumeSpec) -> Result<(), ShardError> {
         let home = self.home_part().ok_or(ShardError::Stopped)?;
         let volume = self.volume(&spec).ok_or(ShardError::OutOfRange)?;
-        volume.ensure_layer(spec.bytes.div_ceil(peristyle_base::BLOCK_BYTES as u64)).await?;
+        // Every node exports every volume, so that hosts know all paths; the one that serves it makes its layer.
+        if self.leases.is_alone() || self.is_served(spec.shard) {
+            volume.ensure_layer(blocks_of(&spec)).await?;
+        }
         home.registry
             .borrow_mut()
             .put_namespace(home.subsystem, namespace(&spec))
@@ -149,6 +187,39 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         }
         self.tell_namespaces(&home).await;
         Ok(())
+    }
+
+    /// A shard is served by this node from now on, or not any more (home reactor): hosts of its volumes come here, or go where it
+    /// is.
+    async fn serve_shard(self: &Rc<Self>, shard: ShardId, served: bool, number: u64) {
+        let before = self.served.borrow().get(&shard).map_or(0, |told| told.0);
+        if number > before {
+            self.served.borrow_mut().insert(shard, (number, served));
+            self.show_shard(shard).await;
+        }
+    }
+
+    fn is_served(&self, shard: ShardId) -> bool {
+        self.served.borrow().get(&shard).is_some_and(|told| told.1)
+    }
+
+    /// The state of the shard's volumes becomes what it is. What is told meanwhile is shown by whoever heard it.
+    async fn show_shard(self: &Rc<Self>, shard: ShardId) {
+        let Some(home) = self.home_part() else { return };
+        let volumes: Vec<_> = home.volumes.borrow().iter().filter(|v| v.shard == shard).cloned().collect();
+        for spec in volumes.iter().filter(|_| self.is_served(shard)) {
+            let Some(volume) = self.volume(spec) else { continue };
+            while volume.ensure_layer(blocks_of(spec)).await.is_err_and(may_pass) {
+                if !self.is_served(shard) {
+                    return; // it has gone again
+                }
+                peristyle_rt::sleep(EXPORT_PERIOD).await;
+            }
+        }
+        let state = if self.is_served(shard) { AnaState::Optimized } else { AnaState::Inaccessible };
+        let set = home.registry.borrow_mut().set_ana_state(home.subsystem, ana_group(shard), state);
+        set.expect("the group exists");
+        self.tell_namespaces(&home).await;
     }
 
     /// Takes a volume away from hosts; its data stays (home reactor). Says whether it was there.
@@ -271,6 +342,10 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 }
                 HomeReply::Done
             }
+            HomeRequest::Served { shard, served, number } => {
+                self.serve_shard(shard, served, number).await;
+                HomeReply::Done
+            }
             HomeRequest::Failed(controller, report) => {
                 if let Some(home) = self.home_part() {
                     home.registry.borrow_mut().record_error(controller, &report);
@@ -314,7 +389,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     }
 
     /// Asks the home reactor, wherever this is.
-    pub(super) async fn ask_home(self: &Rc<Self>, request: HomeRequest) -> HomeReply {
+    pub(crate) async fn ask_home(self: &Rc<Self>, request: HomeRequest) -> HomeReply {
         if self.id() == HOME {
             return self.serve_home(request).await;
         }
@@ -323,6 +398,10 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             _ => HomeReply::Done,
         }
     }
+}
+
+fn blocks_of(spec: &VolumeSpec) -> u64 {
+    spec.bytes.div_ceil(peristyle_base::BLOCK_BYTES as u64)
 }
 
 /// Whether a volume that could not be exported now may be later: its shard comes up, a full pool gets room. Only a
