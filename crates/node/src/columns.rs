@@ -34,23 +34,34 @@ pub struct NodeColumns {
     peers: Rc<Peers>,
     /// Nobody else can own the shards.
     is_alone: bool,
+    /// Shards of the pool.
+    shards: usize,
 }
 
 impl NodeColumns {
     /// Of a node that knows no other.
     pub fn new(devices: DeviceTable, rebuild_after: Duration, bus: Rc<NodeBus>) -> NodeColumns {
-        NodeColumns::with_peers(devices, rebuild_after, bus, Peers::none(), true)
+        NodeColumns::with_peers(devices, rebuild_after, bus, (Peers::none(), true), 1)
     }
 
     pub(crate) fn with_peers(
         devices: DeviceTable,
         rebuild_after: Duration,
         bus: Rc<NodeBus>,
-        peers: Rc<Peers>,
-        is_alone: bool,
+        (peers, is_alone): (Rc<Peers>, bool),
+        shards: usize,
     ) -> NodeColumns {
         let latencies = RefCell::new(devices.all().map(|d| (d.id, RecentP99::default())).collect());
-        NodeColumns { devices, servers: RefCell::default(), latencies, rebuild_after, bus, peers, is_alone }
+        NodeColumns {
+            devices,
+            servers: RefCell::default(),
+            latencies,
+            rebuild_after,
+            bus,
+            peers,
+            is_alone,
+            shards,
+        }
     }
     /// Takes note of a device that came while the node runs.
     pub fn know(&self, device: DeviceId) {
@@ -414,6 +425,10 @@ impl Columns for NodeColumns {
                 Reply::Done(true)
             ),
         }
+    }
+
+    fn sharers(&self) -> usize {
+        if self.is_alone { 1 } else { self.shards }
     }
 
     fn append_p99_ns(&self, device: DeviceId) -> u64 {

@@ -206,12 +206,13 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             .map_or_else(|b| b, |_| drawn);
         let peers = Peers::new(config.node, config.cluster, boot, bus.reactors(), config.peers.clone());
         let mine = config.devices.iter().filter(|d| d.home == bus.me()).cloned().collect();
+        let shards = config.all_shards().count();
         let columns = Rc::new(NodeColumns::with_peers(
             devices,
             config.rebuild_after,
             bus.clone(),
-            peers.clone(),
-            leases.is_alone(),
+            (peers.clone(), leases.is_alone()),
+            shards,
         ));
         let node = Rc::new(Node {
             config,

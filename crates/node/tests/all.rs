@@ -8,7 +8,6 @@ mod export;
 mod figures;
 mod hostile;
 mod nbd;
-mod owners;
 mod paths;
 mod peers;
 mod repair;

@@ -6,7 +6,7 @@ use peristyle_base::{
 };
 use peristyle_cluster::DeviceView;
 pub use peristyle_cluster::{AllocClass, ColumnFault, ListedSlot, SlotState, WriteClass};
-use peristyle_rt::{Buf, IoVec, View};
+use peristyle_rt::{Buf, Duration, IoVec, View};
 
 /// Whether a device's columns are still its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +23,9 @@ pub enum Fate {
 
 /// Rows that a column does not have although it is longer: `(first, count)`, ascending.
 pub type Holes<'a> = &'a [(u16, u16)];
+
+/// After so long every owner of a shard has heard how full devices of other nodes are.
+pub const SEEN_AFTER: Duration = Duration::from_millis(250);
 
 /// Access to the columns of one pool. Every request names what it expects to find (DESIGN §6).
 pub trait Columns: 'static {
@@ -156,6 +159,12 @@ pub trait Columns: 'static {
     /// for its owner, and the lease holds; false when that does not come about. At once where nobody else could own it.
     fn claim(&self, _shard: ShardId, _epoch: Epoch) -> impl Future<Output = bool> {
         async { true }
+    }
+
+    /// Shards, this one included, whose owners see each other's use of the devices only after [`SEEN_AFTER`]: those of other
+    /// nodes. 1: nobody else uses them, or it is seen at once.
+    fn sharers(&self) -> usize {
+        1
     }
 
     /// Placement should avoid the device for a while: it failed or stalled.

@@ -1,7 +1,7 @@
 //! Which columns are made anew, and where: those that are lost, damaged, or on a device that is to leave, the most
 //! endangered extents first; when there are none, sound ones that even out the use of devices.
 
-use crate::columns::{AllocClass, Columns, Fate};
+use crate::columns::{AllocClass, Columns, Fate, SEEN_AFTER};
 use crate::extent::{Extent, ExtentPhase};
 use crate::remake::Trouble;
 use crate::scrub::scrub_left;
@@ -209,8 +209,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         while self.stopped().is_none() {
             self.welcome_devices().await;
             self.free_left_behind().await;
-            let jobs = self.find_jobs(moving);
+            let mut jobs = self.find_jobs(moving);
             moving = jobs.first().is_some_and(|job| job.why == Why::Balance);
+            let sharers = self.columns.sharers();
+            if moving && sharers > 1 {
+                // Others see the same unevenness and move columns for it as well, and nobody sees at once what the others did: each
+                // does its part of half of it, and looks again when all have heard. Otherwise columns would go to and fro for ever.
+                jobs.truncate(part_of(jobs.len(), 2 * sharers));
+            }
             self.note_work(!jobs.is_empty());
             if jobs.is_empty() {
                 let wanted = self.repair_wanted.notified();
@@ -226,6 +232,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 });
             }
             drop(turns.acquire(REMAKES_MAX).await);
+            if moving && sharers > 1 {
+                timeout(SEEN_AFTER, self.repair_wanted.notified()).await;
+            }
         }
     }
 
@@ -297,7 +306,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         jobs.sort_unstable_by_key(|(rank, job)| (*rank, job.extent));
         jobs.truncate(JOBS_MAX);
         if jobs.is_empty() && !unsure {
-            return find_moves(state, &mut devices, &fates, moving, now);
+            let most = MOVES_MAX * self.columns.sharers();
+            return find_moves(state, &mut devices, &fates, moving, now, most);
         }
         jobs.into_iter().map(|(_, job)| job).collect()
     }
@@ -371,13 +381,20 @@ fn why_due(e: &Extent, column: usize, fates: &Fates, unsure: bool, epoch: Epoch)
     }
 }
 
-/// Moves that even out the use of devices.
+/// One part in `parts` of so many, on average.
+fn part_of(many: usize, parts: usize) -> usize {
+    let rest = (many % parts) as u64;
+    many / parts + usize::from(peristyle_rt::random_below(parts as u64) < rest)
+}
+
+/// Moves that even out the use of devices, `most` at most.
 fn find_moves(
     state: &State,
     devices: &mut [DeviceView],
     fates: &Fates,
     moving: bool,
     now: Instant,
+    most: usize,
 ) -> Vec<Job> {
     if !is_uneven(devices, moving) {
         return Vec::new();
@@ -402,7 +419,7 @@ fn find_moves(
         devices[found.to].slots_used += 1;
         let to = Some(devices[found.to].id);
         jobs.push(Job { extent: e.id, column: found.column, why: Why::Balance, to });
-        if jobs.len() == MOVES_MAX {
+        if jobs.len() == most {
             break;
         }
     }

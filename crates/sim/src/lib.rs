@@ -4,6 +4,7 @@
 //! promise is broken, and says how much it has seen. `peristyle-sim` runs many seeds of each.
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 pub mod column;
 pub mod host;
 pub mod model;

@@ -115,4 +115,11 @@ pub static SCENARIOS: &[Scenario] = &[
         operations: &[],
         run: crate::host::run,
     },
+    Scenario {
+        name: "cluster",
+        about: "nodes that take shards over from each other: killed, stopped, cut off, relieved; one history for all hosts",
+        plan: |seed| format!("{:?}", crate::cluster::plan(seed)),
+        operations: &[],
+        run: crate::cluster::run,
+    },
 ];

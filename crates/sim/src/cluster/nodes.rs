@@ -1,0 +1,289 @@
+//! The nodes of a cluster, each a process on a machine of its own that may own any shard, with hosts inside that use whatever is served
+//! there.
+
+use super::Plan;
+use super::register::Registers;
+use crate::model::fill;
+use peristyle_base::{BLOCK_BYTES, DeviceId, LayerId, NodeId, ShardId, Uuid};
+use peristyle_cluster::{DomainId, MemoryShardStore};
+use peristyle_column::{Discard, FormatOptions, Geometry, format};
+use peristyle_node::{
+    DeviceConfig, Node, NodeConfig, PeerConfig, PeerDevice, PeersConfig, ShardPhase, Volume, VolumeSpec,
+    Wish, seeds,
+};
+use peristyle_rt::sim::{DiskConfig, DiskHandle, NodeHandle, World, WorldHandle};
+use peristyle_rt::{Buf, Device, Duration, ReactorId, timeout};
+use peristyle_shard::{ShardConfig, ShardError};
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+const CLUSTER: Uuid = Uuid([0xC2; 16]);
+const PORT: u16 = 7400;
+/// A host that is not answered asks for something else.
+const PATIENCE: Duration = Duration::from_millis(30);
+/// It looks again whether it is served.
+const NOT_SERVED: Duration = Duration::from_millis(15);
+/// Blocks of each volume that hosts use.
+pub const BLOCKS: usize = 8;
+const VOLUME_BLOCKS: u64 = 1024;
+
+/// What the world tells a node of one shard, and what it hears.
+#[derive(Default)]
+pub struct Order {
+    pub own: Cell<Option<bool>>,
+    /// It is served here, or taken up.
+    pub serves: Cell<bool>,
+    /// It is served here, and none of its columns is missing.
+    pub whole: Cell<bool>,
+    /// For people.
+    pub phase: RefCell<String>,
+}
+
+pub struct Nodes {
+    pub machines: Vec<NodeHandle>,
+    disks: Vec<DiskHandle>,
+    pub orders: Vec<Rc<Vec<Order>>>,
+    pub registers: Rc<RefCell<Registers>>,
+    store: MemoryShardStore,
+    clock: WorldHandle,
+    plan: Plan,
+}
+
+fn device_id(node: usize) -> DeviceId {
+    Uuid([0xD0 + node as u8; 16])
+}
+fn addr(node: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 1, node as u8 + 1], PORT))
+}
+fn shard(i: usize) -> ShardId {
+    ShardId(i as u32)
+}
+
+impl Nodes {
+    /// Formats all devices; nobody runs yet.
+    pub fn new(world: &World, plan: &Plan) -> Nodes {
+        let machines: Vec<NodeHandle> =
+            (0..plan.nodes).map(|i| world.add_node([10, 0, 1, i as u8 + 1].into())).collect();
+        let disk = DiskConfig { volatile_cache: plan.volatile_cache, ..DiskConfig::default() };
+        let bytes = Geometry::bytes_for(64 + 64 * plan.shards as u32);
+        let disks: Vec<DiskHandle> = machines.iter().map(|m| m.add_disk("d", bytes, disk.clone())).collect();
+        for (i, machine) in machines.iter().enumerate() {
+            machine.start(vec![disks[i].spec()], move |spec| async move {
+                let device = Device::open(&spec).await.expect("there");
+                let options = FormatOptions { cluster: CLUSTER, device: device_id(i), force: false };
+                format(&device, options).await.expect("blank");
+            });
+            assert!(world.run_until(|| !machine.is_running(), Duration::from_secs(10)));
+        }
+        let orders = |_| Rc::new((0..plan.shards).map(|_| Order::default()).collect());
+        Nodes {
+            machines,
+            disks,
+            orders: (0..plan.nodes).map(orders).collect(),
+            registers: Rc::new(RefCell::new(Registers::new(BLOCKS * plan.shards))),
+            store: MemoryShardStore::default(),
+            clock: world.handle(),
+            plan: plan.clone(),
+        }
+    }
+
+    pub fn boot(&self, i: usize) {
+        let orders = self.orders[i].clone();
+        for order in orders.iter() {
+            order.own.set(None);
+            order.serves.set(false);
+            order.whole.set(false);
+        }
+        let (registers, clock, plan) = (self.registers.clone(), self.clock.clone(), self.plan.clone());
+        // Made anew: nothing of a process outlives it.
+        let seeds = seeds(&config(&plan, i, &self.disks[i]), plan.reactors, &self.store);
+        self.machines[i].start(seeds, move |seed| {
+            let (orders, registers, clock, plan) =
+                (orders.clone(), registers.clone(), clock.clone(), plan.clone());
+            async move {
+                let node = Node::start(seed, false).await;
+                for at in (0..plan.shards).filter(|&at| node.home_of(shard(at)) == Some(node.id())) {
+                    for host in 0..plan.hosts {
+                        let volume = node.volume(&volume(at)).expect("a shard of the pool");
+                        let (registers, clock) = (registers.clone(), clock.clone());
+                        let (first, rest_us) = (at * BLOCKS, plan.rest_us * (1 + host));
+                        let host =
+                            Host { volume, registers, clock, first, who: i, rest_us, writes: host == 0 };
+                        peristyle_rt::spawn(host.run());
+                    }
+                }
+                follow(node, orders).await
+            }
+        });
+    }
+
+    /// Has the node own the shard from now on, or not any more.
+    pub fn tell(&self, node: usize, shard: usize, own: bool) {
+        self.orders[node][shard].own.set(Some(own));
+    }
+}
+
+fn config(plan: &Plan, i: usize, disk: &DiskHandle) -> NodeConfig {
+    let others = || (0..plan.nodes).filter(|&j| j != i);
+    let number = |node: usize| NodeId(node as u32 + 1);
+    let peer = |j| PeerConfig { node: number(j), addr: addr(j) };
+    let device =
+        |j| PeerDevice { id: device_id(j), node: number(j), domain: DomainId(j as u32), wish: Wish::Active };
+    let home = |s: usize| ReactorId((s % plan.reactors) as u16);
+    NodeConfig {
+        node: number(i),
+        cluster: CLUSTER,
+        devices: vec![DeviceConfig {
+            id: device_id(i),
+            spec: disk.spec(),
+            domain: DomainId(i as u32),
+            home: ReactorId((i % plan.reactors) as u16),
+            wish: Wish::Active,
+            discard: Discard::Auto,
+        }],
+        peers: PeersConfig { listen: Some(addr(i)), peers: others().map(peer).collect() },
+        peer_devices: others().map(device).collect(),
+        shards: Vec::new(),
+        peer_shards: (0..plan.shards).map(|s| (shard(s), home(s))).collect(),
+        shard: ShardConfig {
+            ready_extents: 2,
+            checkpoint_log_bytes: plan.checkpoint_log_bytes,
+            map_cache_bytes: 16 << 20,
+            ..ShardConfig::new(plan.scheme)
+        },
+        rebuild_after: Duration::from_secs(3600),
+        development: false,
+    }
+}
+
+fn volume(at: usize) -> VolumeSpec {
+    VolumeSpec {
+        name: format!("v{at}"),
+        nsid: 1 + at as u32,
+        uuid: Uuid([1 + at as u8; 16]),
+        nguid: [1 + at as u8; 16],
+        bytes: VOLUME_BLOCKS * BLOCK_BYTES as u64,
+        lba_bytes: 4096,
+        shard: shard(at),
+        layer: LayerId(1 + at as u32),
+        read_only: false,
+    }
+}
+
+/// Does what a reactor is told of its shards, and tells how they are.
+async fn follow(node: Rc<Node<MemoryShardStore>>, orders: Rc<Vec<Order>>) {
+    loop {
+        for (at, order) in
+            orders.iter().enumerate().filter(|(at, _)| node.home_of(shard(*at)) == Some(node.id()))
+        {
+            if let Some(own) = order.own.take() {
+                assert!(node.own(shard(at), own).await);
+            }
+            let phase = node.shard_phases().into_iter().find(|p| p.0 == shard(at)).map(|p| p.1);
+            let served = node.shard(shard(at)).filter(|s| s.stopped().is_none());
+            let figures = served.map(|s| s.repair_figures(peristyle_rt::now()));
+            let sound = figures.map(|f| f.lost_columns + f.away_columns == 0 && f.working_ns == 0);
+            order.serves.set(matches!(phase, Some(ShardPhase::Serving(_) | ShardPhase::Recovering(_))));
+            order.whole.set(sound == Some(true));
+            *order.phase.borrow_mut() = format!("{phase:?}, {figures:?}");
+        }
+        peristyle_rt::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// One command at a time to a node's own volume, as long as it is served there.
+struct Host {
+    volume: Volume<MemoryShardStore>,
+    registers: Rc<RefCell<Registers>>,
+    clock: WorldHandle,
+    /// The volume's first register.
+    first: usize,
+    /// The node, for people.
+    who: usize,
+    rest_us: u64,
+    writes: bool,
+}
+
+impl Host {
+    async fn run(self) {
+        while self.volume.ensure_layer(VOLUME_BLOCKS).await.is_err() {
+            peristyle_rt::sleep(Duration::from_millis(20)).await;
+        }
+        loop {
+            let rest = peristyle_rt::random_below(2 * self.rest_us + 1);
+            peristyle_rt::sleep(Duration::from_micros(100 + rest)).await;
+            let block = peristyle_rt::random_below(BLOCKS as u64) as usize;
+            // Whoever writes reads first: a host that is not served must not keep others from writing.
+            let served = self.read(block).await;
+            if served && self.writes {
+                self.write(block).await;
+            }
+        }
+    }
+
+    async fn read(&self, block: usize) -> bool {
+        let (began, offset) = (self.clock.now_nanos(), (block * BLOCK_BYTES) as u64);
+        let answer = timeout(PATIENCE, self.volume.read(offset, BLOCK_BYTES as u64)).await;
+        let Some(Ok(data)) = answer else {
+            peristyle_rt::sleep(NOT_SERVED).await;
+            return false;
+        };
+        let data: Vec<u8> = data.pieces().iter().flat_map(|p| p.to_vec()).collect();
+        let salt = u64::from_le_bytes(data[..8].try_into().expect("8 bytes"));
+        assert!(data == content(salt), "a block is one write's, and whole");
+        self.registers.borrow_mut().end_read(
+            began,
+            self.clock.now_nanos(),
+            self.first + block,
+            salt,
+            self.who,
+        );
+        true
+    }
+
+    async fn write(&self, block: usize) {
+        let register = self.first + block;
+        let Some(salt) = self.registers.borrow_mut().begin_write(register) else { return };
+        let mut ended = Unanswered { host: self, register, salt, over: false };
+        let mut buf = Buf::alloc(BLOCK_BYTES).await;
+        buf.copy_from_slice(&content(salt));
+        let answer = self.volume.write((block * BLOCK_BYTES) as u64, buf.freeze()).await;
+        assert_ne!(answer, Err(ShardError::NoSpace), "a pool of this size does not fill");
+        ended.end(answer.is_ok());
+    }
+}
+
+/// A write of which nobody has said yet how it ended. Whoever is killed never does.
+struct Unanswered<'a> {
+    host: &'a Host,
+    register: usize,
+    salt: u64,
+    over: bool,
+}
+
+impl Unanswered<'_> {
+    fn end(&mut self, acknowledged: bool) {
+        self.over = true;
+        let now = self.host.clock.now_nanos();
+        self.host.registers.borrow_mut().end_write(now, self.register, self.salt, acknowledged);
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.end(false);
+        }
+    }
+}
+
+/// A block names its writer's salt and is full of it; 0: it was never written.
+fn content(salt: u64) -> Vec<u8> {
+    let mut block = vec![0; BLOCK_BYTES];
+    if salt != 0 {
+        fill(salt, 0, &mut block);
+        block[..8].copy_from_slice(&salt.to_le_bytes());
+    }
+    block
+}
