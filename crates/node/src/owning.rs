@@ -1,13 +1,14 @@
 //! Shards that this node takes up, keeps as long as their leases hold, and gives away.
 
 use crate::Node;
+use crate::columns::NodeColumns;
 use crate::message::{Reply, Request};
-use crate::reactor::ShardPhase;
+use crate::reactor::{NodeShard, ShardPhase};
 use crate::target::HomeRequest;
 use peristyle_base::ShardId;
 use peristyle_cluster::ShardStore;
-use peristyle_rt::{Duration, ReactorId};
-use peristyle_shard::{Shard, StopReason};
+use peristyle_rt::{Duration, ReactorId, timeout};
+use peristyle_shard::{RecoveryReport, Shard, StopReason};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -33,23 +34,27 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
 
     /// Begins to take a shard up, unless that is under way, or done.
     pub(crate) fn own_here(self: &Rc<Self>, shard: ShardId) -> bool {
-        let there = self.owned.borrow().contains(&shard);
-        if !there {
-            self.owned.borrow_mut().insert(shard);
+        self.owned.borrow_mut().insert(shard);
+        // One task has all of a shard's time here, from taking it up to giving its lease back.
+        if self.taking.borrow_mut().insert(shard) {
             self.phases.borrow_mut().insert(shard, ShardPhase::Recovering(None));
             peristyle_rt::spawn(self.clone().take_up(shard));
         }
         true
     }
 
+    /// Returns when the shard is not served here, and its lease was given back.
     pub(crate) async fn disown_here(self: &Rc<Self>, shard: ShardId) {
         self.owned.borrow_mut().remove(&shard);
-        let Some(served) = self.shards.borrow_mut().remove(&shard) else { return };
-        served.stop(StopReason::Shutdown);
-        self.phases.borrow_mut().insert(shard, ShardPhase::Stopped(StopReason::Shutdown));
-        self.shards_ready.fetch_sub(1, Ordering::Release);
-        self.release(shard).await;
-        self.tell_served(shard, false);
+        if let Some(served) = self.shard(shard) {
+            served.stop(StopReason::Shutdown);
+        }
+        if self.leases.is_alone() {
+            return; // there is nobody to give it to
+        }
+        self.owning.notify_all();
+        let is_over = || !self.taking.borrow().contains(&shard) || self.owned.borrow().contains(&shard);
+        self.owning.wait_until(is_over).await;
     }
 
     /// Hosts hear of it, in a while.
@@ -78,62 +83,60 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         !self.stopping.get() && self.owned.borrow().contains(&shard)
     }
 
-    /// Takes a shard up, again and again until it serves: waiting, never guessing.
+    /// Takes a shard up, again and again until it serves: waiting, never guessing. Keeps it until it is given away or lost.
     async fn take_up(self: Rc<Self>, id: ShardId) {
         while self.owns(id) {
             let mut config = self.config.shard.clone();
             config.lease = self.leases.get(id);
             let (node, columns, store) = (self.config.node, self.columns.clone(), self.store.clone());
             match Shard::recover(id, node, config, columns, store).await {
-                Ok((shard, _)) if !self.owns(id) => {
-                    // It was given away meanwhile.
-                    shard.stop(StopReason::Shutdown);
-                    return self.release(id).await;
-                }
-                Ok((shard, report)) => {
-                    self.phases.borrow_mut().insert(id, ShardPhase::Serving(report));
-                    self.shards.borrow_mut().insert(id, shard.clone());
-                    self.shards_ready.fetch_add(1, Ordering::Release);
-                    self.tell_served(id, true);
-                    return self.keep(id, shard).await;
-                }
+                Ok((shard, report)) if self.owns(id) => self.serve_until_over(id, shard, report).await,
+                // It was given away meanwhile.
+                Ok((shard, _)) => shard.stop(StopReason::Shutdown),
                 Err(error) => {
                     self.phases.borrow_mut().insert(id, ShardPhase::Recovering(Some(error)));
-                    // The next attempt has another epoch.
-                    self.release(id).await;
-                    peristyle_rt::sleep(RETRY_PERIOD).await;
                 }
             }
+            // Whoever is next need not wait for the lease; nor need this node, whose next attempt has another epoch.
+            self.release(id).await;
+            if self.owns(id) {
+                timeout(RETRY_PERIOD, self.owning.notified()).await;
+            }
         }
+        self.taking.borrow_mut().remove(&id);
+        self.owning.notify_all();
     }
 
-    /// Lets go of a shard whose lease has run out, or that somebody else has taken.
-    async fn keep(self: Rc<Self>, id: ShardId, shard: crate::reactor::NodeShard<S>) {
+    async fn serve_until_over(self: &Rc<Self>, id: ShardId, shard: NodeShard<S>, report: RecoveryReport) {
+        self.phases.borrow_mut().insert(id, ShardPhase::Serving(report));
+        self.shards.borrow_mut().insert(id, shard.clone());
+        self.shards_ready.fetch_add(1, Ordering::Release);
         if self.leases.is_alone() {
-            return; // nobody else can take it
+            return std::future::pending().await; // nobody can take it
         }
-        let reason = loop {
-            peristyle_rt::sleep(LOOK_PERIOD).await;
+        self.tell_served(id, true);
+        let reason = self.keep(id, &shard).await;
+        self.shards.borrow_mut().remove(&id);
+        self.phases.borrow_mut().insert(id, ShardPhase::Stopped(reason));
+        self.shards_ready.fetch_sub(1, Ordering::Release);
+        if reason != StopReason::Shutdown {
+            // Somebody else has it, or will: it is taken again when that is asked for.
+            self.owned.borrow_mut().remove(&id);
+        }
+        self.tell_served(id, false);
+    }
+
+    /// Returns when the shard has stopped, or its lease has run out.
+    async fn keep(&self, id: ShardId, shard: &Shard<NodeColumns, S>) -> StopReason {
+        loop {
             if let Some(reason) = shard.stopped() {
-                break reason;
+                return reason;
             }
             if !self.leases.get(id).holds(peristyle_rt::now()) {
                 shard.stop(StopReason::LeaseLost);
-                break StopReason::LeaseLost;
+                continue;
             }
-        };
-        if reason == StopReason::Shutdown {
-            return; // whoever asked for it does the rest
-        }
-        let is_it = self.shards.borrow().get(&id).is_some_and(|s| Rc::ptr_eq(s, &shard));
-        if is_it {
-            self.owned.borrow_mut().remove(&id);
-            self.shards.borrow_mut().remove(&id);
-            self.phases.borrow_mut().insert(id, ShardPhase::Stopped(reason));
-            self.shards_ready.fetch_sub(1, Ordering::Release);
-            // Whoever has taken the shard need not wait for the lease.
-            self.release(id).await;
-            self.tell_served(id, false);
+            timeout(LOOK_PERIOD, self.owning.notified()).await;
         }
     }
 }

@@ -14,6 +14,7 @@ use peristyle_base::{DeviceId, Instant, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, ShardStore};
 use peristyle_column::{Discard, FormatError, OpenError};
 use peristyle_rt::mesh::PortSeed;
+use peristyle_rt::sync::Notify;
 use peristyle_rt::{DeviceSpec, Duration, Fault, IoError, NetError, ReactorId, View};
 use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
 use std::cell::{Cell, RefCell};
@@ -146,8 +147,12 @@ pub struct Node<S: ShardStore + Clone + 'static> {
     pub(crate) leases: LeaseTable,
     pub(crate) store: Rc<S>,
     pub(crate) shards: RefCell<BTreeMap<ShardId, NodeShard<S>>>,
-    /// Shards that this reactor owns, or is taking up.
+    /// Shards that this reactor is to own.
     pub(crate) owned: RefCell<BTreeSet<ShardId>>,
+    /// Shards that a task takes up, keeps, or gives away.
+    pub(crate) taking: RefCell<BTreeSet<ShardId>>,
+    /// One of the two has changed.
+    pub(crate) owning: Notify,
     /// Shards that the node serves or has served, on whichever reactor, with the number of what was told of it last: kept by the
     /// first.
     pub(crate) served: RefCell<BTreeMap<ShardId, (u64, bool)>>,
@@ -223,6 +228,8 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             store: Rc::new(store),
             shards: RefCell::default(),
             owned: RefCell::default(),
+            taking: RefCell::default(),
+            owning: Notify::default(),
             served: RefCell::default(),
             told: Cell::new(0),
             phases: RefCell::default(),
@@ -325,6 +332,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         self.close_target();
         self.peers.stop();
         self.shards.borrow().values().for_each(|s| s.stop(StopReason::Shutdown));
+        self.owning.notify_all(); // leases are given back
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

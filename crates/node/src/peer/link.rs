@@ -15,8 +15,17 @@ use std::task::{Poll, Waker};
 
 /// A connection that is not there, or not welcomed, in this time is given up.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// How often a connection is looked at …
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// … and after how many looks without a word it is asked for one, when nothing is in flight. With something in flight, at once.
+const IDLE_LOOKS: u32 = 10;
+/// A connection that does not answer to that in this time is dead: its other end may have lost its power.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Pause before it is made again.
 const RETRY_PERIOD: Duration = Duration::from_millis(100);
+
+/// Room for what a Ping is answered with; nobody looks at it.
+const PING_BYTES: usize = 4096;
 
 /// Why there is no connection, as last seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +99,8 @@ struct Conn {
     outbox: Outbox,
     waiting: RefCell<Places>,
     ready: Cell<bool>,
+    /// How often something has come.
+    heard: Cell<u64>,
 }
 
 /// What is put behind a request: rows, and where the answer's payload goes.
@@ -150,18 +161,13 @@ impl Link {
             outbox: Outbox::new().await,
             waiting: RefCell::default(),
             ready: Cell::new(false),
+            heard: Cell::new(0),
         });
         conn.outbox.push(None, |out| Some((conn.client.borrow().hello(out), ())));
         let sender = conn.clone();
         peristyle_rt::spawn(async move { sender.outbox.run(writer).await });
         self.conn.replace(Some(conn.clone()));
-        let limited = conn.clone();
-        peristyle_rt::spawn(async move {
-            peristyle_rt::sleep(CONNECT_LIMIT).await;
-            if !limited.ready.get() {
-                limited.outbox.close();
-            }
-        });
+        peristyle_rt::spawn(conn.clone().watch());
         let mut incoming = Incoming::new(reader);
         // The sender's end wakes it.
         let lost = self.receive(&conn, &mut incoming).await;
@@ -186,6 +192,7 @@ impl Link {
     async fn receive_next(&self, conn: &Conn, incoming: &mut Incoming) -> Result<(), Lost> {
         let client = &conn.client;
         let input = client.borrow().next_input();
+        conn.heard.set(conn.heard.get() + 1);
         if let Input::Head { .. } = input {
             return incoming.feed(|bytes| client.borrow_mut().handle_bytes(bytes)).await;
         }
@@ -224,28 +231,62 @@ impl Link {
     pub async fn call(
         &self,
         request: &Request<'_>,
-        mut with: With,
+        with: With,
     ) -> (Result<Answer, ColumnFault>, Option<Buf>) {
-        let payload = with.payload.as_ref().map_or(Payload::NONE, described);
-        let (conn, place) = loop {
-            let Some(conn) = self.conn.borrow().clone().filter(|c| c.ready.get()) else {
-                return (Err(ColumnFault::Device), with.into);
-            };
-            let begun = conn.outbox.push(with.payload.as_ref(), |out| {
-                conn.client.borrow_mut().begin(request, payload, out).ok().map(|(call, bytes)| (bytes, call))
-            });
-            if let Some(call) = begun {
-                let place = conn.waiting.borrow_mut().take(call, with.into.take());
-                break (conn, place);
-            }
-            // Room, or credit.
-            conn.outbox.room.notified().await;
-        };
-        conn.wait(place).await
+        let conn = self.conn.borrow().clone().filter(|c| c.ready.get());
+        match conn {
+            Some(conn) => conn.call(request, with).await,
+            None => (Err(ColumnFault::Device), with.into),
+        }
     }
 }
 
 impl Conn {
+    async fn call(
+        &self,
+        request: &Request<'_>,
+        mut with: With,
+    ) -> (Result<Answer, ColumnFault>, Option<Buf>) {
+        let payload = with.payload.as_ref().map_or(Payload::NONE, described);
+        loop {
+            if self.outbox.closed.is_set() {
+                return (Err(ColumnFault::Device), with.into);
+            }
+            let begun = self.outbox.push(with.payload.as_ref(), |out| {
+                self.client.borrow_mut().begin(request, payload, out).ok().map(|(call, bytes)| (bytes, call))
+            });
+            if let Some(call) = begun {
+                let place = self.waiting.borrow_mut().take(call, with.into.take());
+                return self.wait(place).await;
+            }
+            // Room, or credit.
+            self.outbox.room.notified().await;
+        }
+    }
+
+    /// Ends a connection from which nothing comes: before it is welcomed, or although it is asked.
+    async fn watch(self: Rc<Self>) {
+        let closed = self.outbox.closed.clone();
+        select(closed.wait(), peristyle_rt::sleep(CONNECT_LIMIT)).await;
+        let mut idle = 0;
+        while self.ready.get() && !closed.is_set() {
+            let heard = self.heard.get();
+            select(closed.wait(), peristyle_rt::sleep(LOOK_PERIOD)).await;
+            idle = if self.heard.get() == heard { idle + 1 } else { 0 };
+            let asks = idle >= IDLE_LOOKS || idle > 0 && self.client.borrow().in_flight() > 0;
+            if !asks || closed.is_set() {
+                continue;
+            }
+            idle = 0;
+            let into = Some(Buf::alloc(PING_BYTES).await);
+            let ping = Request::Ping { bytes: PING_BYTES as u32 };
+            if timeout(ANSWER_LIMIT, self.call(&ping, With { payload: None, into })).await.is_none() {
+                break;
+            }
+        }
+        self.outbox.close();
+    }
+
     async fn wait(&self, at: u32) -> (Result<Answer, ColumnFault>, Option<Buf>) {
         struct Place<'a>(&'a Conn, u32);
         impl Drop for Place<'_> {

@@ -22,6 +22,8 @@ const CREDITS: Credits = Credits { requests: 256, bytes: 4 << 20 };
 const CONNECTIONS_MAX: usize = 64;
 /// Whoever has not said Hello by then is cut off.
 const HELLO_LIMIT: Duration = Duration::from_secs(2);
+/// Whoever says nothing for so long is not there any more: clients ask now and then, also when they need nothing.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of answers that one connection may hold: who reads slowly waits for itself.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// The largest append and its checksums.
@@ -87,6 +89,8 @@ struct Session {
     welcomed: Cell<bool>,
     /// Who asks.
     from: Cell<NodeId>,
+    /// How often something has come.
+    heard: Cell<u64>,
 }
 
 impl Service {
@@ -133,16 +137,21 @@ impl Session {
             room: Semaphore::new(ANSWER_BYTES_MAX / BLOCK_BYTES),
             welcomed: Cell::new(false),
             from: Cell::default(),
+            heard: Cell::new(0),
             service,
         });
         let sender = session.clone();
         peristyle_rt::spawn(async move { sender.outbox.run(writer).await });
         let watched = session.clone();
         peristyle_rt::spawn(async move {
-            let closed = watched.outbox.closed.clone();
+            let (closed, stopping) = (watched.outbox.closed.clone(), watched.service.peers.stopping.clone());
             select(closed.wait(), peristyle_rt::sleep(HELLO_LIMIT)).await;
-            if watched.welcomed.get() {
-                select(closed.wait(), watched.service.peers.stopping.wait()).await;
+            while watched.welcomed.get() && !closed.is_set() && !stopping.is_set() {
+                let heard = watched.heard.get();
+                select(select(closed.wait(), stopping.wait()), peristyle_rt::sleep(IDLE_LIMIT)).await;
+                if watched.heard.get() == heard {
+                    break;
+                }
             }
             watched.outbox.close();
         });
@@ -154,6 +163,7 @@ impl Session {
     }
 
     async fn receive_next(self: Rc<Self>, incoming: &mut Incoming) -> Result<(), Lost> {
+        self.heard.set(self.heard.get() + 1);
         let server = &self.server;
         let input = server.borrow().next_input();
         if let Input::Head { .. } = input {
