@@ -2,6 +2,7 @@
 
 use super::incoming::{Incoming, Lost};
 use super::outbox::Outbox;
+use peristyle_base::DeviceId;
 use peristyle_base::crc::Crc32c;
 use peristyle_cluster::ColumnFault;
 use peristyle_cluster::peer::{
@@ -23,9 +24,6 @@ const IDLE_LOOKS: u32 = 10;
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Pause before it is made again.
 const RETRY_PERIOD: Duration = Duration::from_millis(100);
-
-/// Room for what a Ping is answered with; nobody looks at it.
-const PING_BYTES: usize = 4096;
 
 /// Why there is no connection, as last seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -278,9 +276,9 @@ impl Conn {
                 continue;
             }
             idle = 0;
-            let into = Some(Buf::alloc(PING_BYTES).await);
-            let ping = Request::Ping { bytes: PING_BYTES as u32 };
-            if timeout(ANSWER_LIMIT, self.call(&ping, With { payload: None, into })).await.is_none() {
+            // A device that nobody has: any answer will do, and none needs memory, which those who wait here may hold.
+            let question = Request::Probe { device: DeviceId::default() };
+            if timeout(ANSWER_LIMIT, self.call(&question, With::default())).await.is_none() {
                 break;
             }
         }

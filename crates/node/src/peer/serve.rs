@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 /// Requests, and bytes of appends, that one connection may have in flight here.
 const CREDITS: Credits = Credits { requests: 256, bytes: 4 << 20 };
-/// Connections to one reactor; more are refused.
+/// Connections to one reactor; more are refused, and more than twice as many are closed at once.
 const CONNECTIONS_MAX: usize = 64;
 /// Whoever has not said Hello by then is cut off.
 const HELLO_LIMIT: Duration = Duration::from_secs(2);
@@ -109,6 +109,8 @@ impl Service {
         loop {
             match select(stopping.wait(), listener.accept()).await {
                 Either::Left(()) => return,
+                // Before anything is spent on it.
+                Either::Right(Ok(flood)) if self.connections.get() >= 2 * CONNECTIONS_MAX => drop(flood),
                 Either::Right(Ok(stream)) => {
                     self.connections.set(self.connections.get() + 1);
                     peristyle_rt::spawn(Session::run(self.clone(), stream));

@@ -8,7 +8,7 @@ use peristyle_cluster::DEVICES_MAX;
 use peristyle_cluster::peer::{
     Answer, DEVICE_ENTRY_BYTES, DeviceReport, PeerDeviceState, Request, read_devices,
 };
-use peristyle_rt::{Buf, Duration, timeout};
+use peristyle_rt::{Buf, Duration, KeptBufs, timeout};
 use std::rc::Rc;
 
 /// A node is asked so often.
@@ -39,14 +39,11 @@ impl Peers {
 
     async fn watch_node(self: Rc<Self>, peer: PeerConfig, devices: DeviceTable) {
         let Some(link) = self.link(peer.node, 0) else { return };
-        let mut buf = Some(Buf::alloc(PING_BYTES).await);
+        // Whoever waits for this node may hold all other memory.
+        let kept = KeptBufs::take(1, PING_BYTES).await;
         while !self.stopping.is_set() {
             let asked = peristyle_rt::now();
-            let room = match buf.take() {
-                Some(buf) => buf,
-                None => Buf::alloc(PING_BYTES).await,
-            };
-            let answer = timeout(LIMIT, ping(&link, room)).await;
+            let answer = timeout(LIMIT, async { ping(&link, kept.alloc(PING_BYTES).await).await }).await;
             match answer {
                 Some(Ok(reports)) => heard(&devices, peer.node, &reports),
                 _ => silent(&devices, peer.node),
