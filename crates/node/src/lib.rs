@@ -10,6 +10,7 @@ pub mod nbd;
 mod opening;
 mod owning;
 pub mod peer;
+mod pieces;
 mod probe;
 pub mod qos;
 mod reactor;

@@ -10,12 +10,12 @@ use peristyle_rt::{Buf, Duration, timeout};
 use std::rc::Rc;
 
 /// Pause between probes of a bad device.
-const PERIOD: Duration = Duration::from_millis(200);
+pub(crate) const PERIOD: Duration = Duration::from_millis(200);
 /// A device under suspicion that answers in this time is not bad: it has much to do.
-const CHECK_LIMIT: Duration = Duration::from_millis(40);
+pub(crate) const CHECK_LIMIT: Duration = Duration::from_millis(40);
 /// A probe must answer in this time, so often in a row, before a device is trusted again.
-const LIMIT: Duration = Duration::from_millis(20);
-const GOOD: u32 = 5;
+pub(crate) const LIMIT: Duration = Duration::from_millis(20);
+pub(crate) const GOOD: u32 = 5;
 
 /// A device was late. When it does not answer now either, it stalls: nobody reads from it until it
 /// does.

@@ -1,21 +1,16 @@
 //! What leaves over one connection: heads in a buffer of their own, payload from where it lies. All that is ready in a
 //! turn leaves in one send.
 
+use crate::pieces::{Piece, put};
 use peristyle_cluster::peer::HEAD_BYTES_MAX;
 use peristyle_rt::sync::{Event, Notify};
-use peristyle_rt::{Buf, Either, IoVec, StreamWriter, View, select};
+use peristyle_rt::{Buf, Either, IoVec, StreamWriter, select};
 use std::cell::RefCell;
 
 /// Heads of one send.
 const HEADS_BYTES: usize = 16 << 10;
 /// Payload of one send, more or less.
 const SEND_BYTES: usize = 2 << 20;
-
-enum Piece {
-    /// By its place among the heads.
-    Head(usize, usize),
-    Payload(View),
-}
 
 struct Filling {
     heads: Buf,
@@ -116,18 +111,4 @@ impl Outbox {
         // Wakes the receiver; the connection ends when both halves are gone.
         writer.shutdown();
     }
-}
-
-async fn put(writer: &mut StreamWriter, heads: &View, pieces: &mut Vec<Piece>) -> bool {
-    let mut iov = IoVec::new();
-    for piece in pieces.drain(..) {
-        iov.push(match piece {
-            Piece::Head(from, to) => heads.slice(from..to),
-            Piece::Payload(view) => view,
-        });
-        if iov.is_full() && writer.send(std::mem::take(&mut iov)).await.is_err() {
-            return false;
-        }
-    }
-    iov.is_empty() || writer.send(iov).await.is_ok()
 }

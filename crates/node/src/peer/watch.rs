@@ -3,6 +3,7 @@
 use super::link::With;
 use super::{Link, PeerConfig, Peers};
 use crate::devices::{DeviceTable, Home, SharedDevice};
+use crate::probe;
 use peristyle_base::{DeviceId, NodeId};
 use peristyle_cluster::DEVICES_MAX;
 use peristyle_cluster::peer::{
@@ -15,13 +16,6 @@ use std::rc::Rc;
 const PERIOD: Duration = Duration::from_millis(100);
 /// A node that does not answer in this time is away.
 const LIMIT: Duration = Duration::from_millis(300);
-/// Pause between probes of a device that is not trusted.
-const PROBE_PERIOD: Duration = Duration::from_millis(200);
-/// A probe must answer in this time, so often in a row, before a device is trusted again.
-const PROBE_LIMIT: Duration = Duration::from_millis(20);
-const GOOD: u32 = 5;
-/// A device under suspicion that answers in this time is not bad: it has much to do.
-const CHECK_LIMIT: Duration = Duration::from_millis(40);
 
 /// Room for the devices of a node.
 const PING_BYTES: usize = DEVICES_MAX * DEVICE_ENTRY_BYTES;
@@ -58,17 +52,17 @@ impl Peers {
         let Some(device) = devices.get(id) else { return };
         let mut good = 0;
         while !self.stopping.is_set() {
-            peristyle_rt::sleep(PROBE_PERIOD).await;
+            peristyle_rt::sleep(probe::PERIOD).await;
             if !device.is_bad() || !device.is_served() {
                 good = 0;
                 continue;
             }
-            let answered = timeout(PROBE_LIMIT, self.probe(device)).await == Some(true);
+            let answered = timeout(probe::LIMIT, self.probe(device)).await == Some(true);
             good = if answered && !device.is_reported_bad() { good + 1 } else { 0 };
             if answered {
                 devices.set_back(id);
             }
-            if good >= GOOD {
+            if good >= probe::GOOD {
                 good = 0;
                 devices.set_good(id);
             }
@@ -78,7 +72,7 @@ impl Peers {
     /// A device was late. When it does not answer now either, nobody reads from it until it does.
     pub(crate) async fn check(self: Rc<Self>, id: DeviceId, devices: DeviceTable) {
         let Some(device) = devices.get(id) else { return };
-        if timeout(CHECK_LIMIT, self.probe(device)).await != Some(true) {
+        if timeout(probe::CHECK_LIMIT, self.probe(device)).await != Some(true) {
             devices.set_bad(id, false);
             devices.set_away(id);
         }

@@ -1,6 +1,7 @@
 //! The sender of a connection: all that is ready in a turn leaves in one send, payload from where it lies.
 
 use super::conn::{Conn, Sending};
+use crate::pieces::{Piece, put};
 use peristyle_cluster::ShardStore;
 use peristyle_nvme::qpair::TRANSMIT_HEADER_BYTES;
 use peristyle_nvme::wire::digest::{DIGEST_BYTES, data_digest};
@@ -12,12 +13,6 @@ use std::rc::Rc;
 const HEADER_BUF_BYTES: usize = 4096;
 /// Payload of one send, more or less.
 const SEND_BYTES: usize = 1 << 20;
-
-enum Piece {
-    /// By its place in the header buffer.
-    Header(usize, usize),
-    Payload(View),
-}
 
 /// One send's worth of PDUs. Its memory is used again.
 #[derive(Default)]
@@ -69,7 +64,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
         let (mut at, mut bytes) = (0, 0);
         while header.len() - at >= TRANSMIT_HEADER_BYTES + DIGEST_BYTES && bytes < SEND_BYTES {
             let Some(transmit) = qpair.poll_transmit(&mut header[at..]) else { break };
-            batch.pieces.push(Piece::Header(at, at + transmit.header));
+            batch.pieces.push(Piece::Head(at, at + transmit.header));
             at += transmit.header;
             if let Some(payload) = transmit.payload {
                 let first = batch.pieces.len();
@@ -81,7 +76,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
                 if transmit.digest {
                     let digest = digest_of(&batch.pieces[first..]);
                     header[at..at + DIGEST_BYTES].copy_from_slice(&digest);
-                    batch.pieces.push(Piece::Header(at, at + DIGEST_BYTES));
+                    batch.pieces.push(Piece::Head(at, at + DIGEST_BYTES));
                     at += DIGEST_BYTES;
                 }
             }
@@ -106,7 +101,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 fn digest_of(pieces: &[Piece]) -> [u8; DIGEST_BYTES] {
     data_digest(pieces.iter().filter_map(|piece| match piece {
         Piece::Payload(view) => Some(&view[..]),
-        Piece::Header(..) => None,
+        Piece::Head(..) => None,
     }))
 }
 
@@ -124,18 +119,4 @@ fn cut(iov: &IoVec, mut offset: usize, mut len: usize, mut take: impl FnMut(View
         take(view.slice(offset..offset + n));
         (offset, len) = (0, len - n);
     }
-}
-
-async fn put(writer: &mut StreamWriter, headers: &View, pieces: &mut Vec<Piece>) -> bool {
-    let mut iov = IoVec::new();
-    for piece in pieces.drain(..) {
-        iov.push(match piece {
-            Piece::Header(from, to) => headers.slice(from..to),
-            Piece::Payload(view) => view,
-        });
-        if iov.is_full() && writer.send(std::mem::take(&mut iov)).await.is_err() {
-            return false;
-        }
-    }
-    iov.is_empty() || writer.send(iov).await.is_ok()
 }
