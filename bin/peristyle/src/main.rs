@@ -5,6 +5,7 @@
 mod bench;
 mod cli;
 mod client;
+mod cluster;
 mod failure;
 mod model;
 mod offline;
@@ -36,6 +37,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Dev(options) => offline::dev(options, admin),
         Command::Node(options) => offline::node(options),
+        Command::Cluster(command) => cluster::cluster(command, admin),
         Command::Device(command) => offline::or_online_device(command, admin),
         Command::Volume(command) => online::volume(command, admin),
         Command::Snapshot(command) => online::snapshot(command, admin),

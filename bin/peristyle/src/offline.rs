@@ -4,7 +4,7 @@ use crate::cli::{DevOptions, DeviceArg, DeviceCommand, NodeOptions, PoolCommand,
 use crate::failure::{Failure, Kind};
 use crate::online::{self, print};
 use crate::render::{self, Ready, StatusLine};
-use crate::wiring::{self, DevDevices, DevPlan, DeviceReport, Observer, Source};
+use crate::wiring::{self, DevDevices, DevNode, DevPlan, DeviceReport, Observer, Source};
 use peristyle_base::GIB;
 use peristyle_control::config::Config;
 use std::io::IsTerminal;
@@ -105,7 +105,8 @@ pub fn node(options: NodeOptions) -> Result<(), Failure> {
     if options.check {
         return Ok(());
     }
-    wiring::node(&config, &mut Terminal::new(false))
+    let development = options.development.map(|device_bytes| DevNode { device_bytes });
+    wiring::node(&config, development, &mut Terminal::new(options.json))
 }
 
 pub fn or_online_device(command: DeviceCommand, admin: Option<PathBuf>) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ fn call(admin: Admin, request: Request) -> Result<Response, Failure> {
     Client::connect(admin)?.call(&request)
 }
 
-fn unexpected(response: Response) -> Failure {
+pub fn unexpected(response: Response) -> Failure {
     let kind = render::json(&response);
     let start: String = kind.chars().take(60).collect();
     Failure::failed(format!("the node gave an answer to another question: {start}"))

@@ -125,11 +125,26 @@ impl Holder {
             return;
         }
         self.asked[from] = self.asked[from].max(Some(asked));
+        if let Some(until) = self.until_of_majority() {
+            self.lease.extend(until);
+        }
+    }
+
+    /// One more node may grant, and has not: a majority is one of all that may now, so the lease may end sooner.
+    pub fn join(&mut self) {
+        self.asked.push(None);
+        if !self.over && self.lease.was_held() {
+            let until = self.until_of_majority().map_or(ENDED, |until| until.0);
+            self.lease.store(until);
+        }
+    }
+
+    /// Until when a majority has granted.
+    fn until_of_majority(&self) -> Option<Instant> {
         let mut all: Vec<_> = self.asked.iter().flatten().copied().collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
-        if let Some(oldest) = all.get(majority(self.asked.len()) - 1) {
-            self.lease.extend(later(*oldest, shorter(LEASE_PERIOD)));
-        }
+        let oldest = all.get(majority(self.asked.len()) - 1)?;
+        Some(later(*oldest, shorter(LEASE_PERIOD)))
     }
 
     /// A node has accepted a higher epoch: there is, or will be, another owner.

@@ -5,6 +5,7 @@
 
 use crate::desired::{check_name, check_nqn};
 use crate::serial::text;
+use crate::token::Token;
 use peristyle_base::units::{format_bytes, parse_bytes};
 use peristyle_base::{GIB, MIB, Scheme};
 use peristyle_cluster::TooFewPolicy;
@@ -52,6 +53,8 @@ pub struct Config {
     pub devices: Vec<DeviceConfig>,
     pub volumes: VolumesConfig,
     pub limits: LimitsConfig,
+    /// Of a node that is one of several; `None`: alone.
+    pub cluster: Option<ClusterConfig>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -332,6 +335,24 @@ impl Default for LimitsConfig {
     }
 }
 
+/// What makes the node one of a cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// As `peristyle cluster create` printed it.
+    #[serde(with = "text")]
+    pub token: Token,
+    /// The node's number, 1..=64, its own for good.
+    pub node: u32,
+    /// Where it listens for other nodes, and where they reach it: reactor i at the port + i.
+    pub listen: SocketAddr,
+    /// What it fails together with, where the pool's failure domain is one of these.
+    #[serde(default)]
+    pub rack: Option<String>,
+    #[serde(default)]
+    pub zone: Option<String>,
+}
+
 /// Why a configuration is refused: the key, and what is wrong with its value.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -401,6 +422,15 @@ impl Config {
                 "volumes.lba_bytes",
                 format!("{} is neither 4096 nor 512", self.volumes.lba_bytes),
             ));
+        }
+        if let Some(cluster) = &self.cluster {
+            within("cluster.node", cluster.node.into(), 1..=crate::desired::NODES_MAX as u64)?;
+            for (key, label) in [("cluster.rack", &cluster.rack), ("cluster.zone", &cluster.zone)] {
+                label.as_ref().map_or(Ok(()), |l| check_name(l)).map_err(|e| bad(key, e.to_string()))?;
+            }
+            if cluster.listen.ip().is_unspecified() {
+                return Err(bad("cluster.listen", "other nodes have to reach it there: name an address"));
+            }
         }
         self.check_devices()
     }

@@ -4,7 +4,7 @@
 //! writes names the revision of its key ([`Mandate::fence`]), so that the store refuses it when the clock was wrong, or when a
 //! leader of etcd that was deposed and did not know it took its renewal: the store alone decides, time only spares conflicts.
 
-use crate::meta::{ClusterStore, LeaseId, MetaError, ReadAnew, Revision, Txn, Watch};
+use crate::meta::{ClusterStore, Item, LeaseId, MetaError, ReadAnew, Revision, Txn, Watch};
 use peristyle_base::{Duration, Instant};
 use peristyle_rt::{now, sleep_until};
 
@@ -65,11 +65,27 @@ async fn attempt<S: ClusterStore>(
     }
 }
 
-/// The manager's name, and the revision at which that was so.
-async fn holder<S: ClusterStore>(store: &S) -> Result<(Option<String>, Revision), MetaError> {
+/// Who the manager is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Manager {
+    pub name: String,
+    /// Of its election.
+    pub revision: Revision,
+}
+
+/// The manager, and the revision at which that was so.
+async fn holder<S: ClusterStore>(store: &S) -> Result<(Option<Manager>, Revision), MetaError> {
     let (items, revision) = store.list(MANAGER, 1).await?;
     let there = items.into_iter().find(|(key, _)| key == MANAGER);
-    Ok((there.map(|(_, item)| text(item.value)), revision))
+    let manager = |item: Item| Manager { name: text(item.value), revision: item.revision };
+    Ok((there.map(|(_, item)| manager(item)), revision))
+}
+
+/// Ends the mandate of a manager that nobody hears of any more, before its lease does: another can be elected at once. If it lives
+/// all the same, the store refuses what it writes under its mandate. A conflict: it is not that manager's any more.
+pub async fn depose<S: ClusterStore>(store: &S, manager: &Manager) -> Result<(), MetaError> {
+    let txn = Txn::default().compare(MANAGER, manager.revision).delete(MANAGER);
+    store.commit(txn).await.map(drop)
 }
 
 fn text(name: Vec<u8>) -> String {
@@ -82,6 +98,11 @@ fn usable(ttl: Duration) -> Duration {
 }
 
 impl Mandate {
+    /// Of its election.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
     /// Whether this node is the manager, by its own clock.
     pub fn holds(&self) -> bool {
         now() < self.until
@@ -149,8 +170,8 @@ pub fn observe<S: ClusterStore>(store: S) -> Observer<S> {
 }
 
 impl<S: ClusterStore> Observer<S> {
-    /// The manager's name, now and then with each change; `None` while there is none. An error is that of a read: ask again.
-    pub async fn next(&mut self) -> Result<Option<String>, MetaError> {
+    /// The manager, now and then with each change; `None` while there is none. An error is that of a read: ask again.
+    pub async fn next(&mut self) -> Result<Option<Manager>, MetaError> {
         loop {
             let Some(watch) = &mut self.watch else {
                 let (there, revision) = holder(&self.store).await?;
@@ -158,7 +179,10 @@ impl<S: ClusterStore> Observer<S> {
                 return Ok(there);
             };
             match watch.next().await {
-                Ok(change) if change.key == MANAGER => return Ok(change.value.map(text)),
+                Ok(change) if change.key == MANAGER => {
+                    let revision = change.revision;
+                    return Ok(change.value.map(|name| Manager { name: text(name), revision }));
+                }
                 Ok(_) => {}
                 Err(ReadAnew) => self.watch = None,
             }

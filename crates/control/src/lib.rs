@@ -4,6 +4,7 @@
 //! Read first: [`MetaStore`], [`Control`] with [`Change`], [`config::Config`], [`api::Request`].
 #![forbid(unsafe_code)]
 
+mod any;
 pub mod api;
 pub mod config;
 pub mod desired;
@@ -11,13 +12,17 @@ pub mod election;
 mod embedded;
 mod etcd;
 mod local;
+pub mod manager;
+pub mod member;
 mod memory;
 mod meta;
 mod records;
 mod serial;
 mod server;
 pub mod setup;
+mod token;
 
+pub use any::{AnyStore, AnyWatch};
 pub use desired::{Change, Control, ControlError, State, VolumeSpec};
 pub use embedded::{EmbeddedStore, OpenError};
 pub use etcd::{EtcdConfig, EtcdStore, EtcdWatch};
@@ -28,3 +33,4 @@ pub use meta::{
 };
 pub use records::ShardRecords;
 pub use server::{AdminHandler, serve_admin};
+pub use token::{StoreAt, Token};

@@ -33,3 +33,17 @@ number!(volume_id, VolumeId);
 number!(shard_id, ShardId);
 number!(layer_id, LayerId);
 number!(pool_id, PoolId);
+number!(node_id, NodeId);
+
+/// The same for a number that may not be there.
+pub mod maybe_node_id {
+    use peristyle_base::NodeId;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(id: &Option<NodeId>, s: S) -> Result<S::Ok, S::Error> {
+        id.map(|id| id.0).serialize(s)
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<NodeId>, D::Error> {
+        Ok(Option::<u32>::deserialize(d)?.map(NodeId))
+    }
+}

@@ -1,9 +1,11 @@
 //! Makes what is there what was asked for, at each start: a new store is completed, an old one is brought up to
 //! the command line or configuration.
 
-use crate::desired::{Change, Control, ControlError, Device, DeviceState, LAYER_FIRST, Pool, VolumeSpec};
+use crate::desired::{
+    Change, Control, ControlError, Device, DeviceState, FailureDomain, LAYER_FIRST, Pool, VolumeSpec,
+};
 use crate::meta::MetaStore;
-use peristyle_base::{DeviceId, PoolId, Scheme, Uuid};
+use peristyle_base::{DeviceId, NodeId, PoolId, Scheme, Uuid};
 use peristyle_cluster::TooFewPolicy;
 
 /// The one pool of a machine.
@@ -68,7 +70,7 @@ pub async fn open_or_create<S: MetaStore + Clone>(
         }
     };
     pool(&control, setup).await?;
-    devices(&control, &setup.devices).await?;
+    devices(&control, &setup.devices, None).await?;
     if control.state().shards.is_empty() {
         control.apply(&Change::AddShards { pool: POOL, count: setup.shards }).await?;
     }
@@ -84,7 +86,8 @@ async fn pool<S: MetaStore>(control: &Control<S>, setup: &Setup) -> Result<(), C
     let Setup { scheme, too_few_domains, .. } = *setup;
     match there {
         None => {
-            let pool = Pool { id: POOL, name: setup.pool_name.clone(), scheme, too_few_domains };
+            let (name, failure_domain) = (setup.pool_name.clone(), FailureDomain::Device);
+            let pool = Pool { id: POOL, name, scheme, too_few_domains, failure_domain };
             control.apply(&Change::CreatePool(pool)).await?;
         }
         Some(pool) if (pool.scheme, pool.too_few_domains) != (scheme, too_few_domains) => {
@@ -96,7 +99,11 @@ async fn pool<S: MetaStore>(control: &Control<S>, setup: &Setup) -> Result<(), C
 }
 
 /// Devices that are known and were not found stay: they may come back.
-async fn devices<S: MetaStore>(control: &Control<S>, found: &[FoundDevice]) -> Result<(), ControlError> {
+pub(crate) async fn devices<S: MetaStore>(
+    control: &Control<S>,
+    found: &[FoundDevice],
+    node: Option<NodeId>,
+) -> Result<(), ControlError> {
     for device in found {
         let FoundDevice { id, path, .. } = device.clone();
         let there = control.state().devices.get(&id).cloned();
@@ -114,11 +121,12 @@ async fn devices<S: MetaStore>(control: &Control<S>, found: &[FoundDevice]) -> R
                         domain,
                         path,
                         state: DeviceState::Active,
+                        node,
                     }))
                     .await?,
             ),
-            Some(d) if d.path != path || d.domain != domain => {
-                control.apply(&Change::SetDevice { device: id, path, domain }).await?;
+            Some(d) if d.path != path || d.domain != domain || d.node != node => {
+                control.apply(&Change::SetDevice { device: id, node, path, domain }).await?;
             }
             Some(_) => {}
         }

@@ -29,18 +29,20 @@ fn the_sample_is_the_defaults_and_names_every_key() {
     };
     let all: String = SAMPLE
         .lines()
-        .map(|line| line.strip_prefix("# ").filter(|l| key(l) || l.starts_with("[[")).unwrap_or(line))
+        .map(|line| line.strip_prefix("# ").filter(|l| key(l) || l.starts_with('[')).unwrap_or(line))
         .fold(String::new(), |all, line| all + line + "\n");
     let config = Config::parse(&format!("{all}{DEVICES}")).unwrap();
     assert!(config.nvme.advertise.is_some() && config.nvme.nqn.is_some());
     assert_eq!((config.devices.len(), config.devices[0].domain), (4, Some(1)));
+    let cluster = config.cluster.unwrap();
+    assert_eq!((cluster.node, cluster.rack, cluster.zone), (1, Some("r1".into()), Some("a".into())));
 }
 
 #[test]
 fn the_sample_documents_every_key_of_the_structs() {
     let keys = "data_dir admin_socket shards listen advertise nqn hosts count cores poll buffers hugepages map_cache \
                 name scheme too_few_domains detect_zeroes checkpoint_log background_mib_s \
-                rebuild_after_s scrub_days path write_cache discard domain lba_bytes connections queue_depth io_queues";
+                rebuild_after_s scrub_days path write_cache discard domain lba_bytes connections queue_depth io_queues token node rack zone";
     for key in keys.split_whitespace() {
         assert!(SAMPLE.contains(&format!("{key} = ")), "{key}");
     }

@@ -17,7 +17,8 @@ fn spec(name: &str, n: u8) -> VolumeSpec {
 
 fn pool() -> Pool {
     let scheme = Scheme::new(4, 2).unwrap();
-    Pool { id: PoolId(0), name: "main".into(), scheme, too_few_domains: TooFewPolicy::Refuse }
+    let (too_few_domains, failure_domain) = (TooFewPolicy::Refuse, FailureDomain::Device);
+    Pool { id: PoolId(0), name: "main".into(), scheme, too_few_domains, failure_domain }
 }
 
 fn device(n: u8) -> Device {
@@ -27,6 +28,7 @@ fn device(n: u8) -> Device {
         domain: n as u32,
         path: format!("/dev/{n}"),
         state: DeviceState::Active,
+        node: None,
     }
 }
 
@@ -235,7 +237,7 @@ fn there_are_limits_to_everything_and_they_are_named() {
 #[test]
 fn a_device_moves_and_keeps_its_identity() {
     let control = complete(MemoryStore::default());
-    let moved = Change::SetDevice { device: Uuid([3; 16]), path: "/dev/new".into(), domain: 70 };
+    let moved = Change::SetDevice { device: Uuid([3; 16]), node: None, path: "/dev/new".into(), domain: 70 };
     let state = apply(&control, moved).unwrap();
     let now = &state.devices[&Uuid([3; 16])];
     assert_eq!((now.path.as_str(), now.domain), ("/dev/new", 70));
@@ -243,7 +245,7 @@ fn a_device_moves_and_keeps_its_identity() {
         apply(&control, Change::AddDevice(device(3))),
         Err(ControlError::IdentityTaken(device(3).id.to_string()))
     );
-    let unknown = Change::SetDevice { device: Uuid([99; 16]), path: String::new(), domain: 0 };
+    let unknown = Change::SetDevice { device: Uuid([99; 16]), node: None, path: String::new(), domain: 0 };
     assert!(matches!(apply(&control, unknown), Err(ControlError::NotFound { kind: "device", .. })));
 }
 

@@ -375,7 +375,7 @@ fn there_is_one_manager_while_members_of_etcd_are_killed_and_another_when_it_is_
         });
         let until = async |observer: &mut Observer<EtcdStore>, wanted: &dyn Fn(&str) -> bool| loop {
             match observer.next().await {
-                Ok(Some(name)) if wanted(&name) => return name,
+                Ok(Some(manager)) if wanted(&manager.name) => return manager.name,
                 Ok(_) => {}
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }

@@ -63,10 +63,6 @@ impl NodeColumns {
             shards,
         }
     }
-    /// Takes note of a device that came while the node runs.
-    pub fn know(&self, device: DeviceId) {
-        self.latencies.borrow_mut().entry(device).or_default();
-    }
     pub fn add_server(&self, server: Server) {
         self.servers.borrow_mut().insert(server.id(), server);
     }
@@ -143,18 +139,15 @@ impl NodeColumns {
 
     fn note_latency(&self, device: DeviceId, started: Instant, now: Instant) {
         // What a device answers while it is known to stall is not what it usually takes.
-        if !self.devices.is_bad(device)
-            && let Some(latency) = self.latencies.borrow_mut().get_mut(&device)
-        {
-            latency.record(now, now.nanos_since(started));
+        if !self.devices.is_bad(device) {
+            let mut latencies = self.latencies.borrow_mut();
+            latencies.entry(device).or_default().record(now, now.nanos_since(started));
         }
     }
 
     async fn ask(&self, device: DeviceId, request: ColumnRequest) -> ColumnAnswer {
         match self.devices.get(device) {
-            Some(shared) if matches!(shared.home, Home::Peer(_)) && shared.is_served() => {
-                self.peers.ask(shared, request).await
-            }
+            Some(shared) if shared.is_peers() && shared.is_served() => self.peers.ask(shared, request).await,
             _ => self.ask_here(device, request).await,
         }
     }
@@ -164,7 +157,7 @@ impl NodeColumns {
         let Some(shared) = self.devices.get(device).filter(|d| d.wish().serves()) else {
             return request.failed(ColumnFault::Device);
         };
-        match shared.home {
+        match shared.home() {
             Home::Here(home) if home != self.bus.me() && shared.is_open() => {
                 match self.bus.call(home, Request::Column { device, request }).await {
                     Reply::Column(answer) => answer,
@@ -366,7 +359,7 @@ impl Columns for NodeColumns {
         // What was given up is gone for good, not away.
         let lists = self.devices.all().filter(|d| d.wish().serves()).map(|d| async move {
             // A node that is silent is not waited for: it has been, by its pings.
-            if matches!(d.home, Home::Peer(_)) && self.devices.is_away(d.id) {
+            if d.is_peers() && self.devices.is_away(d.id) {
                 return (d.id, Err(ColumnFault::Device));
             }
             let list = timeout(LIST_LIMIT, self.list_device(d.id, shard)).await;
@@ -405,7 +398,7 @@ impl Columns for NodeColumns {
     fn report_late(&self, device: DeviceId) {
         let Some(shared) = self.devices.get(device).filter(|d| d.suspect()) else { return };
         let bus = self.bus.clone();
-        match (self.server(device), shared.home) {
+        match (self.server(device), shared.home()) {
             (Some(server), _) => peristyle_rt::spawn(probe::check(server, self.devices.clone())),
             (None, Home::Here(home)) => peristyle_rt::spawn(async move {
                 bus.call(home, Request::Check { device }).await;

@@ -18,11 +18,29 @@ pub enum Home {
     Peer(NodeId),
 }
 
+impl Home {
+    const PEER: u64 = 1 << 32;
+
+    fn code(self) -> u64 {
+        match self {
+            Home::Here(reactor) => reactor.0.into(),
+            Home::Peer(node) => Home::PEER | u64::from(node.0),
+        }
+    }
+    fn of_code(code: u64) -> Home {
+        match code & Home::PEER {
+            0 => Home::Here(ReactorId(code as u16)),
+            _ => Home::Peer(NodeId(code as u32)),
+        }
+    }
+}
+
 /// One device, as every reactor sees it.
 pub struct SharedDevice {
     pub id: DeviceId,
     pub domain: DomainId,
-    pub home: Home,
+    /// A [`Home`]: it moves when the device is plugged in elsewhere.
+    home: AtomicU64,
     /// For people.
     pub path: String,
     slots_total: AtomicU32,
@@ -99,7 +117,7 @@ impl SharedDevice {
         SharedDevice {
             id,
             domain,
-            home,
+            home: AtomicU64::new(home.code()),
             path,
             slots_total: AtomicU32::new(0),
             slots_used: AtomicU32::new(0),
@@ -114,9 +132,22 @@ impl SharedDevice {
             reported_bad: AtomicBool::new(false),
         }
     }
+    pub fn home(&self) -> Home {
+        Home::of_code(self.home.load(Relaxed))
+    }
+    pub(crate) fn set_home(&self, home: Home) {
+        self.home.store(home.code(), Relaxed);
+    }
+    /// Another node has it.
+    pub fn is_peers(&self) -> bool {
+        matches!(self.home(), Home::Peer(_))
+    }
     pub fn wishing(self, wish: Wish) -> SharedDevice {
         self.wish.store(wish as u8, Relaxed);
         self
+    }
+    pub fn is_draining(&self) -> bool {
+        self.wish() == Wish::Draining
     }
     pub fn wish(&self) -> Wish {
         Wish::ALL[self.wish.load(Relaxed) as usize]

@@ -2,7 +2,7 @@
 //! new ones. What was given up is let go of.
 
 use crate::Node;
-use crate::devices::Wish;
+use crate::devices::{Home, Wish};
 use crate::message::{Reply, Request};
 use crate::probe;
 use crate::reactor::{DeviceConfig, DeviceOpenError};
@@ -38,7 +38,6 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             _ => timeout(OPEN_LIMIT, opening).await.unwrap_or(Err(DeviceOpenError::NoAnswer)),
         };
         let server = opened?;
-        self.columns().know(server.id());
         self.columns().publish_usage(&server);
         self.columns().add_server(server.clone());
         self.open_errors.borrow_mut().retain(|e| e.0 != config.id);
@@ -77,7 +76,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     }
 
     pub(crate) async fn open_new(self: &Rc<Self>, config: DeviceConfig) -> Result<(), DeviceOpenError> {
-        self.devices().add(config.shared());
+        if !self.devices().add(config.shared())
+            && let Some(there) = self.devices().get(config.id)
+        {
+            there.set_home(Home::Here(self.id())); // another node had it
+        }
         self.my_devices.borrow_mut().retain(|d| d.id != config.id);
         self.my_devices.borrow_mut().push(config.clone());
         self.open(&config).await
@@ -95,7 +98,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             let mine = self.my_devices.borrow().clone();
             for config in mine {
                 let Some(shared) = self.devices().get(config.id) else { continue };
-                if !shared.wish().serves() {
+                if shared.is_peers() {
+                    // It is another node's now.
+                    self.columns().drop_server(config.id);
+                    self.my_devices.borrow_mut().retain(|d| d.id != config.id);
+                } else if !shared.wish().serves() {
                     self.columns().drop_server(config.id);
                 } else if !shared.is_open() && matches!(config.spec, DeviceSpec::Path { .. }) {
                     let _ = self.open(&config).await; // why it failed is known from the start

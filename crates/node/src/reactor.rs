@@ -6,7 +6,7 @@ use crate::columns::NodeColumns;
 use crate::devices::{DeviceTable, Home, SharedDevice, Wish};
 use crate::message::{NodeBus, Reply, Request};
 use crate::opening::OPEN_LIMIT;
-use crate::peer::{LeaseTable, Peers, PeersConfig};
+use crate::peer::{Identity, LeaseTable, PeerTable, Peers, PeersConfig};
 use crate::probe;
 use crate::stats::{FrontStats, IoTotals, ReactorStats, VolumeStats};
 use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
@@ -97,6 +97,7 @@ pub struct NodeSeed<S> {
     /// Drawn by the first reactor that comes: what others know this process by.
     boot: Arc<AtomicU64>,
     leases: LeaseTable,
+    peers: PeerTable,
     devices_open: Arc<AtomicUsize>,
     shards_ready: Arc<AtomicUsize>,
 }
@@ -108,10 +109,11 @@ pub fn seeds<S: Clone>(config: &NodeConfig, reactors: usize, store: &S) -> Vec<N
     let elsewhere = elsewhere.map(|d| SharedDevice::of_peer(d.id, d.domain, d.node).wishing(d.wish));
     let devices = DeviceTable::new(here.chain(elsewhere).collect());
     let boot = Arc::new(AtomicU64::new(0));
-    let leases = match config.peers.peers.is_empty() {
+    let leases = match config.peers.is_alone() {
         true => LeaseTable::alone(),
         false => LeaseTable::of(config.all_shards().map(|s| s.0)),
     };
+    let peers = PeerTable::new(&config.peers.peers);
     let (devices_open, shards_ready) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     peristyle_rt::mesh(reactors, MESH_CAPACITY)
         .into_iter()
@@ -122,6 +124,7 @@ pub fn seeds<S: Clone>(config: &NodeConfig, reactors: usize, store: &S) -> Vec<N
             store: store.clone(),
             boot: boot.clone(),
             leases: leases.clone(),
+            peers: peers.clone(),
             devices_open: devices_open.clone(),
             shards_ready: shards_ready.clone(),
         })
@@ -202,14 +205,15 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     /// Opens this reactor's devices and, once all reactors have theirs, takes its shards up. Returns when they
     /// serve, or, with `wait` false, as soon as they have been started.
     pub async fn start(seed: NodeSeed<S>, wait: bool) -> Rc<Node<S>> {
-        let NodeSeed { config, devices, port, store, boot, leases, devices_open, shards_ready } = seed;
+        let NodeSeed { config, devices, port, store, boot, leases, peers, devices_open, shards_ready } = seed;
         let bus = Rc::new(Bus::new(port.attach()));
         // Whichever reactor comes first draws it.
         let drawn = peristyle_rt::random_u64().max(1);
         let boot = boot
             .compare_exchange(0, drawn, Ordering::AcqRel, Ordering::Acquire)
             .map_or_else(|b| b, |_| drawn);
-        let peers = Peers::new(config.node, config.cluster, boot, bus.reactors(), config.peers.clone());
+        let who = Identity { me: config.node, cluster: config.cluster, boot, reactors: bus.reactors() };
+        let peers = Peers::new(who, config.peers.listen, peers);
         let mine = config.devices.iter().filter(|d| d.home == bus.me()).cloned().collect();
         let shards = config.all_shards().count();
         let columns = Rc::new(NodeColumns::with_peers(
@@ -511,7 +515,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
 
     /// Makes a device fail or stall. False when the node is not in development mode, or has no such device.
     pub async fn inject(&self, device: DeviceId, fault: Fault) -> bool {
-        let Some(Home::Here(home)) = self.devices().get(device).map(|d| d.home) else { return false };
+        let Some(Home::Here(home)) = self.devices().get(device).map(|d| d.home()) else { return false };
         if home == self.id() {
             return self.inject_here(device, fault);
         }

@@ -527,6 +527,9 @@ impl Registry {
         }
         Ok(())
     }
+    pub fn portals(&self) -> &[Portal] {
+        self.discovery.portals()
+    }
     pub fn set_portals(&mut self, portals: Vec<Portal>) {
         self.discovery.set_portals(portals);
         self.discovery_changed();

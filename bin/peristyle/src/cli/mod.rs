@@ -1,11 +1,13 @@
 //! The command line.
 
+mod cluster;
 mod devices;
 #[cfg(test)]
 mod tests;
 pub(crate) mod values;
 mod volumes;
 
+pub use cluster::{ClusterCommand, CreateOptions};
 pub use devices::{DeviceCommand, PoolCommand, StoreOptions};
 pub use values::{DeviceArg, VolumeArg};
 pub use volumes::{SnapshotCommand, VolumeCommand};
@@ -43,6 +45,9 @@ pub struct Cli {
 pub enum Command {
     Dev(DevOptions),
     Node(NodeOptions),
+    /// Make a cluster of nodes, and look at one
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Prepare and look at devices
     #[command(subcommand)]
     Device(DeviceCommand),
@@ -167,6 +172,12 @@ pub struct NodeOptions {
     /// Check the file, say what is wrong or doubtful, and stop
     #[arg(long)]
     pub check: bool,
+    /// Print one JSON line when ready
+    #[arg(long)]
+    pub json: bool,
+    /// Of a development cluster: make missing files of this size, format blank ones, allow faults to be injected
+    #[arg(long, hide = true, value_name = "SIZE", value_parser = device_size)]
+    pub development: Option<u64>,
 }
 
 /// Figures of a running node, per stage, volume and device

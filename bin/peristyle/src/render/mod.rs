@@ -1,12 +1,14 @@
 //! What is printed: tables, JSON, the lines that tell how to attach. Plain functions from values to text.
 
 mod at_rest;
+mod cluster;
 mod profile;
 mod ready;
 mod stats;
 mod tables;
 
 pub use at_rest::{extents, pool_check};
+pub use cluster::cluster;
 pub use profile::{percent, profile};
 pub use ready::{Rates, Ready, ReadyVolume, StatusLine};
 pub use stats::{microseconds, stats};

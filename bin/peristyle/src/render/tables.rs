@@ -296,6 +296,7 @@ mod tests {
     #[test]
     fn devices_show_their_number_for_inject() {
         let device = |path: &str, state: &str| DeviceInfo {
+            node: None,
             uuid: "u".into(),
             path: path.into(),
             domain: 0,

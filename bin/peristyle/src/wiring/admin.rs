@@ -1,6 +1,7 @@
 //! What the admin socket answers.
 
-use super::serve::{ThisNode, spec_of};
+use super::member::Member;
+use super::serve::{Store, ThisNode, spec_of};
 use super::{Plan, stats};
 use peristyle_base::units::COLUMN_BYTES;
 use peristyle_base::{BLOCK_BYTES, DeviceId, Scheme};
@@ -12,7 +13,7 @@ use peristyle_control::api::{
 use peristyle_control::config::ListenAddr;
 use peristyle_control::desired::{Change, Volume};
 use peristyle_control::setup::VolumeWish;
-use peristyle_control::{AdminHandler, Control, EmbeddedStore};
+use peristyle_control::{AdminHandler, AnyStore, Control};
 use peristyle_node::devices::SharedDevice;
 use peristyle_node::{DeviceState, ShardPhase, Wish};
 use peristyle_rt::sync::Semaphore;
@@ -24,15 +25,33 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 
+/// A volume's data.
+type Handle = peristyle_node::Volume<Store>;
+
 pub struct Admin {
     pub(super) node: Rc<ThisNode>,
-    pub(super) control: Rc<Control<EmbeddedStore>>,
+    pub(super) control: Rc<Control<AnyStore>>,
     pub(super) plan: Plan,
-    listen: Vec<SocketAddr>,
-    nbd: Vec<ListenAddr>,
+    /// Where the node is one of several.
+    pub(super) member: Option<Rc<Member>>,
+    fronts: Fronts,
     started: Instant,
     /// Volumes and devices change one after the other.
     turn: Rc<Semaphore>,
+}
+
+/// What it speaks for.
+pub struct Parts {
+    pub node: Rc<ThisNode>,
+    pub control: Rc<Control<AnyStore>>,
+    pub member: Option<Rc<Member>>,
+    pub turn: Rc<Semaphore>,
+}
+
+/// Where hosts reach it.
+pub struct Fronts {
+    pub listen: Vec<SocketAddr>,
+    pub nbd: Vec<ListenAddr>,
 }
 
 /// State of a device in a word.
@@ -82,15 +101,19 @@ fn not_resized(error: ResizeError, name: &str, bytes: u64) -> ApiError {
 }
 
 impl Admin {
-    pub fn new(
-        node: Rc<ThisNode>,
-        control: Rc<Control<EmbeddedStore>>,
-        plan: Plan,
-        listen: Vec<SocketAddr>,
-        nbd: Vec<ListenAddr>,
-    ) -> Admin {
-        let (started, turn) = (peristyle_rt::now(), Semaphore::new(1));
-        Admin { node, control, plan, listen, nbd, started, turn }
+    pub fn new(parts: Parts, plan: Plan, fronts: Fronts) -> Admin {
+        let Parts { node, control, member, turn } = parts;
+        Admin { node, control, plan, member, fronts, started: peristyle_rt::now(), turn }
+    }
+
+    /// The volume's data, if its shard is served here.
+    fn handle(&self, volume: &Volume) -> Result<Handle, ApiError> {
+        if let Some(owner) = self.member.as_ref().and_then(|member| member.elsewhere(volume.shard)) {
+            let who = owner.map_or("no node".into(), |node| format!("node {node}"));
+            let why = format!("the volume `{}` is served by {who}: give the command there", volume.name);
+            return Err(ApiError::new(Code::Busy, why));
+        }
+        self.node.volume(&spec_of(volume)).ok_or_else(|| internal(ShardError::Stopped))
     }
 
     fn find(&self, name: &str) -> Result<Volume, ApiError> {
@@ -129,7 +152,7 @@ impl Admin {
         let change = Change::ResizeVolume { name: name.clone(), bytes, shrink };
         // What the store would refuse is refused before anything is done.
         self.control.state().clone().apply(&change)?;
-        let handle = self.node.volume(&spec_of(&before)).ok_or_else(|| internal(ShardError::Stopped))?;
+        let handle = self.handle(&before)?;
         let resized = handle.resize_layer(bytes / BLOCK_BYTES as u64, discard_data).await;
         resized.map_err(|e| not_resized(e, &name, bytes))?;
         if let Err(e) = self.control.apply(&change).await {
@@ -158,12 +181,12 @@ impl Admin {
             let why = "the volumes are on several shards: only those of one shard have one point in time";
             return Err(ApiError::new(Code::Invalid, why));
         }
+        let handle = self.handle(&volumes[0])?;
         let wish = |name: &String| VolumeWish { name: name.clone(), bytes: 0, lba_bytes: 0 };
         let wishes = group.iter().map(|(of, name)| (of.clone(), wish(name).spec(peristyle_rt::fill_random)));
         self.control.apply(&Change::CreateSnapshots(wishes.collect())).await?;
         let snapshots: Vec<Volume> = group.iter().map(|g| self.find(&g.1)).collect::<Result<_, _>>()?;
         let layers = volumes.iter().zip(&snapshots).map(|(of, snapshot)| (of.layer, snapshot.layer));
-        let handle = self.node.volume(&spec_of(&volumes[0])).ok_or_else(|| internal(ShardError::Stopped))?;
         if let Err(e) = handle.snapshot(layers.collect()).await {
             for snapshot in &snapshots {
                 self.forget(snapshot, e).await?;
@@ -185,12 +208,13 @@ impl Admin {
     async fn clone_snapshot(&self, snapshot: String, name: String) -> Result<Response, ApiError> {
         let _turn = self.turn.acquire(1).await;
         let of = self.find(&snapshot)?;
+        let handle = self.handle(&of)?;
         let wish = VolumeWish { name: name.clone(), bytes: 0, lba_bytes: 0 };
         let spec = wish.spec(peristyle_rt::fill_random);
         self.control.apply(&Change::CloneSnapshot { snapshot, spec }).await?;
         let volume = self.find(&name)?;
+        let handle = self.node.volume(&spec_of(&volume)).unwrap_or(handle);
         let spec = spec_of(&volume);
-        let handle = self.node.volume(&spec).ok_or_else(|| internal(ShardError::Stopped))?;
         if let Err(e) = handle.clone_of(of.layer).await {
             self.forget(&volume, e).await?;
             return Err(internal(e));
@@ -206,7 +230,7 @@ impl Admin {
         let of = snapshot.snapshot_of.as_deref();
         let not_one = || ApiError::new(Code::Invalid, format!("`{name}` is no snapshot"));
         let volume = self.find(of.ok_or_else(not_one)?)?;
-        let handle = self.node.volume(&spec_of(&volume)).ok_or_else(|| internal(ShardError::Stopped))?;
+        let handle = self.handle(&volume)?;
         let resize = |bytes| Change::ResizeVolume { name: volume.name.clone(), bytes, shrink: true };
         // In between the store has the larger of both sizes: a start that finds that gives it to the layer, and never has
         // to cut data off.
@@ -251,15 +275,18 @@ impl Admin {
         if volume.snapshot_of.is_some() {
             return Err(ApiError::new(Code::Invalid, format!("`{name}` is a snapshot, which never changes")));
         }
-        let handle = self.node.volume(&spec_of(&volume)).ok_or_else(|| internal(ShardError::Stopped))?;
+        let handle = self.handle(&volume)?;
         handle.flatten().await.map_err(internal)?;
         Ok(Response::Volume(self.info(&volume).await?))
     }
 
     /// With what it takes.
     async fn info(&self, volume: &Volume) -> Result<VolumeInfo, ApiError> {
-        let handle = self.node.volume(&spec_of(volume)).ok_or_else(|| internal(ShardError::Stopped))?;
-        let usage = handle.usage().await.map_err(internal)?;
+        // What another node serves only that node can tell.
+        if self.member.as_ref().is_some_and(|member| member.elsewhere(volume.shard).is_some()) {
+            return Ok(VolumeInfo::from(volume));
+        }
+        let usage = self.handle(volume)?.usage().await.map_err(internal)?;
         Ok(VolumeInfo { usage: usage.map(usage_info), ..VolumeInfo::from(volume) })
     }
 
@@ -285,6 +312,9 @@ impl Admin {
         // Hosts lose it before its blocks go.
         super::target::remove(&self.node, volume.id.0).await;
         self.publish_exports();
+        if self.member.as_ref().is_some_and(|member| member.elsewhere(volume.shard).is_some()) {
+            return Ok(Response::Done); // the node that serves it does the rest
+        }
         if let Some(handle) = self.node.volume(&spec_of(&volume)) {
             handle.drop_layer().await.map_err(internal)?;
         }
@@ -299,14 +329,18 @@ impl Admin {
 
     pub(super) fn device_infos(&self) -> Vec<DeviceInfo> {
         let devices = self.node.devices().all();
+        let state = self.control.state();
         devices
             .map(|d| {
                 let (slots_total, slots_used) = d.usage();
                 let server = self.node.columns().server(d.id);
                 let info = server.as_ref().map(|s| s.device().info().clone());
+                let known = state.devices.get(&d.id);
                 DeviceInfo {
                     uuid: d.id.to_string(),
-                    path: d.path.clone(),
+                    node: known.and_then(|k| k.node).map(|node| node.0),
+                    // Another node's is known from the store.
+                    path: known.filter(|_| d.is_peers()).map_or_else(|| d.path.clone(), |k| k.path.clone()),
                     domain: d.domain.0,
                     state: state_of(d).into(),
                     slots_total,
@@ -427,8 +461,8 @@ impl Admin {
             scheme: scheme.to_string(),
             effective_scheme: effective,
             protection: protection.into(),
-            listen: self.listen.iter().map(|a| a.to_string()).collect(),
-            nbd: self.nbd.iter().map(|a| a.to_string()).collect(),
+            listen: self.fronts.listen.iter().map(|a| a.to_string()).collect(),
+            nbd: self.fronts.nbd.iter().map(|a| a.to_string()).collect(),
             reactors: self.node.reactors() as u32,
             shards: self.shards(),
             connections: self.node.reactor_stats().front.connections as u32,
@@ -466,6 +500,10 @@ impl AdminHandler for Admin {
     async fn handle(&self, request: Request) -> Result<Response, ApiError> {
         Ok(match request {
             Request::Status => Response::Status(self.status().await),
+            Request::ClusterShow => {
+                let not_one = || ApiError::new(Code::NotAllowed, "this node is alone: it is in no cluster");
+                Response::Cluster(self.member.as_ref().map(|m| m.info()).ok_or_else(not_one)?)
+            }
             Request::VolumeList => Response::Volumes { volumes: self.control.state().volume_infos() },
             Request::VolumeShow { name } => {
                 let volume = self.find(&name)?;

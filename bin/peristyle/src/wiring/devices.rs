@@ -7,7 +7,8 @@ use peristyle_base::{DeviceId, Scheme};
 use peristyle_cluster::{DeviceView, DomainId, deviations, usable_domains};
 use peristyle_column::Discard;
 use peristyle_control::api::{ApiError, BalanceInfo, Code, DeviceBalance, RepairInfo, Response};
-use peristyle_control::desired::{Change, Device, DeviceState};
+use peristyle_control::desired::{Change, Device as KnownDevice, DeviceState};
+use peristyle_control::member::device_of;
 use peristyle_control::setup::{POOL, own_domain};
 use peristyle_node::{DeviceConfig, Wish};
 use peristyle_rt::device::WriteCache;
@@ -47,7 +48,9 @@ impl Admin {
         domain: Option<u32>,
         format: bool,
     ) -> Result<DeviceId, ApiError> {
-        let known = self.control.state().devices.values().find(|d| d.path == path).cloned();
+        let node = self.plan.node_id();
+        let here = |d: &&KnownDevice| d.path == path && d.node == node;
+        let known = self.control.state().devices.values().find(here).cloned();
         if let Some(known) = known.filter(|d| matches!(d.state, DeviceState::Active | DeviceState::Draining))
         {
             return Err(ApiError::new(Code::Exists, format!("{path} is the device {} already", known.id)));
@@ -70,25 +73,44 @@ impl Admin {
                     "{path} belongs to cluster {of}: --format makes it a blank device"
                 )));
             }
-            Some((_, id)) if self.control.state().devices.contains_key(&id) => {
+            Some((_, id)) if self.is_gone_or_here(id) => {
                 return Err(refuse(format!(
                     "{path} is {id}, which was given up; what it has may be old: --format makes it a blank device"
                 )));
             }
             Some((_, id)) => id,
         };
-        let domain = domain.unwrap_or_else(|| own_domain(&self.control));
-        let device = Device { id, pool: POOL, domain, path: path.clone(), state: DeviceState::Active };
-        self.control.apply(&Change::AddDevice(device)).await?;
+        let known = self.control.state().devices.get(&id).map(|d| d.domain);
+        let domain = domain.or(known).unwrap_or_else(|| own_domain(&self.control));
+        self.enter(id, path.clone(), domain).await?;
         let home = ReactorId((self.node.devices().all().count() % self.node.reactors()) as u16);
         let spec = store::spec_of(&planned);
-        let (discard, domain) = (planned.discard, DomainId(domain));
+        let counts_for = self.control.state().devices.get(&id).map(|d| self.control.state().domain_of(d));
+        let (discard, domain) = (planned.discard, counts_for.unwrap_or(DomainId(domain)));
         let config = DeviceConfig { id, spec, discard, domain, home, wish: Wish::Active };
         let opened = self.node.add_device(config).await;
         opened.map_err(|e| {
             failed(format!("{e}; it belongs to the pool, and is opened as soon as it can be"))
         })?;
         Ok(id)
+    }
+
+    /// It was given up, or is one of this node's: only another node's device can move here.
+    fn is_gone_or_here(&self, id: DeviceId) -> bool {
+        let serves = |s: DeviceState| matches!(s, DeviceState::Active | DeviceState::Draining);
+        let state = self.control.state();
+        state.devices.get(&id).is_some_and(|d| !serves(d.state) || d.node == self.plan.node_id())
+    }
+
+    /// Into the store: as a new device, or as one that has moved to this node.
+    async fn enter(&self, id: DeviceId, path: String, domain: u32) -> Result<(), ApiError> {
+        let node = self.plan.node_id();
+        let change = match self.control.state().devices.contains_key(&id) {
+            true => Change::SetDevice { device: id, node, path, domain },
+            false => Change::AddDevice(device_of(node, id, path, domain)),
+        };
+        self.control.apply(&change).await?;
+        Ok(())
     }
 
     /// How many devices do not serve now, or were given up and are not rebuilt yet.
@@ -235,7 +257,7 @@ impl Admin {
         loop {
             peristyle_rt::sleep(LEAVE_PERIOD).await;
             let leaving =
-                self.node.devices().all().filter(|d| d.wish() == Wish::Draining && d.usage().1 == 0);
+                self.node.devices().all().filter(|d| d.is_draining() && d.usage().1 == 0 && !d.is_peers());
             let leaving: Vec<DeviceId> = leaving.map(|d| d.id).collect();
             empty.retain(|(id, _)| leaving.contains(id));
             for id in leaving {

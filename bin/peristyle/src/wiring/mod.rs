@@ -4,6 +4,9 @@ mod admin;
 mod at_rest;
 mod busy;
 mod devices;
+pub mod found;
+mod manager;
+mod member;
 mod offline;
 mod serve;
 mod stats;
@@ -12,7 +15,7 @@ mod target;
 
 use crate::failure::Failure;
 use crate::render::Ready;
-use peristyle_base::{GIB, MIB, Scheme};
+use peristyle_base::{GIB, MIB, NodeId, Scheme};
 use peristyle_cluster::TooFewPolicy;
 use peristyle_column::{Discard, Finding, Severity};
 use peristyle_control::config::{self, Config, HugePages, ListenAddr, Poll};
@@ -41,6 +44,13 @@ pub struct DevPlan {
     pub poll: Poll,
     pub admin: PathBuf,
     pub state_file: PathBuf,
+}
+
+/// What a node of a development cluster may do that others may not.
+#[derive(Clone, Debug)]
+pub struct DevNode {
+    /// Of files that it makes.
+    pub device_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +155,10 @@ pub struct Plan {
     pub scrub_period: Duration,
     /// Faults may be injected.
     pub development: bool,
+    /// What makes the node one of several.
+    pub cluster: Option<config::ClusterConfig>,
+    /// Where a node of a cluster keeps who it is.
+    pub data_dir: PathBuf,
 }
 
 #[derive(Clone, Debug)]
@@ -158,6 +172,13 @@ pub struct PlannedDevice {
     pub write_cache: WriteCache,
     pub discard: Discard,
     pub domain: Option<u32>,
+}
+
+impl Plan {
+    /// Which node of a cluster it is.
+    pub fn node_id(&self) -> Option<NodeId> {
+        self.cluster.as_ref().map(|cluster| NodeId(cluster.node))
+    }
 }
 
 fn days(count: u32) -> Duration {
@@ -232,20 +253,29 @@ pub fn dev(plan: &DevPlan, observer: &mut dyn Observer) -> Result<(), Failure> {
             rebuild_after: Duration::from_secs(pool.rebuild_after_s.into()),
             scrub_period: days(pool.scrub_days),
             development: true,
+            cluster: None,
+            data_dir: plan.dir.clone(),
         },
         observer,
     )
 }
 
 /// Serves what the configuration says until SIGINT or SIGTERM, and stops cleanly.
-pub fn node(config: &Config, observer: &mut dyn Observer) -> Result<(), Failure> {
+/// Of a development cluster, missing files are made, blank ones formatted, and faults may be injected.
+pub fn node(
+    config: &Config,
+    development: Option<DevNode>,
+    observer: &mut dyn Observer,
+) -> Result<(), Failure> {
+    let create_bytes = development.as_ref().map(|d| d.device_bytes);
+    let development = development.is_some();
     let devices = config
         .devices
         .iter()
         .map(|d| PlannedDevice {
             path: d.path.clone(),
             memory: None,
-            create_bytes: None,
+            create_bytes,
             write_cache: match d.write_cache {
                 config::WriteCache::Auto => WriteCache::Auto,
                 config::WriteCache::Protected => WriteCache::Protected,
@@ -272,7 +302,7 @@ pub fn node(config: &Config, observer: &mut dyn Observer) -> Result<(), Failure>
             state_file: config.state_file(),
             admin: config.node.admin_socket.clone(),
             devices,
-            format_blank: false,
+            format_blank: development,
             pool_name: config.pool.name.clone(),
             scheme: config.pool.scheme,
             too_few: config.pool.too_few_domains,
@@ -296,7 +326,9 @@ pub fn node(config: &Config, observer: &mut dyn Observer) -> Result<(), Failure>
             background_bytes_s: u64::from(config.pool.background_mib_s) * MIB,
             rebuild_after: Duration::from_secs(config.pool.rebuild_after_s.into()),
             scrub_period: days(config.pool.scrub_days),
-            development: false,
+            development,
+            cluster: config.cluster.clone(),
+            data_dir: config.node.data_dir.clone(),
         },
         observer,
     )

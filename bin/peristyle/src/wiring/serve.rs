@@ -1,25 +1,27 @@
 //! A running node: reactors on threads of their own, what they say on the program's thread.
 
-use super::admin::Admin;
+use super::admin::{Admin, Fronts, Parts};
 use super::busy::{in_use, when_free};
+use super::member::Member;
 use super::{Observer, Plan, store};
 use crate::failure::Failure;
 use crate::render::{Rates, Ready, ReadyVolume, StatusLine};
 use peristyle_base::LayerId;
 use peristyle_base::units::format_bytes;
 use peristyle_control::config::{HugePages, ListenAddr, Poll};
-use peristyle_control::desired::{Change, VolumeState};
-use peristyle_control::{Control, EmbeddedStore, ShardRecords, serve_admin};
+use peristyle_control::desired::{Change, Volume, VolumeState};
+use peristyle_control::{AnyStore, Control, ShardRecords, serve_admin};
 use peristyle_node::nbd::NbdConfig;
 use peristyle_node::stats::{DirectionTotals, IoTotals};
 use peristyle_node::{DeviceState, Node, NodeSeed, ShardPhase, VolumeSpec, seeds};
 use peristyle_rt::buf::{BufConfig, CLASS_BYTES};
+use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Addr, Duration, Listener, PollMode, ReactorId, RuntimeConfig};
 use peristyle_shard::ResizeError;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-pub type Store = ShardRecords<EmbeddedStore>;
+pub type Store = ShardRecords<AnyStore>;
 pub type ThisNode = Node<Store>;
 
 /// How often a line of status is made.
@@ -38,7 +40,7 @@ enum News {
 /// What the first reactor gets besides its part of the node: the control plane's edge and the voice.
 struct Home {
     plan: Plan,
-    store: EmbeddedStore,
+    store: AnyStore,
     news: Sender<News>,
 }
 
@@ -67,7 +69,7 @@ pub fn run(plan: Plan, observer: &mut dyn Observer) -> Result<(), Failure> {
     let outcome = listen(&told, observer);
     let ended = running.join().map_err(|_| Failure::failed("a reactor panicked"))?;
     ended.map_err(|e| Failure::failed(e.to_string()))?;
-    opened.store.close().map_err(|e| Failure::failed(e.to_string()))?;
+    opened.close()?;
     outcome
 }
 
@@ -171,7 +173,11 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
     if !wait_until_ready(node, &say).await {
         return Ok(());
     }
-    let volumes = settle_volumes(node, &control).await?;
+    let volumes = match plan.node_id() {
+        None => settle_volumes(node, &control).await?,
+        // Whoever serves their shards settles them.
+        Some(_) => control.state().active_volumes().map(spec_of).collect(),
+    };
     let nqn = control.state().cluster.nqn.clone();
     let (listen, nbd) = start_front_ends(node, &plan, volumes, nqn.clone(), &say).await?;
     let control = Rc::new(control);
@@ -179,7 +185,11 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
     let listener = Listener::bind(&admin_addr, false)
         .await
         .map_err(|e| Failure::failed(format!("admin socket {}: {e}", plan.admin.display())))?;
-    let admin = Rc::new(Admin::new(node.clone(), control.clone(), plan.clone(), listen.clone(), nbd.clone()));
+    let turn = Semaphore::new(1);
+    let member = plan.node_id().map(|me| Member::start(me, node.clone(), control.clone(), turn.clone()));
+    let fronts = Fronts { listen: listen.clone(), nbd: nbd.clone() };
+    let parts = Parts { node: node.clone(), control: control.clone(), member: member.clone(), turn };
+    let admin = Rc::new(Admin::new(parts, plan.clone(), fronts));
     peristyle_rt::spawn(admin.clone().watch_leaving());
     peristyle_rt::spawn({
         let admin = admin.clone();
@@ -199,6 +209,9 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
     say(format!("memory: {}", memory_line(node, &plan)));
     let status = report_status(node.clone(), news.clone());
     peristyle_rt::select(peristyle_rt::shutdown_requested(), status).await;
+    if let Some(member) = member {
+        member.leave().await;
+    }
     drop(std::fs::remove_file(&plan.admin));
     Ok(())
 }
@@ -236,7 +249,7 @@ async fn wait_until_ready(node: &Rc<ThisNode>, say: &impl Fn(String)) -> bool {
     )
 }
 
-pub fn spec_of(v: &peristyle_control::desired::Volume) -> VolumeSpec {
+pub fn spec_of(v: &Volume) -> VolumeSpec {
     VolumeSpec {
         name: v.name.clone(),
         nsid: v.id.0,
@@ -250,45 +263,49 @@ pub fn spec_of(v: &peristyle_control::desired::Volume) -> VolumeSpec {
     }
 }
 
-/// Brings the shards' layers to what the control store says: a create, a resize or a delete may have been cut short.
+/// Brings the shards' layers to what the control store says; what hosts are to see.
 async fn settle_volumes(
     node: &Rc<ThisNode>,
-    control: &Control<EmbeddedStore>,
+    control: &Control<AnyStore>,
 ) -> Result<Vec<VolumeSpec>, Failure> {
     let all: Vec<_> = control.state().volumes.values().cloned().collect();
-    let mut active = Vec::new();
-    for volume in all {
-        let spec = spec_of(&volume);
-        let Some(handle) = node.volume(&spec) else { continue };
-        let failed = |e: ResizeError| Failure::failed(format!("volume {}: {e}", spec.name));
-        match volume.state {
-            VolumeState::Active | VolumeState::Kept if volume.snapshot_of.is_some() => {
-                match handle.usage().await.map_err(|e| failed(e.into()))? {
-                    Some(_) if volume.state == VolumeState::Active => active.push(spec),
-                    Some(_) => {}
-                    // It was asked for and never taken.
-                    None => {
-                        control.apply(&Change::BeginDelete { name: volume.name }).await?;
-                        control.apply(&Change::FinishDelete { volume: volume.id }).await?;
-                    }
-                }
-            }
-            VolumeState::Active | VolumeState::Kept => {
-                if let Some(snapshot) = volume.cloned_from
-                    && handle.usage().await.map_err(|e| failed(e.into()))?.is_none()
-                {
-                    handle.clone_of(LayerId(snapshot)).await.map_err(|e| failed(e.into()))?;
-                }
-                handle.settle_layer(spec.bytes.div_ceil(4096)).await.map_err(failed)?;
-                active.push(spec);
-            }
-            VolumeState::Deleting => {
-                handle.drop_layer().await.map_err(|e| failed(e.into()))?;
+    for volume in &all {
+        settle_volume(node, control, volume).await?;
+    }
+    Ok(control.state().active_volumes().map(spec_of).collect())
+}
+
+/// Brings a volume's layer to what the control store says: a create, a resize or a delete may have been cut short.
+pub async fn settle_volume(
+    node: &Rc<ThisNode>,
+    control: &Control<AnyStore>,
+    volume: &Volume,
+) -> Result<(), Failure> {
+    let spec = spec_of(volume);
+    let Some(handle) = node.volume(&spec) else { return Ok(()) };
+    let failed = |e: ResizeError| Failure::failed(format!("volume {}: {e}", spec.name));
+    match volume.state {
+        VolumeState::Active | VolumeState::Kept if volume.snapshot_of.is_some() => {
+            // It was asked for and never taken.
+            if handle.usage().await.map_err(|e| failed(e.into()))?.is_none() {
+                control.apply(&Change::BeginDelete { name: volume.name.clone() }).await?;
                 control.apply(&Change::FinishDelete { volume: volume.id }).await?;
             }
         }
+        VolumeState::Active | VolumeState::Kept => {
+            if let Some(snapshot) = volume.cloned_from
+                && handle.usage().await.map_err(|e| failed(e.into()))?.is_none()
+            {
+                handle.clone_of(LayerId(snapshot)).await.map_err(|e| failed(e.into()))?;
+            }
+            handle.settle_layer(spec.bytes.div_ceil(4096)).await.map_err(failed)?;
+        }
+        VolumeState::Deleting => {
+            handle.drop_layer().await.map_err(|e| failed(e.into()))?;
+            control.apply(&Change::FinishDelete { volume: volume.id }).await?;
+        }
     }
-    Ok(active)
+    Ok(())
 }
 
 fn addr_of(listen: &ListenAddr) -> Addr {

@@ -1,28 +1,38 @@
 //! Before the reactors start: the devices' labels, the control store, and what both make the node of.
 
 use super::busy::when_free;
-use super::{Plan, PlannedDevice};
+use super::{Plan, PlannedDevice, member};
 use crate::failure::Failure;
 use peristyle_base::{NodeId, Uuid};
-use peristyle_cluster::DomainId;
 use peristyle_column::{Discard, FormatError, FormatOptions, LabelError, OpenError, inspect};
-use peristyle_control::desired::{DeviceState, State};
+use peristyle_control::desired::{Device as KnownDevice, DeviceState, Shard, State};
 use peristyle_control::setup::{FoundDevice, Setup, VolumeWish, open_or_create};
-use peristyle_control::{Control, EmbeddedStore};
-use peristyle_node::{DeviceConfig, NodeConfig, Wish};
+use peristyle_control::{AnyStore, Control, EmbeddedStore};
+use peristyle_node::{DeviceConfig, NodeConfig, PeerConfig, PeerDevice, PeersConfig, Wish};
 use peristyle_rt::{Device, DeviceSpec, IoError, ReactorId, RuntimeConfig};
 use peristyle_shard::{Pace, ShardConfig};
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::Path;
 
 /// The store, opened, and the node that it describes.
 pub struct Opened {
-    pub store: EmbeddedStore,
+    pub store: AnyStore,
     pub node: NodeConfig,
     /// The subsystem's name.
     pub nqn: String,
     /// Devices that were formatted now, and other things worth a line.
     pub notes: Vec<String>,
+}
+
+impl Opened {
+    /// Nothing that was acknowledged is lost without it; the next start is quicker.
+    pub fn close(self) -> Result<(), Failure> {
+        match self.store {
+            AnyStore::Embedded(store) => store.close().map_err(|e| Failure::failed(e.to_string())),
+            AnyStore::Etcd(_) => Ok(()),
+        }
+    }
 }
 
 /// Removes the state of a store whose devices were memory: what it describes is gone.
@@ -48,6 +58,9 @@ pub fn spec_of(device: &PlannedDevice) -> DeviceSpec {
 
 /// Opens or creates everything that `plan` names.
 pub fn open(plan: &Plan) -> Result<Opened, Failure> {
+    if let Some(cluster) = &plan.cluster {
+        return member::open(plan, cluster);
+    }
     let (file, name) = (plan.state_file.clone(), plan.state_file.display().to_string());
     let store = peristyle_rt::block_on(RuntimeConfig::small(), async move {
         let is_busy = |e: &peristyle_control::OpenError| matches!(e, peristyle_control::OpenError::InUse(_));
@@ -58,19 +71,47 @@ pub fn open(plan: &Plan) -> Result<Opened, Failure> {
     if store.was_repaired() {
         notes.push(format!("{} was damaged and has been repaired", plan.state_file.display()));
     }
-    let (plan, shared) = (plan.clone(), store.clone());
+    let (plan, shared) = (plan.clone(), AnyStore::Embedded(store.clone()));
     let node =
         peristyle_rt::block_on(RuntimeConfig::small(), async move { describe(&plan, shared, notes).await });
-    node.map(|(node, nqn, notes)| Opened { store, node, nqn, notes })
+    node.map(|(node, nqn, notes)| Opened { store: AnyStore::Embedded(store), node, nqn, notes })
 }
 
 async fn describe(
     plan: &Plan,
-    store: EmbeddedStore,
+    store: AnyStore,
     mut notes: Vec<String>,
 ) -> Result<(NodeConfig, String, Vec<String>), Failure> {
     let control = Control::open(store.clone()).await.map_err(Failure::from)?;
     let known = control.as_ref().map(|c| c.state().cluster.uuid);
+    let (cluster, devices) = find_devices(plan, known, &mut notes).await?;
+    let setup = Setup {
+        nqn: plan.nqn.clone(),
+        shards: plan.shards,
+        pool_name: plan.pool_name.clone(),
+        scheme: plan.scheme,
+        too_few_domains: plan.too_few,
+        devices,
+        volumes: plan
+            .volumes
+            .iter()
+            .map(|(name, bytes)| VolumeWish { name: name.clone(), bytes: *bytes, lba_bytes: plan.lba_bytes })
+            .collect(),
+        volumes_only_if_new: plan.default_volumes,
+    };
+    let control =
+        open_or_create(store, &setup, cluster, peristyle_rt::fill_random).await.map_err(Failure::from)?;
+    let node = node_config(plan, &control.state(), None);
+    let nqn = control.state().cluster.nqn.clone();
+    Ok((node, nqn, notes))
+}
+
+/// The plan's devices by their labels, and the cluster that they belong to; blank ones are formatted for it, if they may be.
+pub(super) async fn find_devices(
+    plan: &Plan,
+    known: Option<Uuid>,
+    notes: &mut Vec<String>,
+) -> Result<(Uuid, Vec<FoundDevice>), Failure> {
     let mut found = Vec::new();
     let mut cluster = known;
     // Labelled devices first: they say which cluster a new store belongs to.
@@ -78,7 +119,7 @@ async fn describe(
     for device in &plan.devices {
         if device.memory.is_some() {
             // Its reactor makes and formats it.
-            found.push((device, random_uuid()));
+            found.push(found_device(device, random_uuid()));
             continue;
         }
         match label(device).await {
@@ -90,7 +131,7 @@ async fn describe(
                         "{path} belongs to cluster {of}, and this store is {mine}: give it another device, or format it"
                     )));
                 }
-                found.push((device, id));
+                found.push(found_device(device, id));
             }
             Ok(None) => blank.push(device),
             Err(e) if known.is_some() => {
@@ -101,47 +142,28 @@ async fn describe(
     }
     let cluster = cluster.unwrap_or_else(random_uuid);
     for device in blank {
+        let path = device.path.display();
         if !plan.format_blank {
-            let path = device.path.display();
             return Err(Failure::failed(format!(
                 "{path} is not formatted: run `peristyle device format {path}` first"
             )));
         }
-        let id = format(device, cluster, false)
-            .await
-            .map_err(|e| Failure::failed(format!("{}: {e}", device.path.display())))?;
-        notes.push(format!("formatted {} as {id}", device.path.display()));
-        found.push((device, id));
+        let id = format(device, cluster, false).await.map_err(|e| Failure::failed(format!("{path}: {e}")))?;
+        notes.push(format!("formatted {path} as {id}"));
+        found.push(found_device(device, id));
     }
-    let setup = Setup {
-        nqn: plan.nqn.clone(),
-        shards: plan.shards,
-        pool_name: plan.pool_name.clone(),
-        scheme: plan.scheme,
-        too_few_domains: plan.too_few,
-        devices: found
-            .iter()
-            .map(|(d, id)| FoundDevice { id: *id, path: d.path.display().to_string(), domain: d.domain })
-            .collect(),
-        volumes: plan
-            .volumes
-            .iter()
-            .map(|(name, bytes)| VolumeWish { name: name.clone(), bytes: *bytes, lba_bytes: plan.lba_bytes })
-            .collect(),
-        volumes_only_if_new: plan.default_volumes,
-    };
-    let control =
-        open_or_create(store, &setup, cluster, peristyle_rt::fill_random).await.map_err(Failure::from)?;
-    let node = node_config(plan, &control.state());
-    let nqn = control.state().cluster.nqn.clone();
-    Ok((node, nqn, notes))
+    Ok((cluster, found))
 }
 
-fn say(note: String) {
+fn found_device(device: &PlannedDevice, id: Uuid) -> FoundDevice {
+    FoundDevice { id, path: device.path.display().to_string(), domain: device.domain }
+}
+
+pub(super) fn say(note: String) {
     eprintln!("peristyle: {note}");
 }
 
-fn random_uuid() -> Uuid {
+pub(super) fn random_uuid() -> Uuid {
     let mut bytes = [0; 16];
     peristyle_rt::fill_random(&mut bytes);
     Uuid::from_random(bytes)
@@ -181,41 +203,15 @@ pub(super) fn wish_of(state: DeviceState) -> Wish {
     }
 }
 
-/// The node that the desired state and the plan describe. Devices and shards are spread over the reactors.
-fn node_config(plan: &Plan, state: &State) -> NodeConfig {
-    let reactors = plan.reactors;
-    let devices = state
-        .devices
-        .values()
-        .filter(|d| d.state != DeviceState::Removed)
-        .enumerate()
-        .map(|(i, d)| {
-            let planned = plan.devices.iter().find(|p| p.path.display().to_string() == d.path);
-            let spec = planned.map(spec_of).unwrap_or_else(|| DeviceSpec::Path {
-                path: d.path.clone().into(),
-                create_bytes: None,
-                write_cache: Default::default(),
-            });
-            // A known device that is gone must not come back as a new, blank file.
-            let spec = match spec {
-                DeviceSpec::Path { path, write_cache, .. } => {
-                    DeviceSpec::Path { path, create_bytes: None, write_cache }
-                }
-                memory => memory,
-            };
-            DeviceConfig {
-                id: d.id,
-                spec,
-                discard: planned.map_or(Discard::Auto, |p| p.discard),
-                domain: DomainId(d.domain),
-                home: ReactorId((i % reactors) as u16),
-                wish: wish_of(d.state),
-            }
-        })
-        .collect();
+/// The node that the desired state and the plan describe. Devices and shards are spread over the reactors. `member`: which node of a
+/// cluster it is; shards are given to it while it runs.
+pub(super) fn node_config(plan: &Plan, state: &State, member: Option<(NodeId, SocketAddr)>) -> NodeConfig {
+    let me = member.map(|m| m.0);
+    let mine = state.devices.values().filter(|d| d.node == me && d.state != DeviceState::Removed);
+    let devices = mine.enumerate().map(|(i, d)| device_config(plan, state, d, i)).collect();
     let pool = state.pools.values().next();
-    let shards: Vec<_> =
-        state.shards.values().map(|s| (s.id, ReactorId((s.reactor as usize % reactors) as u16))).collect();
+    let home = |s: &Shard| (s.id, ReactorId((s.reactor as usize % plan.reactors) as u16));
+    let shards: Vec<_> = state.shards.values().map(home).collect();
     let mut shard = ShardConfig::new(pool.map_or(plan.scheme, |p| p.scheme));
     shard.too_few = pool.map_or(plan.too_few, |p| p.too_few_domains);
     shard.detect_zeroes = plan.detect_zeroes;
@@ -223,16 +219,55 @@ fn node_config(plan: &Plan, state: &State) -> NodeConfig {
     shard.map_cache_bytes = plan.map_cache / shards.len().max(1) as u64;
     shard.background = Pace::new(plan.background_bytes_s);
     shard.scrub_period = plan.scrub_period;
+    let (shards, peer_shards) = if me.is_some() { (Vec::new(), shards) } else { (shards, Vec::new()) };
+    let peers = state.nodes.values().filter(|n| Some(n.id) != me).map(peer_config).collect();
     NodeConfig {
-        node: NodeId(0),
+        node: me.unwrap_or_default(),
         cluster: state.cluster.uuid,
         devices,
-        peers: Default::default(),
-        peer_devices: Vec::new(),
+        peers: PeersConfig { listen: member.map(|m| m.1), peers },
+        peer_devices: me.map_or(Vec::new(), |me| peer_devices(state, me).collect()),
         shards,
-        peer_shards: Vec::new(),
+        peer_shards,
         shard,
         rebuild_after: plan.rebuild_after,
         development: plan.development,
     }
+}
+
+fn device_config(plan: &Plan, state: &State, d: &KnownDevice, number: usize) -> DeviceConfig {
+    let planned = plan.devices.iter().find(|p| p.path.display().to_string() == d.path);
+    let spec = planned.map(spec_of).unwrap_or_else(|| DeviceSpec::Path {
+        path: d.path.clone().into(),
+        create_bytes: None,
+        write_cache: Default::default(),
+    });
+    // A known device that is gone must not come back as a new, blank file.
+    let spec = match spec {
+        DeviceSpec::Path { path, write_cache, .. } => {
+            DeviceSpec::Path { path, create_bytes: None, write_cache }
+        }
+        memory => memory,
+    };
+    DeviceConfig {
+        id: d.id,
+        spec,
+        discard: planned.map_or(Discard::Auto, |p| p.discard),
+        domain: state.domain_of(d),
+        home: ReactorId((number % plan.reactors) as u16),
+        wish: wish_of(d.state),
+    }
+}
+
+pub(super) fn peer_config(node: &peristyle_control::desired::Node) -> PeerConfig {
+    PeerConfig { node: node.id, addr: node.peers }
+}
+
+/// Devices that other nodes have.
+pub(super) fn peer_devices(state: &State, me: NodeId) -> impl Iterator<Item = PeerDevice> {
+    let theirs = state.devices.values().filter(|d| d.state != DeviceState::Removed);
+    theirs.filter_map(move |d| {
+        let node = d.node.filter(|node| *node != me)?;
+        Some(PeerDevice { id: d.id, node, domain: state.domain_of(d), wish: wish_of(d.state) })
+    })
 }

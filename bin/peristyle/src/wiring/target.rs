@@ -4,7 +4,9 @@ use super::Plan;
 use super::busy::{in_use, when_free};
 use super::serve::ThisNode;
 use crate::failure::Failure;
+use peristyle_base::NodeId;
 use peristyle_control::config;
+use peristyle_control::desired::State;
 use peristyle_node::VolumeSpec;
 use peristyle_node::target::TargetConfig;
 use peristyle_nvme::QpairLimits;
@@ -31,28 +33,36 @@ fn config(
     name: &str,
 ) -> Result<TargetConfig, Failure> {
     let name = nqn(name)?;
-    let portals = match plan.advertise {
-        Some(address) => vec![address],
-        None => plan.listen.clone(),
-    };
-    let portal = |(i, address): (usize, SocketAddr)| Portal {
-        address,
-        id: i as u16 + 1,
-        admin_queue_entries: ADMIN_QUEUE_ENTRIES,
-    };
     let hosts = match &plan.hosts {
         config::Hosts::Any => Hosts::Any,
         config::Hosts::Only(list) => Hosts::Listed(list.iter().map(|h| nqn(h)).collect::<Result<_, _>>()?),
     };
     Ok(TargetConfig {
         listen: Addr::Tcp(listen),
-        portals: portals.into_iter().enumerate().map(portal).collect(),
+        portals: portals_of(plan.advertise.map_or_else(|| plan.listen.clone(), |a| vec![a]), 0),
         serial: serial(&name),
         nqn: name,
         hosts,
         volumes: volumes.to_vec(),
         limits: QpairLimits::default(),
     })
+}
+
+/// As the discovery log names them, from a number on.
+fn portals_of(addresses: Vec<SocketAddr>, first: u16) -> Vec<Portal> {
+    let portal =
+        |(i, address)| Portal { address, id: first + i as u16 + 1, admin_queue_entries: ADMIN_QUEUE_ENTRIES };
+    addresses.into_iter().enumerate().map(portal).collect()
+}
+
+/// Addresses of one node at most.
+const NODE_PORTALS: u16 = 16;
+
+/// Where hosts reach the cluster: this node first, then the others.
+pub fn portals(me: NodeId, state: &State) -> Vec<Portal> {
+    let mut nodes: Vec<_> = state.nodes.values().collect();
+    nodes.sort_by_key(|n| (n.id != me, n.id));
+    nodes.iter().flat_map(|n| portals_of(n.portals.clone(), n.id.0 as u16 * NODE_PORTALS)).collect()
 }
 
 /// Twenty characters that stay the same as long as the subsystem's name does.

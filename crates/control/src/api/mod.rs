@@ -8,9 +8,11 @@
 //!
 //! Access is the socket file's: whoever may open it may do everything.
 
+mod cluster;
 mod pool;
 mod profile;
 
+pub use cluster::{ClusterInfo, NodeInfo, OwnerInfo, PlaceInfo};
 pub use pool::{BalanceInfo, CollectionInfo, DeviceBalance, ExtentCount, PoolInfo, RepairInfo};
 pub use profile::{PAGE_DEVICES, ProfilePage, RawDevice, RawStage};
 
@@ -29,6 +31,8 @@ pub const LINE_BYTES_MAX: usize = 1 << 20;
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     Status,
+    /// Of a node that is one of several.
+    ClusterShow,
     VolumeList,
     VolumeShow {
         name: String,
@@ -143,6 +147,7 @@ pub enum FaultKind {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Response {
     Status(Status),
+    Cluster(ClusterInfo),
     Volumes {
         volumes: Vec<VolumeInfo>,
     },
@@ -252,6 +257,9 @@ impl State {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct DeviceInfo {
     pub uuid: String,
+    /// The node that has it, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<u32>,
     pub path: String,
     pub domain: u32,
     /// "healthy", "slow", "failed" or "missing"; "draining" while it is to leave, "given-up" when it does not count.
@@ -391,12 +399,13 @@ impl From<ControlError> for ApiError {
             | SizeOutOfRange(_)
             | BadLba(_)
             | NotDeleting(_)
+            | BadNode(_)
             | DeviceGone(_)
             | IsSnapshot(_)
             | NotSnapshot(_)
             | HasSnapshots(_)
             | WouldShrink { .. } => Code::Invalid,
-            Exists { .. } | IdentityTaken(_) | AlreadyThere(_) => Code::Exists,
+            Exists { .. } | IdentityTaken(_) | AlreadyThere(_) | NodeTaken(_) => Code::Exists,
             NotFound { .. } => Code::NotFound,
             Deleting(_) | Store(MetaError::Conflict { .. } | MetaError::Unavailable(_)) => Code::Busy,
             TooMany { .. } | LayersUsedUp => Code::LimitReached,

@@ -1,13 +1,21 @@
 //! Changes of the desired state, as a plain function from one state to the next.
 
 use super::rules::*;
-use super::{Device, DeviceState, Pool, Shard, State, Volume, VolumeState};
-use peristyle_base::{DeviceId, PoolId, Scheme, ShardId, Uuid, VolumeId};
+use super::{Device, DeviceState, Node, NodeState, Pool, Shard, State, Volume, VolumeState};
+use peristyle_base::{DeviceId, NodeId, PoolId, Scheme, ShardId, Uuid, VolumeId};
 use peristyle_cluster::TooFewPolicy;
 
 /// What an operator can ask for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
+    /// A node is new, or starts again, perhaps with other addresses and labels. It votes from now on.
+    JoinNode(Node),
+    SetNodeState {
+        node: NodeId,
+        state: NodeState,
+    },
+    /// Shards, and the nodes that are to own them.
+    SetOwners(Vec<(ShardId, NodeId)>),
     CreatePool(Pool),
     /// New extents follow at once, old ones are converted by collection.
     SetPool {
@@ -16,9 +24,10 @@ pub enum Change {
         too_few_domains: TooFewPolicy,
     },
     AddDevice(Device),
-    /// It was found at another path, or belongs to another failure domain.
+    /// It was found at another path or node, or belongs to another failure domain.
     SetDevice {
         device: DeviceId,
+        node: Option<NodeId>,
         path: String,
         domain: u32,
     },
@@ -77,16 +86,19 @@ impl State {
     /// Makes one change and raises the generation; on an error nothing is changed.
     pub fn apply(&mut self, change: &Change) -> Result<(), ControlError> {
         match change {
+            Change::JoinNode(node) => self.join_node(node)?,
+            Change::SetNodeState { node, state } => self.set_node_state(*node, *state)?,
+            Change::SetOwners(owners) => self.set_owners(owners)?,
             Change::CreatePool(pool) => self.create_pool(pool)?,
             Change::SetPool { pool, scheme, too_few_domains } => {
                 let there = self.pools.get_mut(pool).ok_or(ControlError::NoPool)?;
                 (there.scheme, there.too_few_domains) = (*scheme, *too_few_domains);
             }
             Change::AddDevice(device) => self.add_device(device)?,
-            Change::SetDevice { device, path, domain } => {
+            Change::SetDevice { device, node, path, domain } => {
                 let missing = ControlError::NotFound { kind: "device", name: device.to_string() };
                 let there = self.devices.get_mut(device).ok_or(missing)?;
-                (there.path, there.domain) = (path.clone(), *domain);
+                (there.node, there.path, there.domain) = (*node, path.clone(), *domain);
             }
             Change::SetDeviceState { device, state } => self.set_device_state(*device, *state)?,
             Change::AddShards { pool, count } => self.add_shards(*pool, *count)?,
@@ -157,7 +169,7 @@ impl State {
         }
         let first = self.shards.keys().next_back().map_or(0, |last| last.0 + 1);
         for id in first..first + count as u32 {
-            self.shards.insert(ShardId(id), Shard { id: ShardId(id), pool, reactor: id });
+            self.shards.insert(ShardId(id), Shard { id: ShardId(id), pool, reactor: id, owner: None });
         }
         Ok(())
     }

@@ -1,19 +1,21 @@
-//! What the operator asked for, on one machine. [`State`] is a plain value and [`State::apply`] a plain function;
+//! What the operator asked for, of one machine or of a cluster. [`State`] is a plain value and [`State::apply`] a plain function;
 //! [`Control`] keeps it in a store, one transaction per change.
 
 mod change;
+mod nodes;
 mod rules;
 mod store;
 
 pub use change::{Change, VolumeSpec};
+pub use nodes::{FailureDomain, NODES_MAX, Node, NodeState};
 pub use rules::{
     ControlError, DEVICES_MAX, LAYER_FIRST, LBA_BYTES_DEFAULT, NAME_BYTES_MAX, NQN_BYTES_MAX, POOLS_MAX,
     SHARDS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, VOLUMES_MAX, check_name, check_nqn, check_volume_bytes,
 };
-pub use store::Control;
+pub use store::{Control, Follower};
 
-use crate::serial::{layer_id, pool_id, shard_id, text, volume_id};
-use peristyle_base::{DeviceId, LayerId, PoolId, Scheme, ShardId, Uuid, VolumeId};
+use crate::serial::{layer_id, maybe_node_id, pool_id, shard_id, text, volume_id};
+use peristyle_base::{DeviceId, LayerId, NodeId, PoolId, Scheme, ShardId, Uuid, VolumeId};
 use peristyle_cluster::TooFewPolicy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -25,6 +27,8 @@ pub const FORMAT: u32 = 1;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
     pub cluster: Cluster,
+    /// None on a machine that is alone.
+    pub nodes: BTreeMap<NodeId, Node>,
     pub pools: BTreeMap<PoolId, Pool>,
     pub devices: BTreeMap<DeviceId, Device>,
     pub shards: BTreeMap<ShardId, Shard>,
@@ -48,6 +52,9 @@ pub struct Cluster {
     /// Layer ids are never used twice.
     #[serde(with = "layer_id")]
     pub next_layer: LayerId,
+    /// Rises by one with every node that joins: who votes has changed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub membership: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -60,6 +67,16 @@ pub struct Pool {
     pub scheme: Scheme,
     #[serde(with = "text")]
     pub too_few_domains: TooFewPolicy,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub failure_domain: FailureDomain,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -77,6 +94,9 @@ pub struct Device {
     /// What the operator wants of it.
     #[serde(default)]
     pub state: DeviceState,
+    /// The node that has it; it moves with the device.
+    #[serde(default, with = "maybe_node_id", skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -102,6 +122,9 @@ pub struct Shard {
     pub pool: PoolId,
     /// The reactor that owns it, modulo the number of reactors there are.
     pub reactor: u32,
+    /// The node that is to own it, where there are several.
+    #[serde(default, with = "maybe_node_id", skip_serializing_if = "Option::is_none")]
+    pub owner: Option<NodeId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

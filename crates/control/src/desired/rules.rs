@@ -56,6 +56,13 @@ pub enum ControlError {
     IdentityTaken(String),
     #[error("the device {0} was given up, and what it has may be old: format it and add it as a new one")]
     DeviceGone(String),
+    #[error("{0} is no number of a node: they are 1 to {max}", max = super::NODES_MAX)]
+    BadNode(u32),
+    #[error(
+        "the number {0} belongs to another node: take one that is free (`peristyle cluster show`), or give this node the \
+         folder that it had (`node.data_dir`)"
+    )]
+    NodeTaken(u32),
     #[error("no shard to put the volume on: the store was never completed; create it anew")]
     NoShards,
     #[error("a shard's pool does not exist: create the pool first")]

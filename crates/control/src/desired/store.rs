@@ -1,12 +1,12 @@
-//! The desired state in a store. Keys: `cluster`, `pool/<id>`, `device/<uuid>`, `shard/<id>`, `volume/<id>`.
+//! The desired state in a store. Keys: `cluster`, `node/<id>`, `pool/<id>`, `device/<uuid>`, `shard/<id>`, `volume/<id>`.
 //!
 //! Every change is one transaction that compares and rewrites `cluster`, whose generation rises: changes are
 //! serial, and of two programs that change at once one sees a conflict.
 
 use super::rules::{ControlError, LAYER_FIRST, check_nqn};
 use super::{Change, Cluster, FORMAT, State};
-use crate::meta::{MetaError, MetaStore, Revision, Txn};
-use peristyle_base::{Uuid, VolumeId};
+use crate::meta::{ClusterStore, MetaError, MetaStore, ReadAnew, Revision, Txn, Watch};
+use peristyle_base::{Duration, Uuid, VolumeId};
 use serde::{Serialize, de::DeserializeOwned};
 use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
@@ -16,6 +16,8 @@ const ATTEMPTS: usize = 4;
 /// More items than any state has: pools, devices, shards and volumes have limits of their own.
 const RANGE_MAX: usize = 4096;
 const CLUSTER: &str = "cluster";
+/// Between two attempts when the store is out of reach.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The desired state, and the store that keeps it.
 pub struct Control<S> {
@@ -40,15 +42,16 @@ impl<S: MetaStore> Control<S> {
     pub async fn create(store: S, uuid: Uuid, nqn: &str) -> Result<Control<S>, ControlError> {
         check_nqn(nqn)?;
         let (next_volume, next_layer, nqn) = (VolumeId(1), LAYER_FIRST, nqn.to_owned());
-        let cluster = Cluster { format: FORMAT, uuid, nqn, generation: 1, next_volume, next_layer };
+        let cluster =
+            Cluster { format: FORMAT, uuid, nqn, generation: 1, next_volume, next_layer, membership: 0 };
         let txn = Txn::default().compare(CLUSTER, Revision::ABSENT).put(CLUSTER, json(&cluster));
         let revision = match store.commit(txn).await {
             Ok(revision) => revision,
             Err(MetaError::Conflict { .. }) => return Err(ControlError::AlreadyThere("the control store")),
             Err(e) => return Err(e.into()),
         };
-        let (pools, devices) = (BTreeMap::new(), BTreeMap::new());
-        let state = State { cluster, pools, devices, shards: BTreeMap::new(), volumes: BTreeMap::new() };
+        let (nodes, pools, devices, shards, volumes) = Default::default();
+        let state = State { cluster, nodes, pools, devices, shards, volumes };
         Ok(Control { store, known: RefCell::new(Known { state, revision }) })
     }
 
@@ -64,6 +67,11 @@ impl<S: MetaStore> Control<S> {
     /// Makes one change durably and returns the state after it. When the store does not say whether the change
     /// happened, it is looked up: an error means that it did not, unless it is [`MetaError::Unknown`].
     pub async fn apply(&self, change: &Change) -> Result<State, ControlError> {
+        self.apply_if(change, |txn| txn).await
+    }
+
+    /// As [`Control::apply`], if what `guard` adds to the transaction holds too; else a conflict names its key.
+    pub async fn apply_if(&self, change: &Change, guard: impl Fn(Txn) -> Txn) -> Result<State, ControlError> {
         for _ in 0..ATTEMPTS {
             let (before, revision) = {
                 let known = self.known.borrow();
@@ -77,12 +85,12 @@ impl<S: MetaStore> Control<S> {
                 }
                 return Err(refused);
             }
-            match self.store.commit(difference(&before, &after, revision)).await {
+            match self.store.commit(guard(difference(&before, &after, revision))).await {
                 Ok(revision) => {
                     self.learn(Known { state: after.clone(), revision });
                     return Ok(after);
                 }
-                Err(MetaError::Conflict { .. }) => {
+                Err(MetaError::Conflict { key }) if key == CLUSTER => {
                     self.refresh().await?;
                 }
                 Err(MetaError::Unknown(_)) => {
@@ -115,9 +123,54 @@ impl<S: MetaStore> Control<S> {
     }
 }
 
+/// Follows a state that others change as well.
+pub struct Follower<S: ClusterStore> {
+    watch: Option<S::Watch>,
+    /// Of the state that was told of last.
+    seen: Revision,
+}
+
+impl<S: ClusterStore> Control<S> {
+    /// Begins behind what is known now.
+    pub fn follow(&self) -> Follower<S> {
+        Follower { watch: None, seen: self.known.borrow().revision }
+    }
+
+    /// Returns when [`Control::state`] has another state than `follower` has seen. A store that is away is waited for.
+    pub async fn changed(&self, follower: &mut Follower<S>) {
+        loop {
+            let known = self.known.borrow().revision;
+            if known > follower.seen {
+                follower.seen = known;
+                return;
+            }
+            match &mut follower.watch {
+                Some(watch) => match watch.next().await {
+                    // Its own changes are known already.
+                    Ok(change) if change.revision > self.known.borrow().revision => self.reread().await,
+                    Ok(_) => {}
+                    Err(ReadAnew) => follower.watch = None,
+                },
+                None => {
+                    self.reread().await;
+                    let known = self.known.borrow().revision;
+                    follower.watch = Some(self.store.watch(CLUSTER, known));
+                }
+            }
+        }
+    }
+
+    async fn reread(&self) {
+        while self.refresh().await.is_err() {
+            peristyle_rt::sleep(PAUSE).await;
+        }
+    }
+}
+
 /// The transaction that turns one state into the other.
 fn difference(before: &State, after: &State, revision: Revision) -> Txn {
     let mut txn = Txn::default().compare(CLUSTER, revision).put(CLUSTER, json(&after.cluster));
+    txn = entries(txn, "node", &before.nodes, &after.nodes);
     txn = entries(txn, "pool", &before.pools, &after.pools);
     txn = entries(txn, "device", &before.devices, &after.devices);
     txn = entries(txn, "shard", &before.shards, &after.shards);
@@ -148,13 +201,14 @@ async fn load<S: MetaStore>(store: &S) -> Result<Option<Known>, ControlError> {
             let why = format!("it has format {}, this program knows {FORMAT}", cluster.format);
             return Err(ControlError::Unreadable { key: CLUSTER.into(), why });
         }
+        let nodes = all(store, "node/", |n: &super::Node| n.id).await?;
         let pools = all(store, "pool/", |p: &super::Pool| p.id).await?;
         let devices = all(store, "device/", |d: &super::Device| d.id).await?;
         let shards = all(store, "shard/", |s: &super::Shard| s.id).await?;
         let volumes = all(store, "volume/", |v: &super::Volume| v.id).await?;
         let again = store.get(CLUSTER).await?.map(|i| i.revision);
         if again == Some(item.revision) {
-            let state = State { cluster, pools, devices, shards, volumes };
+            let state = State { cluster, nodes, pools, devices, shards, volumes };
             return Ok(Some(Known { state, revision: item.revision }));
         }
     }

@@ -78,23 +78,37 @@ impl Peers {
     pub(crate) fn start_leases(self: &Rc<Self>, table: LeaseTable) {
         let leases = Rc::new(Leases::new(peristyle_rt::now(), table));
         self.leases.replace(Some(leases.clone()));
-        for (number, peer) in (1..).zip(&self.config.peers) {
-            if let Some(link) = self.link(peer.node, 0) {
-                peristyle_rt::spawn(self.clone().renew_with(number, link, leases.clone()));
-            }
+        for (number, peer) in (1..).zip(self.table.all()) {
+            self.begin_renewing(number, peer.node, &leases);
         }
         peristyle_rt::spawn(self.clone().renew_here(leases));
     }
 
+    fn begin_renewing(self: &Rc<Self>, number: usize, node: NodeId, leases: &Rc<Leases>) {
+        if let Some(link) = self.link(node, 0) {
+            peristyle_rt::spawn(self.clone().renew_with(number, link, leases.clone()));
+        }
+    }
+
+    /// A node has joined: it votes from now on, and a majority is one of more. On the first reactor.
+    pub(super) fn begin_voting(self: &Rc<Self>, node: NodeId) {
+        let Some(leases) = self.leases.borrow().clone() else { return };
+        leases.holders.borrow_mut().values_mut().for_each(Holder::join);
+        self.begin_renewing(self.table.count(), node, &leases);
+    }
+
     fn voters(&self) -> usize {
-        1 + self.config.peers.len()
+        1 + self.table.count()
     }
 
     /// Has a majority of the nodes take this one for the shard's owner; then the lease holds. On the first reactor.
     pub(crate) async fn claim(&self, shard: ShardId, epoch: Epoch) -> bool {
         let Some(leases) = self.leases.borrow().clone() else { return false };
         let accepted = timeout(CLAIM_LIMIT, self.claim_of_all(&leases, shard, epoch)).await.flatten();
-        let Some(accepted) = accepted else { return false };
+        // Who has joined meanwhile was not asked.
+        let Some(accepted) = accepted.filter(|accepted| accepted.len() == self.voters()) else {
+            return false;
+        };
         let lease = leases.table.get(shard);
         lease.begin();
         let mut holder = Holder::new(epoch, self.voters(), lease.clone());
@@ -114,13 +128,13 @@ impl Peers {
         epoch: Epoch,
     ) -> Option<Vec<Option<Instant>>> {
         let ballot = Ballot { accepted: RefCell::new(vec![None; self.voters()]), ..Ballot::default() };
-        let links = (1..).zip(&self.config.peers);
+        let links = (1..).zip(self.table.all());
         let links = links.filter_map(|(node, peer)| Some((node, self.link(peer.node, 0)?)));
         let others = join_all(links.map(|(node, link)| ballot.ask(node, link, shard, epoch)));
         let here = async {
             loop {
                 let now = peristyle_rt::now();
-                let answer = leases.grantor.borrow_mut().claim(now, self.me, shard, epoch);
+                let answer = leases.grantor.borrow_mut().claim(now, self.who.me, shard, epoch);
                 let pause = ballot.count(0, now, Some(answer));
                 peristyle_rt::sleep(pause).await;
             }
@@ -138,9 +152,9 @@ impl Peers {
         let Some(mut holder) = held else { return };
         let epoch = holder.epoch;
         holder.end();
-        leases.grantor.borrow_mut().give_back(peristyle_rt::now(), self.me, shard, epoch);
+        leases.grantor.borrow_mut().give_back(peristyle_rt::now(), self.who.me, shard, epoch);
         let request = Request::Release { shard, epoch };
-        let links = self.config.peers.iter().filter_map(|peer| self.link(peer.node, 0));
+        let links = self.table.all().filter_map(|peer| self.link(peer.node, 0));
         let tell = links.map(|link| {
             let request = &request;
             async move { timeout(ANSWER_LIMIT, link.call(request, With::default())).await.map(drop) }
@@ -157,7 +171,7 @@ impl Peers {
                 let grantor = &mut *leases.grantor.borrow_mut();
                 holders.retain(|_, holder| !holder.is_over(now));
                 for (&shard, holder) in holders.iter_mut() {
-                    match grantor.renew(now, self.me, shard, holder.epoch) {
+                    match grantor.renew(now, self.who.me, shard, holder.epoch) {
                         true => holder.granted(now, 0, now),
                         false => holder.refused(),
                     }

@@ -9,72 +9,55 @@ mod leases;
 mod link;
 mod outbox;
 mod serve;
+mod table;
 mod watch;
 
 pub use leases::LeaseTable;
 pub use link::LinkState;
+pub(crate) use table::{Identity, PeerTable};
+pub use table::{NODES_MAX, PeerConfig, PeersConfig};
 
 use crate::columns::NodeColumns;
 use crate::devices::{DeviceState, DeviceTable, Home, SharedDevice};
 use crate::message::{ColumnAnswer, ColumnRequest};
 use leases::Leases;
 use link::{Link, With};
-use peristyle_base::{BLOCK_BYTES, ColumnPlace, DeviceId, NodeId, ShardId, SlotIndex, Uuid};
+use peristyle_base::{BLOCK_BYTES, ColumnPlace, DeviceId, Instant, NodeId, ShardId, SlotIndex};
 use peristyle_cluster::peer::{Answer, DeviceReport, Hello, PeerDeviceState, Request, Target, read_list};
 use peristyle_cluster::{ColumnFault, ListedSlot};
 use peristyle_rt::sync::Event;
 use peristyle_rt::{Addr, Buf, NetError};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
-
-/// Another node, and where its first reactor listens; the others follow on the next ports.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerConfig {
-    pub node: NodeId,
-    pub addr: std::net::SocketAddr,
-}
-
-/// What the node is to others.
-#[derive(Clone, Debug, Default)]
-pub struct PeersConfig {
-    /// Where the first reactor listens for other nodes, if they need columns of this one.
-    pub listen: Option<std::net::SocketAddr>,
-    pub peers: Vec<PeerConfig>,
-}
 
 /// Bytes of one page of a list.
 const LIST_BYTES: u32 = 64 << 10;
 
 /// One reactor's connections to other nodes.
 pub struct Peers {
-    me: NodeId,
-    cluster: Uuid,
-    /// Tells others that this process is another one than before.
-    boot: u64,
-    reactors: usize,
-    config: PeersConfig,
+    who: Identity,
+    /// Where the first reactor listens for other nodes.
+    listen: Option<SocketAddr>,
+    table: PeerTable,
     links: RefCell<BTreeMap<(NodeId, u16), Rc<Link>>>,
     /// On the first reactor of a node that has others.
     leases: RefCell<Option<Rc<Leases>>>,
+    /// When each node answered last, on the first reactor.
+    heard: RefCell<BTreeMap<NodeId, Instant>>,
     stopping: Event,
 }
 
 impl Peers {
-    pub(crate) fn new(
-        me: NodeId,
-        cluster: Uuid,
-        boot: u64,
-        reactors: usize,
-        config: PeersConfig,
-    ) -> Rc<Peers> {
-        let (links, leases, stopping) = Default::default();
-        Rc::new(Peers { me, cluster, boot, reactors, config, links, leases, stopping })
+    pub(crate) fn new(who: Identity, listen: Option<SocketAddr>, table: PeerTable) -> Rc<Peers> {
+        let (links, leases, heard, stopping) = Default::default();
+        Rc::new(Peers { who, listen, table, links, leases, heard, stopping })
     }
 
     /// Of a node that is alone.
     pub(crate) fn none() -> Rc<Peers> {
-        Peers::new(NodeId::default(), Uuid::default(), 0, 1, PeersConfig::default())
+        Peers::new(Identity { reactors: 1, ..Identity::default() }, None, PeerTable::new(&[]))
     }
 
     /// Listens for other nodes, if the configuration says so.
@@ -83,7 +66,7 @@ impl Peers {
         columns: Rc<NodeColumns>,
         reactor: u16,
     ) -> Result<(), NetError> {
-        let Some(mut addr) = self.config.listen else { return Ok(()) };
+        let Some(mut addr) = self.listen else { return Ok(()) };
         addr.set_port(addr.port() + reactor);
         serve::Service::start(&Addr::Tcp(addr), columns, self.clone()).await.map(drop)
     }
@@ -95,34 +78,41 @@ impl Peers {
     /// The other nodes, and what is known of the connection to each.
     pub fn states(&self) -> Vec<(NodeId, LinkState)> {
         let state = |p: &PeerConfig| self.link(p.node, 0).map_or(LinkState::Unreachable, |link| link.state());
-        self.config.peers.iter().map(|p| (p.node, state(p))).collect()
+        self.table.all().map(|p| (p.node, state(p))).collect()
+    }
+
+    /// When a node answered last; on the first reactor.
+    pub fn last_heard(&self, node: NodeId) -> Option<Instant> {
+        self.heard.borrow().get(&node).copied()
     }
 
     /// The connection to a reactor of another node; it is begun when it is first asked for. `None`: no such node is known.
     fn link(&self, node: NodeId, reactor: u16) -> Option<Rc<Link>> {
-        let mut addr = self.config.peers.iter().find(|p| p.node == node)?.addr;
+        let mut addr = self.table.get(node)?.addr;
         addr.set_port(addr.port().checked_add(reactor)?);
         let mut links = self.links.borrow_mut();
         let link = links.entry((node, reactor)).or_insert_with(|| {
-            let hello = Hello { versions: (0, 0), cluster: self.cluster, from: self.me, to: node };
+            let hello = Hello { versions: (0, 0), cluster: self.who.cluster, from: self.who.me, to: node };
             Link::start(Addr::Tcp(addr), hello, self.stopping.clone())
         });
         Some(link.clone())
     }
 
+    /// To the reactor that serves a device. `None`: the device has moved to this node.
+    fn link_to(&self, device: &SharedDevice) -> Option<Rc<Link>> {
+        let Home::Peer(node) = device.home() else { return None };
+        self.link(node, device.peer_reactor())
+    }
+
     /// Carries out a request on a device of another node.
     pub(crate) async fn ask(&self, device: &SharedDevice, request: ColumnRequest) -> ColumnAnswer {
-        let Home::Peer(node) = device.home else { unreachable!("a device of another node") };
-        let Some(link) = self.link(node, device.peer_reactor()) else {
-            return request.failed(ColumnFault::Device);
-        };
+        let Some(link) = self.link_to(device) else { return request.failed(ColumnFault::Device) };
         carry(&link, device.id, request).await
     }
 
     /// Whether the device answers now; its node reads a block of it.
     pub(crate) async fn probe(&self, device: &SharedDevice) -> bool {
-        let Home::Peer(node) = device.home else { unreachable!("a device of another node") };
-        let Some(link) = self.link(node, device.peer_reactor()) else { return false };
+        let Some(link) = self.link_to(device) else { return false };
         link.call(&Request::Probe { device: device.id }, With::default()).await.0.is_ok()
     }
 }
@@ -209,7 +199,7 @@ fn fault(answer: Result<Answer, ColumnFault>) -> ColumnFault {
 /// This node's devices, as others hear of them.
 fn reports(devices: &DeviceTable) -> impl Iterator<Item = DeviceReport> + '_ {
     devices.all().filter_map(|d| {
-        let Home::Here(reactor) = d.home else { return None };
+        let Home::Here(reactor) = d.home() else { return None };
         let [slots_total, slots_used, slots_reserved, slots_kept] = d.gauges();
         let state = match d.state() {
             _ if !d.is_served() => PeerDeviceState::Closed,

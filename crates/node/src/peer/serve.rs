@@ -124,16 +124,16 @@ impl Service {
 impl Session {
     async fn run(service: Rc<Service>, stream: Stream) {
         let (reader, writer) = stream.split();
-        let reactors = service.peers.reactors as u16;
+        let reactors = service.peers.who.reactors as u16;
         let offer = Welcome {
             version: 0,
-            node: service.peers.me,
-            boot: service.peers.boot,
+            node: service.peers.who.me,
+            boot: service.peers.who.boot,
             reactors,
             credits: CREDITS,
         };
         let session = Rc::new(Session {
-            server: RefCell::new(Server::new(service.peers.cluster, offer)),
+            server: RefCell::new(Server::new(service.peers.who.cluster, offer)),
             outbox: Outbox::new().await,
             crcs: RefCell::new(Vec::with_capacity(4 * usize::from(APPEND_ROWS_MAX))),
             room: Semaphore::new(ANSWER_BYTES_MAX / BLOCK_BYTES),

@@ -23,24 +23,36 @@ const PING_BYTES: usize = DEVICES_MAX * DEVICE_ENTRY_BYTES;
 impl Peers {
     /// Watches all other nodes until the end. Called on one reactor.
     pub(crate) fn watch(self: &Rc<Self>, devices: &DeviceTable) {
-        for peer in &self.config.peers {
-            peristyle_rt::spawn(self.clone().watch_node(peer.clone(), devices.clone()));
+        for peer in self.table.all() {
+            peristyle_rt::spawn(self.clone().watch_node(peer.node, devices.clone()));
         }
-        for device in devices.all().filter(|d| matches!(d.home, Home::Peer(_))) {
+        for device in devices.all().filter(|d| d.is_peers()) {
             peristyle_rt::spawn_background(self.clone().watch_device(device.id, devices.clone()));
         }
     }
 
-    async fn watch_node(self: Rc<Self>, peer: PeerConfig, devices: DeviceTable) {
-        let Some(link) = self.link(peer.node, 0) else { return };
+    /// A node has joined the cluster: its devices may be used, and it votes. On the first reactor; all others see it.
+    pub(crate) fn add(self: &Rc<Self>, peer: PeerConfig, devices: &DeviceTable) {
+        let node = peer.node;
+        if self.table.add(peer) {
+            self.begin_voting(node);
+            peristyle_rt::spawn(self.clone().watch_node(node, devices.clone()));
+        }
+    }
+
+    async fn watch_node(self: Rc<Self>, node: NodeId, devices: DeviceTable) {
+        let Some(link) = self.link(node, 0) else { return };
         // Whoever waits for this node may hold all other memory.
         let kept = KeptBufs::take(1, PING_BYTES).await;
         while !self.stopping.is_set() {
             let asked = peristyle_rt::now();
             let answer = timeout(LIMIT, async { ping(&link, kept.alloc(PING_BYTES).await).await }).await;
             match answer {
-                Some(Ok(reports)) => heard(&devices, peer.node, &reports),
-                _ => silent(&devices, peer.node),
+                Some(Ok(reports)) => {
+                    self.heard.borrow_mut().insert(node, peristyle_rt::now());
+                    heard(&devices, node, &reports);
+                }
+                _ => silent(&devices, node),
             }
             let pause = PERIOD.saturating_sub(peristyle_rt::now().since(asked));
             peristyle_rt::sleep(pause).await;
@@ -48,10 +60,10 @@ impl Peers {
     }
 
     /// While a device is bad, has its node read from it until it answers, quickly and several times in a row.
-    async fn watch_device(self: Rc<Self>, id: DeviceId, devices: DeviceTable) {
+    pub(crate) async fn watch_device(self: Rc<Self>, id: DeviceId, devices: DeviceTable) {
         let Some(device) = devices.get(id) else { return };
         let mut good = 0;
-        while !self.stopping.is_set() {
+        while !self.stopping.is_set() && device.is_peers() {
             peristyle_rt::sleep(probe::PERIOD).await;
             if !device.is_bad() || !device.is_served() {
                 good = 0;
@@ -89,7 +101,7 @@ async fn ping(link: &Link, into: Buf) -> Result<Vec<DeviceReport>, ()> {
 }
 
 fn of_node(devices: &DeviceTable, node: NodeId) -> impl Iterator<Item = &SharedDevice> {
-    devices.all().filter(move |d| matches!(d.home, Home::Peer(n) if n == node))
+    devices.all().filter(move |d| d.home() == Home::Peer(node))
 }
 
 /// The node has told how its devices are. What it does not tell of is not there.

@@ -7,6 +7,7 @@ use crate::volume::VolumeSpec;
 use peristyle_base::{NodeId, ShardId};
 use peristyle_cluster::ShardStore;
 use peristyle_nvme::controller::{AdminOutcome, ErrorReport, admin_data_bytes};
+use peristyle_nvme::discovery::Portal;
 use peristyle_nvme::registry::{
     ConnId, Connected, ControllerRef, Refused, Registry, RegistryConfig, SubsystemId, TargetEvent,
 };
@@ -172,7 +173,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         let home = self.home_part().ok_or(ShardError::Stopped)?;
         let volume = self.volume(&spec).ok_or(ShardError::OutOfRange)?;
         // Every node exports every volume, so that hosts know all paths; the one that serves it makes its layer.
-        if self.leases.is_alone() || self.is_served(spec.shard) {
+        if self.serves(spec.shard) {
             volume.ensure_layer(blocks_of(&spec)).await?;
         }
         home.registry
@@ -197,6 +198,18 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             self.served.borrow_mut().insert(shard, (number, served));
             self.show_shard(shard).await;
         }
+    }
+
+    /// Shards that this node serves, each with the number of what was told of it last (home reactor): another number, and it was taken
+    /// up anew.
+    pub fn served_shards(&self) -> Vec<(ShardId, u64)> {
+        let served = self.served.borrow();
+        served.iter().filter(|(_, told)| told.1).map(|(&shard, told)| (shard, told.0)).collect()
+    }
+
+    /// Whether this node serves the shard (home reactor).
+    pub fn serves(&self, shard: ShardId) -> bool {
+        self.leases.is_alone() || self.is_served(shard)
     }
 
     fn is_served(&self, shard: ShardId) -> bool {
@@ -229,6 +242,15 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         home.volumes.borrow_mut().retain(|v| v.nsid != nsid);
         self.tell_namespaces(&home).await;
         removed
+    }
+
+    /// Where hosts reach the subsystem, as the discovery log tells (home reactor).
+    pub fn set_portals(&self, portals: Vec<Portal>) {
+        let Some(home) = self.home_part() else { return };
+        if home.registry.borrow().portals() != portals {
+            home.registry.borrow_mut().set_portals(portals);
+            home.changed();
+        }
     }
 
     /// Hosts that the new list does not allow lose their connections (home reactor). False when it is too long.

@@ -1,0 +1,43 @@
+//! A cluster, for people.
+
+use super::table;
+use peristyle_control::api::{ClusterInfo, NodeInfo, OwnerInfo};
+use peristyle_control::desired::NodeState;
+
+fn state(node: &NodeInfo) -> &'static str {
+    match (node.alive, node.state) {
+        (false, _) => "silent",
+        (true, NodeState::Active) => "alive",
+        (true, NodeState::Stopping) => "stopping",
+        (true, NodeState::Relieved) => "relieved",
+    }
+}
+
+pub fn cluster(info: &ClusterInfo) -> String {
+    let manager = |node: u32| if info.manager == Some(node) { "manager" } else { "" };
+    let row = |n: &NodeInfo| {
+        let labels = [&n.rack, &n.zone].into_iter().flatten().cloned().collect::<Vec<_>>().join(" ");
+        let shards = info.shards.iter().filter(|s| s.owner == Some(n.node));
+        vec![
+            n.node.to_string(),
+            state(n).into(),
+            manager(n.node).into(),
+            n.devices.to_string(),
+            numbers(shards),
+            n.portals.join(" "),
+            labels,
+        ]
+    };
+    let header = ["node", "state", "", "devices", "shards", "hosts reach it at", "labels"];
+    let mut out = format!("cluster {}, as node {} sees it\n\n", info.uuid, info.told_by);
+    out += &table(&header, &[0, 3], info.nodes.iter().map(row));
+    let orphans = numbers(info.shards.iter().filter(|s| s.owner.is_none()));
+    if !orphans.is_empty() {
+        out += &format!("\nnobody is to own the shards {orphans}\n");
+    }
+    out
+}
+
+fn numbers<'a>(shards: impl Iterator<Item = &'a OwnerInfo>) -> String {
+    shards.map(|s| s.shard.to_string()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,300 @@
+//! A node as one of several: it joins, follows what is asked of the cluster, and leaves in order.
+
+use super::serve::{ThisNode, settle_volume, spec_of};
+use super::store::{self, Opened};
+use super::{Plan, manager, target};
+use crate::failure::Failure;
+use peristyle_base::{NodeId, ShardId, Uuid};
+use peristyle_control::api::ClusterInfo;
+use peristyle_control::config::ClusterConfig;
+use peristyle_control::desired::{self, Change, NodeState, State};
+use peristyle_control::election::Manager;
+use peristyle_control::member::{self, GoesBy};
+use peristyle_control::{AnyStore, Control, ControlError, EtcdConfig, EtcdStore, MetaError, StoreAt, Token};
+use peristyle_node::NodeConfig;
+use peristyle_rt::sync::Semaphore;
+use peristyle_rt::{Duration, Instant, RuntimeConfig, select, sleep, spawn, timeout};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::rc::Rc;
+
+/// Who the node is: drawn at its first start.
+const IDENTITY: &str = "node-uuid";
+/// A store that is away is asked again.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// What is to be here and is not, because a lease was lost, is tried again.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
+/// A node that stops waits so long for others to take its shards.
+const LEAVE_LIMIT: Duration = Duration::from_secs(3);
+/// A node that has not answered for so long is taken for dead.
+pub const DEAD_AFTER: Duration = Duration::from_millis(500);
+
+/// Opens the cluster's store and makes this node a member.
+pub fn open(plan: &Plan, cluster: &ClusterConfig) -> Result<Opened, Failure> {
+    let store = reach(&cluster.token)?;
+    let uuid = identity(&plan.data_dir)?;
+    let (plan, cluster, shared) = (plan.clone(), cluster.clone(), store.clone());
+    let node = peristyle_rt::block_on(RuntimeConfig::small(), async move {
+        become_member(&plan, &cluster, uuid, shared).await
+    });
+    node.map(|(node, nqn, notes)| Opened { store, node, nqn, notes })
+}
+
+/// The store that a token names.
+pub fn reach(token: &Token) -> Result<AnyStore, Failure> {
+    match &token.store {
+        StoreAt::Etcd(endpoints) => {
+            let config = EtcdConfig::new(&token.name, endpoints.clone());
+            EtcdStore::open(&config).map(AnyStore::Etcd).map_err(Failure::failed)
+        }
+        StoreAt::Served(addr) => Err(Failure::usage(format!("store:{addr}: only etcd is known here"))),
+    }
+}
+
+fn identity(dir: &Path) -> Result<Uuid, Failure> {
+    let file = dir.join(IDENTITY);
+    let failed = |e: &dyn std::fmt::Display| Failure::failed(format!("{}: {e}", file.display()));
+    match std::fs::read_to_string(&file) {
+        Ok(text) => text.trim().parse().map_err(|_| failed(&"it holds no UUID")),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let mut bytes = [0; 16];
+            peristyle_rt::fill_random(&mut bytes);
+            let uuid = Uuid::from_random(bytes);
+            // It is whole or not there.
+            let draft = dir.join("node-uuid.new");
+            let written =
+                std::fs::write(&draft, format!("{uuid}\n")).and_then(|()| std::fs::rename(&draft, &file));
+            written.map(|()| uuid).map_err(|e| failed(&e))
+        }
+        Err(e) => Err(failed(&e)),
+    }
+}
+
+/// The cluster's state, once the store answers.
+async fn open_control(token: &Token, store: AnyStore) -> Result<Control<AnyStore>, Failure> {
+    let mut told = false;
+    loop {
+        match Control::open(store.clone()).await {
+            Ok(Some(control)) if control.state().cluster.uuid == token.cluster => return Ok(control),
+            Ok(Some(control)) => {
+                let there = control.state().cluster.uuid;
+                return Err(Failure::failed(format!(
+                    "the cluster `{}` at {} is {there}, and the token is of {}",
+                    token.name, token.store, token.cluster
+                )));
+            }
+            Ok(None) => {
+                return Err(Failure::failed(format!(
+                    "there is no cluster `{}` at {}: `peristyle cluster create` makes one, and prints its token",
+                    token.name, token.store
+                )));
+            }
+            Err(ControlError::Store(e @ (MetaError::Unavailable(_) | MetaError::Unknown(_)))) => {
+                if !std::mem::replace(&mut told, true) {
+                    store::say(format!("{e}: waiting for it"));
+                }
+                sleep(STORE_PAUSE).await;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+async fn become_member(
+    plan: &Plan,
+    cluster: &ClusterConfig,
+    uuid: Uuid,
+    store: AnyStore,
+) -> Result<(NodeConfig, String, Vec<String>), Failure> {
+    let control = open_control(&cluster.token, store).await?;
+    let mut notes = Vec::new();
+    let (_, found) = store::find_devices(plan, Some(cluster.token.cluster), &mut notes).await?;
+    let me = NodeId(cluster.node);
+    let node = desired::Node {
+        id: me,
+        uuid,
+        peers: cluster.listen,
+        portals: plan.advertise.map_or_else(|| plan.listen.clone(), |a| vec![a]),
+        rack: cluster.rack.clone(),
+        zone: cluster.zone.clone(),
+        state: NodeState::Active,
+    };
+    let waits = |absent: NodeId| {
+        store::say(format!(
+            "waits for node {absent}: a node joins while all others run and know of each other"
+        ))
+    };
+    member::join(&control, &node, waits).await?;
+    member::bring_devices(&control, me, &found).await?;
+    let state = control.state().clone();
+    Ok((store::node_config(plan, &state, Some((me, cluster.listen))), state.cluster.nqn, notes))
+}
+
+/// A member that runs, on its first reactor.
+pub struct Member {
+    pub me: NodeId,
+    pub node: Rc<ThisNode>,
+    pub control: Rc<Control<AnyStore>>,
+    goes_by: GoesBy,
+    /// Shards that it was told to own.
+    owned: RefCell<BTreeSet<ShardId>>,
+    /// As this node knows it.
+    pub manager: RefCell<Option<Manager>>,
+    /// Volumes change one after the other.
+    turn: Rc<Semaphore>,
+    started: Instant,
+    pub(super) leaving: Cell<bool>,
+}
+
+impl Member {
+    pub fn start(
+        me: NodeId,
+        node: Rc<ThisNode>,
+        control: Rc<Control<AnyStore>>,
+        turn: Rc<Semaphore>,
+    ) -> Rc<Member> {
+        let member = Rc::new(Member {
+            me,
+            node,
+            control,
+            goes_by: GoesBy::default(),
+            owned: RefCell::default(),
+            manager: RefCell::default(),
+            turn,
+            started: peristyle_rt::now(),
+            leaving: Cell::new(false),
+        });
+        spawn(member.clone().follow_state());
+        spawn(member.clone().follow_volumes());
+        spawn({
+            let member = member.clone();
+            async move { member::stay_present(member.control.store(), me, &member.goes_by).await }
+        });
+        manager::start(&member);
+        member
+    }
+
+    /// Whether the node answers this one, or is this one. Shortly after the start nobody is taken for dead.
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        let now = peristyle_rt::now();
+        let heard = self.node.last_heard(node).unwrap_or(self.started);
+        node == self.me || now.since(heard) < DEAD_AFTER
+    }
+
+    /// The cluster, as this node sees it.
+    pub fn info(&self) -> ClusterInfo {
+        let manager = self.manager.borrow().as_ref().and_then(|m| manager::node_of(&m.name));
+        let (alive, serves) = (|id| self.is_alive(id), |shard| self.node.serves(shard));
+        ClusterInfo::of(&self.control.state(), self.me, manager, alive, serves)
+    }
+
+    /// The node that is to own a shard, if it is another.
+    pub fn elsewhere(&self, shard: ShardId) -> Option<Option<NodeId>> {
+        if self.node.serves(shard) {
+            return None;
+        }
+        Some(self.control.state().shards.get(&shard).and_then(|s| s.owner))
+    }
+
+    async fn follow_state(self: Rc<Self>) {
+        let mut follower = self.control.follow();
+        loop {
+            let state = self.control.state().clone();
+            self.meet_nodes(&state);
+            self.meet_devices(&state);
+            // From here on majorities are those of this membership.
+            self.goes_by.set(state.cluster.membership);
+            self.own_shards(&state).await;
+            timeout(LOOK_PERIOD, self.control.changed(&mut follower)).await;
+        }
+    }
+
+    fn meet_nodes(&self, state: &State) {
+        let others = state.nodes.values().filter(|n| n.id != self.me);
+        others.for_each(|n| self.node.add_peer(store::peer_config(n)));
+        self.node.set_portals(target::portals(self.me, state));
+    }
+
+    fn meet_devices(&self, state: &State) {
+        for device in store::peer_devices(state, self.me) {
+            self.node.add_peer_device(&device);
+        }
+        for device in state.devices.values() {
+            self.node.set_wish(device.id, store::wish_of(device.state));
+        }
+    }
+
+    async fn own_shards(&self, state: &State) {
+        let wanted: BTreeSet<ShardId> =
+            if self.leaving.get() { BTreeSet::new() } else { state.owned_by(self.me).collect() };
+        let before = self.owned.replace(wanted.clone());
+        for &shard in &wanted {
+            self.node.own(shard, true).await;
+        }
+        // Each takes as long as what is in flight; none waits for another.
+        for &shard in before.difference(&wanted) {
+            let node = self.node.clone();
+            spawn(async move {
+                node.own(shard, false).await;
+            });
+        }
+    }
+
+    /// Exports what hosts are to see; of the shards that are served here, makes and drops layers.
+    async fn follow_volumes(self: Rc<Self>) {
+        let mut follower = self.control.follow();
+        let mut done = None;
+        loop {
+            let now = (self.control.state().cluster.generation, self.node.served_shards());
+            if done.as_ref() != Some(&now) && self.settle_volumes().await.is_ok() {
+                done = Some(now);
+            }
+            timeout(LOOK_PERIOD, self.control.changed(&mut follower)).await;
+        }
+    }
+
+    async fn settle_volumes(&self) -> Result<(), Failure> {
+        let _turn = self.turn.acquire(1).await;
+        let state = self.control.state().clone();
+        let exported = self.node.exported();
+        let active: Vec<_> = state.active_volumes().map(spec_of).collect();
+        for gone in exported.iter().filter(|e| active.iter().all(|a| a.nsid != e.nsid)) {
+            target::remove(&self.node, gone.nsid).await;
+        }
+        for volume in state.volumes.values().filter(|v| self.node.serves(v.shard)) {
+            settle_volume(&self.node, &self.control, volume).await?;
+        }
+        for spec in active.iter().filter(|a| !exported.contains(a)) {
+            let put = target::put(&self.node, spec).await;
+            put.map_err(|e| Failure::failed(format!("volume {}: {e}", spec.name)))?;
+        }
+        self.node.set_exports(active);
+        Ok(())
+    }
+
+    /// Gives the shards to others while this node still serves, then stops owning any.
+    pub async fn leave(&self) {
+        let change = Change::SetNodeState { node: self.me, state: NodeState::Stopping };
+        let others = self.control.state().nodes.keys().any(|n| *n != self.me && self.is_alive(*n));
+        let told = timeout(STORE_PAUSE, self.control.apply(&change)).await;
+        if others && matches!(told, Some(Ok(_))) {
+            let moved = async {
+                while self.control.state().owned_by(self.me).next().is_some() || self.serves_any() {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            };
+            select(moved, sleep(LEAVE_LIMIT)).await;
+        }
+        self.leaving.set(true);
+        let owned = self.owned.take();
+        for shard in owned {
+            timeout(STORE_PAUSE, self.node.own(shard, false)).await;
+        }
+    }
+
+    fn serves_any(&self) -> bool {
+        !self.node.served_shards().is_empty()
+    }
+}

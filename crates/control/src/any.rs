@@ -1,0 +1,74 @@
+//! Whichever store a node has.
+
+use crate::embedded::EmbeddedStore;
+use crate::etcd::EtcdStore;
+use crate::meta::{
+    ClusterStore, Item, LeaseId, MetaError, MetaStore, ReadAnew, Revision, Txn, Watch, WatchChange,
+};
+use peristyle_base::Duration;
+
+/// One of the stores; chosen when the node starts.
+#[derive(Clone)]
+pub enum AnyStore {
+    Embedded(EmbeddedStore),
+    Etcd(EtcdStore),
+}
+
+macro_rules! with {
+    ($self:ident, $store:ident => $call:expr) => {
+        match $self {
+            AnyStore::Embedded($store) => $call,
+            AnyStore::Etcd($store) => $call,
+        }
+    };
+}
+
+impl MetaStore for AnyStore {
+    async fn get(&self, key: &str) -> Result<Option<Item>, MetaError> {
+        with!(self, store => store.get(key).await)
+    }
+    async fn range(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Item)>, MetaError> {
+        with!(self, store => store.range(prefix, limit).await)
+    }
+    async fn commit(&self, txn: Txn) -> Result<Revision, MetaError> {
+        with!(self, store => store.commit(txn).await)
+    }
+}
+
+/// The watch of whichever store.
+pub enum AnyWatch {
+    Embedded(<EmbeddedStore as ClusterStore>::Watch),
+    Etcd(<EtcdStore as ClusterStore>::Watch),
+}
+
+impl Watch for AnyWatch {
+    async fn next(&mut self) -> Result<WatchChange, ReadAnew> {
+        match self {
+            AnyWatch::Embedded(watch) => watch.next().await,
+            AnyWatch::Etcd(watch) => watch.next().await,
+        }
+    }
+}
+
+impl ClusterStore for AnyStore {
+    type Watch = AnyWatch;
+
+    async fn list(&self, prefix: &str, limit: usize) -> Result<(Vec<(String, Item)>, Revision), MetaError> {
+        with!(self, store => store.list(prefix, limit).await)
+    }
+    fn watch(&self, prefix: &str, from: Revision) -> AnyWatch {
+        match self {
+            AnyStore::Embedded(store) => AnyWatch::Embedded(store.watch(prefix, from)),
+            AnyStore::Etcd(store) => AnyWatch::Etcd(store.watch(prefix, from)),
+        }
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, MetaError> {
+        with!(self, store => store.grant(ttl).await)
+    }
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), MetaError> {
+        with!(self, store => store.keep_alive(lease).await)
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), MetaError> {
+        with!(self, store => store.revoke(lease).await)
+    }
+}

@@ -1,0 +1,121 @@
+//! Nodes of a cluster, and what depends on which node is where: failure domains, and who is to own a shard.
+
+use super::{Device, State};
+use crate::desired::ControlError;
+use crate::serial::{node_id, text};
+use peristyle_base::{NodeId, ShardId, Uuid};
+use peristyle_cluster::DomainId;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// Numbers of nodes: 1 to this.
+pub const NODES_MAX: usize = 64;
+
+/// One machine, or one process of a development cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    #[serde(with = "node_id")]
+    pub id: NodeId,
+    /// Drawn when it first starts: two machines never take one number.
+    #[serde(with = "text")]
+    pub uuid: Uuid,
+    /// Where its first reactor listens for other nodes; the others follow on the next ports.
+    pub peers: SocketAddr,
+    /// Where hosts reach it.
+    pub portals: Vec<SocketAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rack: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    #[serde(default)]
+    pub state: NodeState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    #[default]
+    Active,
+    /// It is about to stop: its shards go to others. Its next start makes it active.
+    Stopping,
+    /// It keeps its devices, and owns no shards until it is resumed.
+    Relieved,
+}
+
+/// What must not be lost twice: an extent has at most one column in each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailureDomain {
+    #[default]
+    Device,
+    Node,
+    Rack,
+    Zone,
+}
+
+/// Domains of nodes and of labels have numbers of their own, apart from those of devices.
+const NODE_DOMAINS: u32 = 1 << 16;
+const LABEL_DOMAINS: u32 = 2 << 16;
+
+impl State {
+    /// The failure domain that a device counts for. A device of no node, or of a node without the label, is in one of its own.
+    pub fn domain_of(&self, device: &Device) -> DomainId {
+        let kind = self.pools.get(&device.pool).map(|p| p.failure_domain).unwrap_or_default();
+        let node = device.node.filter(|_| kind != FailureDomain::Device);
+        let Some(node) = node else { return DomainId(device.domain) };
+        let label = |id: NodeId| {
+            let node = self.nodes.get(&id)?;
+            if kind == FailureDomain::Rack { node.rack.as_ref() } else { node.zone.as_ref() }
+        };
+        match label(node).filter(|_| kind != FailureDomain::Node) {
+            // All nodes name a label after the first of them that has it.
+            Some(mine) => {
+                let first = self.nodes.keys().find(|id| label(**id) == Some(mine)).copied();
+                DomainId(LABEL_DOMAINS + first.unwrap_or(node).0)
+            }
+            None => DomainId(NODE_DOMAINS + node.0),
+        }
+    }
+
+    /// Shards that a node is to own.
+    pub fn owned_by(&self, node: NodeId) -> impl Iterator<Item = ShardId> {
+        self.shards.values().filter(move |s| s.owner == Some(node)).map(|s| s.id)
+    }
+
+    pub(super) fn join_node(&mut self, node: &Node) -> Result<(), ControlError> {
+        if node.id.0 == 0 || node.id.0 as usize > NODES_MAX {
+            return Err(ControlError::BadNode(node.id.0));
+        }
+        match self.nodes.get(&node.id) {
+            Some(there) if there.uuid != node.uuid => return Err(ControlError::NodeTaken(node.id.0)),
+            Some(_) => {}
+            // Who votes has changed.
+            None => self.cluster.membership += 1,
+        }
+        self.nodes.insert(node.id, node.clone());
+        Ok(())
+    }
+
+    pub(super) fn set_node_state(&mut self, node: NodeId, state: NodeState) -> Result<(), ControlError> {
+        let missing = ControlError::NotFound { kind: "node", name: node.to_string() };
+        self.nodes.get_mut(&node).ok_or(missing)?.state = state;
+        Ok(())
+    }
+
+    pub(super) fn set_owners(&mut self, owners: &[(ShardId, NodeId)]) -> Result<(), ControlError> {
+        let missing = |kind, name: String| ControlError::NotFound { kind, name };
+        for (shard, node) in owners {
+            if !self.nodes.contains_key(node) {
+                return Err(missing("node", node.to_string()));
+            }
+            if !self.shards.contains_key(shard) {
+                return Err(missing("shard", shard.to_string()));
+            }
+        }
+        for (shard, node) in owners {
+            self.shards.get_mut(shard).expect("looked for above").owner = Some(*node);
+        }
+        Ok(())
+    }
+}

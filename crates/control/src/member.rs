@@ -1,0 +1,192 @@
+//! Nodes of a cluster: how one is created, how nodes join it, and how they say that they run.
+//!
+//! **Invariant:** memberships that running nodes go by are neighbours: a node joins only while every member runs and goes by the
+//! membership of now. So any majority of what one node goes by and any of what another goes by have a node in common, and leases
+//! stay exclusive (`cluster::lease`).
+
+use crate::desired::{Change, Control, ControlError, Device, FailureDomain, Node, Pool, State};
+use crate::meta::{ClusterStore, LeaseId, MetaError, MetaStore, Revision, Txn};
+use crate::setup::{FoundDevice, POOL, nqn_of};
+use peristyle_base::{Duration, NodeId, Scheme, Uuid};
+use peristyle_cluster::TooFewPolicy;
+use peristyle_rt::{select, sleep, sync::Notify};
+use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+
+/// A node that does not run is no member soon after this.
+const PRESENCE: Duration = Duration::from_secs(3);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+const PREFIX: &str = "member/";
+
+/// What a new cluster is made with.
+#[derive(Clone, Debug)]
+pub struct NewCluster {
+    pub uuid: Uuid,
+    pub nqn: Option<String>,
+    pub pool_name: String,
+    pub scheme: Scheme,
+    pub too_few_domains: TooFewPolicy,
+    pub failure_domain: FailureDomain,
+    pub shards: usize,
+}
+
+/// What a running node says of itself.
+#[derive(Serialize, Deserialize)]
+struct Member {
+    /// The membership that it goes by.
+    membership: u64,
+}
+
+/// Makes a cluster without nodes. Cut short, it is completed when it is called again with the same UUID.
+pub async fn create_cluster<S: MetaStore + Clone>(
+    store: S,
+    new: &NewCluster,
+) -> Result<Control<S>, ControlError> {
+    let control = match Control::open(store.clone()).await? {
+        Some(control) if control.state().cluster.uuid == new.uuid => control,
+        Some(_) => return Err(ControlError::AlreadyThere("the control store")),
+        None => {
+            Control::create(store, new.uuid, &new.nqn.clone().unwrap_or_else(|| nqn_of(new.uuid))).await?
+        }
+    };
+    if control.state().pools.is_empty() {
+        let NewCluster { scheme, too_few_domains, failure_domain, .. } = *new;
+        let pool = Pool { id: POOL, name: new.pool_name.clone(), scheme, too_few_domains, failure_domain };
+        control.apply(&Change::CreatePool(pool)).await?;
+    }
+    if control.state().shards.is_empty() {
+        control.apply(&Change::AddShards { pool: POOL, count: new.shards }).await?;
+    }
+    Ok(control)
+}
+
+/// Makes the node a member, or one again. Waits until it may; `waiting` hears for whom, each time that changes.
+pub async fn join<S: ClusterStore>(
+    control: &Control<S>,
+    node: &Node,
+    mut waiting: impl FnMut(NodeId),
+) -> Result<(), ControlError> {
+    let mut told = None;
+    loop {
+        control.refresh().await?;
+        let state = control.state().clone();
+        // What would be refused is not waited for.
+        state.clone().apply(&Change::JoinNode(node.clone()))?;
+        let guards = match missing(control.store(), &state).await? {
+            _ if state.nodes.contains_key(&node.id) => Vec::new(),
+            Ok(guards) => guards,
+            Err(absent) => {
+                if told.replace(absent) != Some(absent) {
+                    waiting(absent);
+                }
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let guard = |txn| guards.iter().fold(txn, |txn: Txn, (key, at)| txn.compare(key.clone(), *at));
+        match control.apply_if(&Change::JoinNode(node.clone()), guard).await {
+            Err(ControlError::Store(MetaError::Conflict { .. })) => sleep(PAUSE).await,
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// The keys of all members, which run and go by the membership of now; or one that does not.
+async fn missing<S: ClusterStore>(
+    store: &S,
+    state: &State,
+) -> Result<Result<Vec<(String, Revision)>, NodeId>, ControlError> {
+    let there = store.range(PREFIX, crate::desired::NODES_MAX).await?;
+    let mut guards = Vec::with_capacity(state.nodes.len());
+    for &node in state.nodes.keys() {
+        let key = key(node);
+        let current = |value: &[u8]| {
+            serde_json::from_slice::<Member>(value).is_ok_and(|m| m.membership == state.cluster.membership)
+        };
+        match there.iter().find(|(k, item)| *k == key && current(&item.value)) {
+            Some((_, item)) => guards.push((key, item.revision)),
+            None => return Ok(Err(node)),
+        }
+    }
+    Ok(Ok(guards))
+}
+
+/// Nodes that say that they run.
+pub async fn present<S: ClusterStore>(store: &S) -> Result<Vec<NodeId>, MetaError> {
+    let there = store.range(PREFIX, crate::desired::NODES_MAX).await?;
+    Ok(there.iter().filter_map(|(key, _)| key.strip_prefix(PREFIX)?.parse().ok().map(NodeId)).collect())
+}
+
+fn key(node: NodeId) -> String {
+    format!("{PREFIX}{}", node.0)
+}
+
+/// Puts a node's devices into the state, with where they are now. One that another node had has moved.
+pub async fn bring_devices<S: MetaStore>(
+    control: &Control<S>,
+    node: NodeId,
+    found: &[FoundDevice],
+) -> Result<(), ControlError> {
+    crate::setup::devices(control, found, Some(node)).await
+}
+
+/// A device of a node, as it joins the pool.
+pub fn device_of(node: Option<NodeId>, id: Uuid, path: String, domain: u32) -> Device {
+    Device { id, pool: POOL, domain, path, state: Default::default(), node }
+}
+
+/// Which membership the node goes by.
+#[derive(Default)]
+pub struct GoesBy {
+    membership: Cell<u64>,
+    changed: Notify,
+}
+
+impl GoesBy {
+    /// All that depends on the membership has been done before.
+    pub fn set(&self, membership: u64) {
+        if self.membership.replace(membership) != membership {
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// Says that the node runs, for as long as it is polled. A store that is away is waited for.
+pub async fn stay_present<S: ClusterStore>(store: &S, node: NodeId, goes_by: &GoesBy) {
+    loop {
+        let Ok(lease) = store.grant(PRESENCE).await else {
+            sleep(PAUSE).await;
+            continue;
+        };
+        let mut said = None;
+        loop {
+            let membership = goes_by.membership.get();
+            let result = match said {
+                Some(last) if last == membership => store.keep_alive(lease).await,
+                _ => say(store, node, membership, lease).await,
+            };
+            match result {
+                Ok(()) => said = Some(membership),
+                Err(MetaError::NoLease) => break,
+                Err(_) => {
+                    // It may or may not have happened: it is said again.
+                    said = None;
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            }
+            select(goes_by.changed.notified(), sleep(PRESENCE / 3)).await;
+        }
+    }
+}
+
+async fn say<S: ClusterStore>(
+    store: &S,
+    node: NodeId,
+    membership: u64,
+    lease: LeaseId,
+) -> Result<(), MetaError> {
+    let value = serde_json::to_vec(&Member { membership }).expect("plain data");
+    store.commit(Txn::default().put_leased(key(node), value, lease)).await.map(drop)
+}

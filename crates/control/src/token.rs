@@ -1,0 +1,108 @@
+//! What a node needs to know to join a cluster, as one word: `NAME@etcd:HOST:PORT,HOST:PORT#UUID`.
+//!
+//! It tells where the shared state is and which cluster that must be; it is no secret that keeps anybody out.
+
+use crate::desired::check_name;
+use peristyle_base::Uuid;
+use std::fmt;
+use std::str::FromStr;
+
+/// Endpoints of a store at most.
+const ENDPOINTS_MAX: usize = 16;
+
+/// Where a cluster's shared state is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreAt {
+    /// Its members' client addresses, `HOST:PORT`.
+    Etcd(Vec<String>),
+    /// One process that serves its embedded store: for development.
+    Served(std::net::SocketAddr),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Token {
+    /// Keys in etcd begin with `/peristyle/NAME/`.
+    pub name: String,
+    pub store: StoreAt,
+    pub cluster: Uuid,
+}
+
+impl fmt::Display for StoreAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreAt::Etcd(endpoints) => write!(f, "etcd:{}", endpoints.join(",")),
+            StoreAt::Served(addr) => write!(f, "store:{addr}"),
+        }
+    }
+}
+
+impl FromStr for StoreAt {
+    type Err = String;
+    fn from_str(s: &str) -> Result<StoreAt, String> {
+        let wrong = || format!("`{s}` is no store: write etcd:HOST:PORT,HOST:PORT");
+        match s.split_once(':') {
+            Some(("etcd", list)) => {
+                let endpoints: Vec<String> = list.split(',').map(str::to_owned).collect();
+                let good = |e: &String| {
+                    let port = e.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+                    port.is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+                        && e.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '#' | '@' | '/'))
+                };
+                match endpoints.len() <= ENDPOINTS_MAX && endpoints.iter().all(good) {
+                    true => Ok(StoreAt::Etcd(endpoints)),
+                    false => Err(wrong()),
+                }
+            }
+            Some(("store", addr)) => addr.parse().map(StoreAt::Served).map_err(|_| wrong()),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}#{}", self.name, self.store, self.cluster)
+    }
+}
+
+impl FromStr for Token {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Token, String> {
+        let wrong = || format!("`{s}` is no token: it is what `peristyle cluster create` prints");
+        let (name, rest) = s.split_once('@').ok_or_else(wrong)?;
+        let (store, cluster) = rest.rsplit_once('#').ok_or_else(wrong)?;
+        check_name(name).map_err(|e| e.to_string())?;
+        let cluster = cluster.parse().map_err(|_| wrong())?;
+        Ok(Token { name: name.into(), store: store.parse()?, cluster })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_reads_as_it_was_written_and_anything_else_is_refused_in_words() {
+        let uuid = "00112233-4455-6677-8899-aabbccddeeff";
+        for token in [
+            format!("main@etcd:10.0.0.1:2379#{uuid}"),
+            format!("a.b@etcd:10.0.0.1:2379,etcd.example:2379,[fd00::1]:2379#{uuid}"),
+            format!("dev@store:127.0.0.1:7300#{uuid}"),
+        ] {
+            assert_eq!(token.parse::<Token>().unwrap().to_string(), token);
+        }
+        for wrong in [
+            String::new(),
+            format!("main@etcd:#{uuid}"),
+            format!("main@etcd:10.0.0.1#{uuid}"),
+            format!("main@etcd::2379#{uuid}"),
+            format!("ma in@etcd:10.0.0.1:2379#{uuid}"),
+            format!("main@zookeeper:10.0.0.1:2379#{uuid}"),
+            format!("main@store:10.0.0.1#{uuid}"),
+            "main@etcd:10.0.0.1:2379#1234".into(),
+            "main@etcd:10.0.0.1:2379".into(),
+        ] {
+            assert!(wrong.parse::<Token>().is_err(), "{wrong}");
+        }
+    }
+}

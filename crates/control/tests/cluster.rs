@@ -1,0 +1,175 @@
+//! Clusters in their store: nodes join one at a time, and only while all others run; owners and failure domains.
+
+use peristyle_base::{Duration, NodeId, PoolId, ShardId, Uuid};
+use peristyle_cluster::{DomainId, TooFewPolicy};
+use peristyle_control::desired::{FailureDomain, Node, NodeState};
+use peristyle_control::manager::{balance, may_decide, new_owners};
+use peristyle_control::member::{self, GoesBy, NewCluster};
+use peristyle_control::*;
+use peristyle_rt::{TaskHandle, sleep, spawn, timeout};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+fn on_a_node<F: Future<Output = ()> + 'static>(test: impl FnOnce(MemoryStore) -> F) {
+    peristyle_rt::sim::run(7, |_| test(MemoryStore::default()));
+}
+
+async fn create(store: &MemoryStore) -> Control<MemoryStore> {
+    let new = NewCluster {
+        uuid: Uuid([7; 16]),
+        nqn: None,
+        pool_name: "main".into(),
+        scheme: "2+1".parse().unwrap(),
+        too_few_domains: TooFewPolicy::Refuse,
+        failure_domain: FailureDomain::Node,
+        shards: 4,
+    };
+    member::create_cluster(store.clone(), &new).await.unwrap()
+}
+
+fn node(id: u32) -> Node {
+    let addr = |port: u16| ([10, 0, 0, id as u8], port).into();
+    let (rack, zone) = (Some(format!("rack-{}", id / 2)), None);
+    let state = NodeState::Active;
+    Node {
+        id: NodeId(id),
+        uuid: Uuid([id as u8; 16]),
+        peers: addr(7400),
+        portals: vec![addr(4420)],
+        rack,
+        zone,
+        state,
+    }
+}
+
+async fn open(store: &MemoryStore) -> Control<MemoryStore> {
+    Control::open(store.clone()).await.unwrap().unwrap()
+}
+
+/// A node that runs, and goes by the membership that it reads, until the task is aborted.
+fn run(store: &MemoryStore, id: u32) -> [TaskHandle; 2] {
+    let goes_by = Rc::new(GoesBy::default());
+    let (a, b, by) = (store.clone(), store.clone(), goes_by.clone());
+    let says = spawn(async move { member::stay_present(&a, NodeId(id), &by).await });
+    let follows = spawn(async move {
+        let control = open(&b).await;
+        let mut follower = control.follow();
+        loop {
+            goes_by.set(control.state().cluster.membership);
+            control.changed(&mut follower).await;
+        }
+    });
+    [says, follows]
+}
+
+#[test]
+fn a_cluster_is_made_once_and_completed_when_that_was_cut_short() {
+    on_a_node(|store| async move {
+        let first = create(&store).await;
+        let generation = first.state().cluster.generation;
+        let again = create(&store).await;
+        assert_eq!((again.state().cluster.generation, again.state().shards.len()), (generation, 4));
+        let other = NewCluster {
+            uuid: Uuid([8; 16]),
+            nqn: None,
+            pool_name: "main".into(),
+            scheme: "1+1".parse().unwrap(),
+            too_few_domains: TooFewPolicy::Refuse,
+            failure_domain: FailureDomain::Device,
+            shards: 1,
+        };
+        assert!(member::create_cluster(store, &other).await.is_err());
+    });
+}
+
+#[test]
+fn a_node_joins_only_while_every_member_runs_and_goes_by_the_membership_of_now() {
+    on_a_node(|store| async move {
+        create(&store).await;
+        let waited = Rc::new(RefCell::new(Vec::new()));
+        let join = async |id: u32| {
+            let (control, waited) = (open(&store).await, waited.clone());
+            let wait = |absent: NodeId| waited.borrow_mut().push((id, absent.0));
+            timeout(Duration::from_secs(10), member::join(&control, &node(id), wait)).await
+        };
+        join(1).await.unwrap().unwrap();
+        assert!(join(2).await.is_none() && *waited.borrow() == [(2, 1)], "node 1 does not run");
+        let one = run(&store, 1);
+        join(2).await.unwrap().unwrap();
+        assert_eq!(open(&store).await.state().cluster.membership, 2);
+        assert!(join(3).await.is_none(), "node 2 does not run");
+        // One that runs and has not heard of node 2 is as if it did not run.
+        let two = run(&store, 2);
+        join(3).await.unwrap().unwrap();
+        one.into_iter().for_each(|task| task.abort());
+        sleep(Duration::from_secs(5)).await;
+        assert!(join(4).await.is_none());
+        // A member may come back whoever runs.
+        join(1).await.unwrap().unwrap();
+        assert_eq!(open(&store).await.state().cluster.membership, 3);
+        let refused =
+            member::join(&open(&store).await, &Node { uuid: Uuid([99; 16]), ..node(1) }, |_| ()).await;
+        assert_eq!(refused, Err(ControlError::NodeTaken(1)));
+        let wrong = member::join(&open(&store).await, &node(65), |_| ()).await;
+        assert!(timeout(Duration::from_secs(1), async { wrong.is_err() }).await.unwrap());
+        two.into_iter().for_each(|task| task.abort());
+    });
+}
+
+#[test]
+fn shards_get_the_node_with_the_fewest_and_leave_one_that_is_dead_or_about_to_stop() {
+    on_a_node(|store| async move {
+        let control = create(&store).await;
+        for id in 1..=3 {
+            control.apply(&Change::JoinNode(node(id))).await.unwrap();
+        }
+        let all = |_: NodeId| true;
+        let but = |dead: u32| move |id: NodeId| id != NodeId(dead);
+        let owners = |pairs: &[(u32, u32)]| -> Vec<(ShardId, NodeId)> {
+            pairs.iter().map(|&(shard, node)| (ShardId(shard), NodeId(node))).collect()
+        };
+        let first = new_owners(&control.state(), all);
+        assert_eq!(first, owners(&[(0, 1), (1, 2), (2, 3), (3, 1)]));
+        control.apply(&Change::SetOwners(first)).await.unwrap();
+        assert_eq!(new_owners(&control.state(), all), []);
+        assert_eq!(balance(&control.state(), all), None, "one more than others is even");
+        assert_eq!(new_owners(&control.state(), but(1)), owners(&[(0, 2), (3, 3)]));
+        let stopping = Change::SetNodeState { node: NodeId(2), state: NodeState::Stopping };
+        control.apply(&stopping).await.unwrap();
+        let moved = new_owners(&control.state(), all);
+        assert_eq!(moved, owners(&[(1, 3)]));
+        control.apply(&Change::SetOwners(moved)).await.unwrap();
+        control.apply(&Change::JoinNode(node(2))).await.unwrap();
+        assert_eq!(balance(&control.state(), all), Some((ShardId(2), NodeId(2))));
+        assert_eq!(balance(&control.state(), but(2)), None);
+        // Who is cut off decides nothing.
+        assert!(may_decide(&control.state(), but(2)) && !may_decide(&control.state(), |id| id == NodeId(1)));
+        let unknown = control.apply(&Change::SetOwners(owners(&[(0, 9)]))).await;
+        assert!(matches!(unknown, Err(ControlError::NotFound { kind: "node", .. })));
+    });
+}
+
+#[test]
+fn devices_fail_with_their_node_or_its_rack_as_the_pool_says() {
+    on_a_node(|store| async move {
+        let control = create(&store).await;
+        for id in 1..=4 {
+            control.apply(&Change::JoinNode(node(id))).await.unwrap();
+            let uuid = Uuid([id as u8 + 100; 16]);
+            let device = member::device_of(Some(NodeId(id)), uuid, "/d".into(), id);
+            control.apply(&Change::AddDevice(device)).await.unwrap();
+        }
+        let domains = |kind: FailureDomain| -> Vec<DomainId> {
+            let mut state = control.state().clone();
+            state.pools.get_mut(&PoolId(0)).unwrap().failure_domain = kind;
+            state.devices.values().map(|d| state.domain_of(d)).collect()
+        };
+        assert_eq!(domains(FailureDomain::Device), [1, 2, 3, 4].map(DomainId));
+        let nodes = domains(FailureDomain::Node);
+        assert!((0..4).all(|i| !nodes[..i].contains(&nodes[i])), "{nodes:?}");
+        let racks = domains(FailureDomain::Rack);
+        assert!(racks[0] != racks[1] && racks[1] == racks[2] && racks[2] != racks[3], "{racks:?}");
+        let zones = domains(FailureDomain::Zone);
+        assert_eq!(zones, nodes, "no node has one");
+    });
+}

@@ -1,0 +1,48 @@
+//! Nodes and devices that come while the node runs. Called on the first reactor; all reactors see what it does.
+
+use crate::Node;
+use crate::devices::{Home, SharedDevice};
+use crate::peer::PeerConfig;
+use crate::reactor::PeerDevice;
+use peristyle_base::{DeviceId, Instant, NodeId};
+use peristyle_cluster::ShardStore;
+
+impl<S: ShardStore + Clone + 'static> Node<S> {
+    /// Another node has joined the cluster. One that is known already stays as it is.
+    pub fn add_peer(&self, peer: PeerConfig) {
+        self.peers.add(peer, self.devices());
+    }
+
+    /// Another node serves a device, which is new or was this node's, or a third one's. False: there are too many devices.
+    pub fn add_peer_device(&self, device: &PeerDevice) -> bool {
+        let home = Home::Peer(device.node);
+        match self.devices().get(device.id) {
+            Some(there) if there.home() == home => {}
+            Some(there) => {
+                let watched = there.is_peers();
+                there.set_closed();
+                there.set_home(home);
+                if !watched {
+                    self.watch_peer_device(device.id);
+                }
+            }
+            None => {
+                let shared = SharedDevice::of_peer(device.id, device.domain, device.node);
+                if !self.devices().add(shared.wishing(device.wish)) {
+                    return false;
+                }
+                self.watch_peer_device(device.id);
+            }
+        }
+        true
+    }
+
+    fn watch_peer_device(&self, device: DeviceId) {
+        peristyle_rt::spawn_background(self.peers.clone().watch_device(device, self.devices().clone()));
+    }
+
+    /// When another node answered last; `None`: it never has.
+    pub fn last_heard(&self, node: NodeId) -> Option<Instant> {
+        self.peers.last_heard(node)
+    }
+}
