@@ -27,6 +27,11 @@ pub fn socket_path(asked: Option<PathBuf>) -> PathBuf {
 
 impl Client {
     pub fn connect(asked: Option<PathBuf>) -> Result<Client, Failure> {
+        Client::connect_within(asked, TIMEOUT)
+    }
+
+    /// A call that takes longer than `limit` is given up.
+    pub fn connect_within(asked: Option<PathBuf>, limit: Duration) -> Result<Client, Failure> {
         let path = socket_path(asked);
         let stream = UnixStream::connect(&path).map_err(|e| {
             let hint = match e.kind() {
@@ -40,7 +45,7 @@ impl Client {
             };
             Failure::new(Kind::NoNode, format!("{}: {e}: {hint}", path.display()))
         })?;
-        let timeouts = stream.set_read_timeout(Some(TIMEOUT)).and(stream.set_write_timeout(Some(TIMEOUT)));
+        let timeouts = stream.set_read_timeout(Some(limit)).and(stream.set_write_timeout(Some(limit)));
         timeouts.map_err(Failure::failed)?;
         Ok(Client { stream, lines: Lines::default() })
     }

@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod client;
 mod cluster;
+mod devcluster;
 mod failure;
 mod model;
 mod offline;

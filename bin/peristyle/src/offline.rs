@@ -1,6 +1,7 @@
 //! Commands that run here: the node itself, and tools for devices that no node has open.
 
 use crate::cli::{DevOptions, DeviceArg, DeviceCommand, NodeOptions, PoolCommand, StoreOptions};
+use crate::devcluster;
 use crate::failure::{Failure, Kind};
 use crate::online::{self, print};
 use crate::render::{self, Ready, StatusLine};
@@ -11,6 +12,12 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 pub fn dev(options: DevOptions, admin: Option<PathBuf>) -> Result<(), Failure> {
+    if let Some(order) = &options.order {
+        return devcluster::order(order);
+    }
+    if let Some(nodes) = options.nodes {
+        return devcluster::run(&options, nodes);
+    }
     let json = options.json;
     let plan = plan(options, admin)?;
     let lasting = !matches!(plan.devices, DevDevices::Memory(_));
@@ -80,7 +87,7 @@ fn devices(options: &DevOptions) -> Result<DevDevices, Failure> {
         return Err(Failure::usage(format!("{} is given twice", twin.display())));
     }
     match (paths.is_empty(), sizes.is_empty()) {
-        (true, true) => Ok(DevDevices::Files { count: options.devices, bytes: options.device_size }),
+        (true, true) => Ok(DevDevices::Files { count: options.devices_alone(), bytes: options.device_size }),
         (false, true) => Ok(DevDevices::Paths(paths)),
         (true, false) => Ok(DevDevices::Memory(sizes)),
         (false, false) => Err(Failure::usage(

@@ -48,7 +48,7 @@ pub struct Config {
     pub reactors: ReactorsConfig,
     pub memory: MemoryConfig,
     pub pool: PoolConfig,
-    /// At least one; there is no default.
+    /// At least one, but for a node of a cluster, which may have none and vote; there is no default.
     #[serde(rename = "device")]
     pub devices: Vec<DeviceConfig>,
     pub volumes: VolumesConfig,
@@ -468,11 +468,12 @@ impl Config {
 
     fn check_devices(&self) -> Result<(), ConfigError> {
         check_name(&self.pool.name).map_err(|e| bad("pool.name", e.to_string()))?;
-        if self.devices.is_empty() {
+        // A node of a cluster may have none: it votes.
+        if self.devices.is_empty() && self.cluster.is_none() {
             let how = "list at least one: [[device]] with path = \"/dev/disk/by-id/…\" (`peristyle device format` first)";
             return Err(bad("device", how));
         }
-        within("number of device", self.devices.len() as u64, 1..=crate::desired::DEVICES_MAX as u64)?;
+        within("number of device", self.devices.len() as u64, 0..=crate::desired::DEVICES_MAX as u64)?;
         let mut paths = BTreeSet::new();
         for device in &self.devices {
             let path = device.path.display();
@@ -484,7 +485,7 @@ impl Config {
             }
         }
         let (domains, m) = (self.domains(), self.pool.scheme.m());
-        if domains <= m && self.pool.too_few_domains == TooFewPolicy::Refuse {
+        if self.cluster.is_none() && domains <= m && self.pool.too_few_domains == TooFewPolicy::Refuse {
             let scheme = self.pool.scheme;
             return Err(bad(
                 "device",
@@ -507,11 +508,23 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let (domains, scheme) = (self.domains(), self.pool.scheme);
-        if domains < scheme.width() {
+        if self.cluster.is_none() && domains < scheme.width() {
             warnings.push(format!(
                 "pool.scheme {scheme} needs {} failure domains and there are {domains}: data is kept with a smaller k until there are more",
                 scheme.width()
             ));
+        }
+        if let Some(cluster) = self.cluster.as_ref().filter(|c| !c.listen.ip().is_loopback()) {
+            warnings.push(format!(
+                "cluster.listen is {}: whoever reaches it reads and writes all data, so it belongs on a network of its own",
+                cluster.listen
+            ));
+        }
+        if self.cluster.is_some()
+            && self.nvme.listen.iter().any(|a| a.port() == 0 || a.ip().is_unspecified())
+            && self.nvme.advertise.is_none()
+        {
+            warnings.push("nvme.advertise is unset: other nodes tell hosts where this one is, and know no address of it".into());
         }
         let open = self.nvme.listen.iter().any(|a| !a.ip().is_loopback());
         if open && self.nvme.hosts == Hosts::Any {

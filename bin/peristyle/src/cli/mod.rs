@@ -1,6 +1,7 @@
 //! The command line.
 
 mod cluster;
+mod dev;
 mod devices;
 #[cfg(test)]
 mod tests;
@@ -8,6 +9,7 @@ pub(crate) mod values;
 mod volumes;
 
 pub use cluster::{ClusterCommand, CreateOptions};
+pub use dev::DevOrder;
 pub use devices::{DeviceCommand, PoolCommand, StoreOptions};
 pub use values::{DeviceArg, VolumeArg};
 pub use volumes::{SnapshotCommand, VolumeCommand};
@@ -96,14 +98,22 @@ Examples:
   peristyle dev --device /dev/nvme1n1 --device /dev/nvme2n1 --device /dev/nvme3n1 --scheme 1+2
   peristyle dev --listen 0.0.0.0:4420 --advertise 192.0.2.10:4420
   peristyle dev --device memory:1GiB --device memory:1GiB --scheme 1+1 --volume ram=512MiB
-  peristyle dev --nbd --json")]
+  peristyle dev --nbd --json
+  peristyle dev --nodes 6 --dir ./peristyle-cluster
+  peristyle dev kill 3 --dir ./peristyle-cluster")]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct DevOptions {
+    #[command(subcommand)]
+    pub order: Option<DevOrder>,
+    /// A cluster of so many node processes, with etcd, instead of one node; ports from --listen on
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32))]
+    pub nodes: Option<u16>,
     /// Folder of the store
     #[arg(long, default_value = "./peristyle-dev", value_name = "PATH")]
     pub dir: PathBuf,
-    /// How many file-backed devices
-    #[arg(long, default_value_t = 6, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub devices: u16,
+    /// How many file-backed devices [default: 6; of each node of a cluster: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub devices: Option<u16>,
     /// Size of each file-backed device [at least 64MiB]
     #[arg(long, default_value = "4GiB", value_name = "SIZE", value_parser = device_size)]
     pub device_size: u64,
@@ -140,6 +150,17 @@ pub struct DevOptions {
     /// Print one JSON line when ready, and no status line
     #[arg(long)]
     pub json: bool,
+}
+
+impl DevOptions {
+    /// File-backed devices of a node that is alone.
+    pub fn devices_alone(&self) -> u16 {
+        self.devices.unwrap_or(6)
+    }
+    /// … and of one of several.
+    pub fn devices_of_node(&self) -> u16 {
+        self.devices.unwrap_or(1)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -34,10 +34,9 @@ pub const DEAD_AFTER: Duration = Duration::from_millis(500);
 /// Opens the cluster's store and makes this node a member.
 pub fn open(plan: &Plan, cluster: &ClusterConfig) -> Result<Opened, Failure> {
     let store = reach(&cluster.token)?;
-    let uuid = identity(&plan.data_dir)?;
     let (plan, cluster, shared) = (plan.clone(), cluster.clone(), store.clone());
     let node = peristyle_rt::block_on(RuntimeConfig::small(), async move {
-        become_member(&plan, &cluster, uuid, shared).await
+        become_member(&plan, &cluster, shared).await
     });
     node.map(|(node, nqn, notes)| Opened { store, node, nqn, notes })
 }
@@ -59,9 +58,7 @@ fn identity(dir: &Path) -> Result<Uuid, Failure> {
     match std::fs::read_to_string(&file) {
         Ok(text) => text.trim().parse().map_err(|_| failed(&"it holds no UUID")),
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            let mut bytes = [0; 16];
-            peristyle_rt::fill_random(&mut bytes);
-            let uuid = Uuid::from_random(bytes);
+            let uuid = store::random_uuid();
             // It is whole or not there.
             let draft = dir.join("node-uuid.new");
             let written =
@@ -105,9 +102,9 @@ async fn open_control(token: &Token, store: AnyStore) -> Result<Control<AnyStore
 async fn become_member(
     plan: &Plan,
     cluster: &ClusterConfig,
-    uuid: Uuid,
     store: AnyStore,
 ) -> Result<(NodeConfig, String, Vec<String>), Failure> {
+    let uuid = identity(&plan.data_dir)?;
     let control = open_control(&cluster.token, store).await?;
     let mut notes = Vec::new();
     let (_, found) = store::find_devices(plan, Some(cluster.token.cluster), &mut notes).await?;
@@ -277,11 +274,10 @@ impl Member {
     /// Gives the shards to others while this node still serves, then stops owning any.
     pub async fn leave(&self) {
         let change = Change::SetNodeState { node: self.me, state: NodeState::Stopping };
-        let others = self.control.state().nodes.keys().any(|n| *n != self.me && self.is_alive(*n));
         let told = timeout(STORE_PAUSE, self.control.apply(&change)).await;
-        if others && matches!(told, Some(Ok(_))) {
+        if matches!(told, Some(Ok(_))) {
             let moved = async {
-                while self.control.state().owned_by(self.me).next().is_some() || self.serves_any() {
+                while self.has_heirs() && (self.owns_any() || self.serves_any()) {
                     sleep(Duration::from_millis(10)).await;
                 }
             };
@@ -292,6 +288,16 @@ impl Member {
         for shard in owned {
             timeout(STORE_PAUSE, self.node.own(shard, false)).await;
         }
+    }
+
+    /// Nodes that can take its shards; when all stop at once there are none.
+    fn has_heirs(&self) -> bool {
+        let state = self.control.state();
+        state.nodes.values().any(|n| n.id != self.me && n.state == NodeState::Active && self.is_alive(n.id))
+    }
+
+    fn owns_any(&self) -> bool {
+        self.control.state().owned_by(self.me).next().is_some()
     }
 
     fn serves_any(&self) -> bool {

@@ -1,0 +1,96 @@
+//! What can be done to a running development cluster: `peristyle dev kill 3` and the like, over a socket in its folder, a line
+//! each way.
+
+use super::Cluster;
+use super::files::Layout;
+use super::processes::Node;
+use crate::cli::DevOrder;
+use crate::failure::{Failure, Kind};
+use peristyle_control::api::Lines;
+use peristyle_rt::{Addr, Buf, IoVec, Listener, NetError, Stream, TaskHandle, spawn};
+use std::cell::RefCell;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// An order is carried out in this time, or its outcome is not known.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Takes orders from now on.
+pub async fn listen(cluster: Rc<RefCell<Cluster>>) -> Result<TaskHandle, Failure> {
+    let path = Layout::socket(&cluster.borrow().layout.dir);
+    let listener = Listener::bind(&Addr::Unix(path.clone()), false)
+        .await
+        .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
+    Ok(spawn(async move {
+        while let Ok(stream) = listener.accept().await {
+            // One after the other: they are for people and tests.
+            let _ = serve(&cluster, stream).await;
+        }
+    }))
+}
+
+async fn serve(cluster: &RefCell<Cluster>, stream: Stream) -> Result<(), NetError> {
+    let (mut reader, mut writer) = stream.split();
+    let mut lines = Lines::default();
+    let line = loop {
+        match lines.next_line() {
+            Ok(Some(line)) => break line,
+            Ok(None) => {}
+            Err(_) => return Ok(()),
+        }
+        let bytes = reader.recv().await?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        lines.push(&bytes);
+    };
+    let answer = match carry_out(&mut cluster.borrow_mut(), &String::from_utf8_lossy(&line)) {
+        Ok(()) => "ok\n".to_owned(),
+        Err(failure) => format!("{failure}\n"),
+    };
+    let mut buf = Buf::alloc(answer.len()).await;
+    buf.copy_from_slice(answer.as_bytes());
+    let mut iov = IoVec::new();
+    iov.push(buf.freeze());
+    writer.send(iov).await
+}
+
+fn carry_out(cluster: &mut Cluster, line: &str) -> Result<(), Failure> {
+    let unknown = || Failure::usage(format!("`{line}` is no order"));
+    let (order, number) = line.trim().split_once(' ').ok_or_else(unknown)?;
+    let number: u16 = number.parse().map_err(|_| unknown())?;
+    let missing = || Failure::usage(format!("there is no node {number}"));
+    let node = cluster.nodes.iter_mut().find(|n| n.number == number).ok_or_else(missing)?;
+    match order {
+        "kill" => node.kill(),
+        "stop" => node.set_stopped(true),
+        "cont" => node.set_stopped(false),
+        "start" => node.start(),
+        "end" => Node::end(node),
+        _ => Err(unknown()),
+    }
+}
+
+/// Gives an order to the cluster that runs in a folder.
+pub fn order(order: &DevOrder) -> Result<(), Failure> {
+    let (word, at) = order.as_words();
+    let path = Layout::socket(&at.dir);
+    let no_cluster = |e: std::io::Error| {
+        let hint =
+            "no cluster runs there; start one (`peristyle dev --nodes 6`), or name its folder with --dir";
+        Failure::new(Kind::NoNode, format!("{}: {e}: {hint}", path.display()))
+    };
+    let mut stream = UnixStream::connect(&path).map_err(no_cluster)?;
+    stream.set_read_timeout(Some(LIMIT)).map_err(Failure::failed)?;
+    writeln!(stream, "{word} {}", at.node).map_err(Failure::failed)?;
+    let mut answer = String::new();
+    let lost = |e: &dyn std::fmt::Display| Failure::new(Kind::Unknown, format!("no answer ({e})"));
+    BufReader::new(stream).read_line(&mut answer).map_err(|e| lost(&e))?;
+    match answer.trim() {
+        "ok" => Ok(()),
+        "" => Err(lost(&"it closed the connection")),
+        why => Err(Failure::failed(why)),
+    }
+}
