@@ -23,7 +23,7 @@ fn the_command_line_is_well_made() {
 #[test]
 fn dev_needs_no_options() {
     let d = dev("peristyle dev");
-    assert_eq!((d.devices, d.device_size, d.scheme.to_string().as_str()), (6, 4 << 30, "4+2"));
+    assert_eq!((d.devices_alone(), d.device_size, d.scheme.to_string().as_str()), (6, 4 << 30, "4+2"));
     assert_eq!((d.listen.to_string().as_str(), d.lba, d.poll), ("127.0.0.1:4420", 4096, PollArg::Adaptive));
     assert!(d.volumes.is_empty() && d.nbd.is_none() && d.advertise.is_none() && !d.json);
 }
