@@ -205,6 +205,10 @@ impl Member {
             self.goes_by.set(state.cluster.membership);
             self.own_shards(&state).await;
             timeout(LOOK_PERIOD, self.control.changed(&mut follower)).await;
+            // Another may have been asked to own what this node has lost.
+            if state.owned_by(self.me).any(|shard| !self.node.serves(shard)) {
+                timeout(LOOK_PERIOD, self.control.refresh()).await;
+            }
         }
     }
 
