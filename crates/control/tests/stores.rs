@@ -9,7 +9,7 @@ use peristyle_cluster::{ShardStore, StoreError, Version};
 use peristyle_control::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use suite::{Subject, churn, conforms, put, record};
+use suite::{Forget, Subject, churn, conforms, put, record};
 
 /// A clock that stands still until it is moved.
 #[derive(Clone, Default)]
@@ -26,7 +26,7 @@ impl Clock {
 
 /// A store of this process keeps as many changes as a watch may be behind.
 fn subject<S: ClusterStore>(clock: Clock, store: S) -> Subject<S> {
-    let forget = |store: &S| churn(store, WATCH_CHANGES_MAX.div_ceil(OPS_MAX));
+    let forget: Forget<S> = Box::new(|store| Box::pin(churn(store, WATCH_CHANGES_MAX.div_ceil(OPS_MAX))));
     Subject { store, pass: Box::new(move |time| clock.pass(time)), forget }
 }
 
@@ -47,23 +47,23 @@ fn a_copy_of_a_files_bytes_has_what_the_file_has_also_when_it_was_not_closed_and
 
 #[test]
 fn the_memory_store_conforms() {
-    conforms(|| {
+    ready(conforms(async || {
         let clock = Clock::default();
         let its = clock.clone();
         subject(clock, MemoryStore::with_clock(move || its.now()))
-    });
+    }));
 }
 
 #[test]
 fn the_embedded_store_conforms() {
     let folders = std::cell::RefCell::new(Vec::new());
-    conforms(|| {
+    ready(conforms(async || {
         let folder = TempDir::new();
         let (clock, store) = (Clock::default(), folder.store());
         folders.borrow_mut().push(folder);
         let its = clock.clone();
         subject(clock, store.with_clock(move || its.now()))
-    });
+    }));
 }
 
 #[test]
