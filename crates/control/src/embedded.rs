@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 const ITEMS: TableDefinition<&str, (u64, &[u8])> = TableDefinition::new("items");
 /// Keys that are under a lease. Leases are of this process, so that the next start deletes what it finds here.
 const LEASED: TableDefinition<&str, ()> = TableDefinition::new("leased");
-/// The store's own figures: format, revision, whether it was closed cleanly.
+/// The store's own figures: format, revision, starts, whether it was closed cleanly.
 const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
 const FORMAT: u64 = 1;
 /// Memory for redb's pages: the whole store is a few MiB.
@@ -79,9 +79,9 @@ impl EmbeddedStore {
         }
         // redb repairs itself after a crash; the full check is for what it cannot know: a bad disk, a bug.
         let repaired = !clean && !database.check_integrity().map_err(fail)?;
-        mark(&database, false).map_err(io)?;
+        let starts = begin(&database).map_err(io)?;
         delete_leased(&database).map_err(|e| OpenError::Io { path: name.clone(), why: e.to_string() })?;
-        EmbeddedStore::of(database, repaired).map_err(io)
+        EmbeddedStore::of(database, starts, repaired).map_err(io)
     }
 
     /// A copy of a file's bytes, in memory: to look at a store without changing it. A file that was not closed is repaired
@@ -98,11 +98,13 @@ impl EmbeddedStore {
         if format != FORMAT {
             return Err(OpenError::Format { path: name.to_owned(), found: format });
         }
-        EmbeddedStore::of(database, false).map_err(|e| io(e.to_string()))
+        EmbeddedStore::of(database, 0, false).map_err(|e| io(e.to_string()))
     }
 
-    fn of(database: Database, repaired: bool) -> Result<EmbeddedStore, redb::Error> {
-        let shared = Mutex::new(Shared::at(revision(&database)?));
+    /// Whoever held a lease before a start must not take another's for it: each start has numbers of its own.
+    fn of(database: Database, starts: u32, repaired: bool) -> Result<EmbeddedStore, redb::Error> {
+        let leases = i64::from(starts & i32::MAX as u32) << 32;
+        let shared = Mutex::new(Shared::at(revision(&database)?, leases));
         let parts = Arc::new(Parts { database, shared, writing: Mutex::new(()) });
         Ok(EmbeddedStore { parts, clock: None, inline: false, repaired })
     }
@@ -127,7 +129,7 @@ impl EmbeddedStore {
 
     /// Remembers that the stop was clean, so that the next start need not check the file. Blocks.
     pub fn close(self) -> Result<(), MetaError> {
-        mark(&self.parts.database, true).map_err(|e| MetaError::Unknown(e.to_string()))
+        close(&self.parts.database).map_err(|e| MetaError::Unknown(e.to_string()))
     }
 
     async fn run<T: Send + 'static>(&self, f: impl FnOnce(&Parts) -> T + Send + 'static) -> T {
@@ -217,9 +219,23 @@ fn about(database: &Database) -> Result<(u64, bool), redb::Error> {
     Ok((format, clean))
 }
 
-fn mark(database: &Database, clean: bool) -> Result<(), redb::Error> {
+/// The number of this start. The file is not clean from now on.
+fn begin(database: &Database) -> Result<u32, redb::Error> {
     let txn = database.begin_write()?;
-    txn.open_table(ABOUT)?.insert("clean", clean as u64)?;
+    let starts;
+    {
+        let mut about = txn.open_table(ABOUT)?;
+        starts = about.get("starts")?.map_or(0, |guard| guard.value()) + 1;
+        about.insert("starts", starts)?;
+        about.insert("clean", 0)?;
+    }
+    txn.commit()?;
+    Ok(starts as u32)
+}
+
+fn close(database: &Database) -> Result<(), redb::Error> {
+    let txn = database.begin_write()?;
+    txn.open_table(ABOUT)?.insert("clean", 1)?;
     txn.commit()?;
     Ok(())
 }
@@ -367,7 +383,7 @@ impl ClusterStore for EmbeddedStore {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, MetaError> {
-        Ok(lock(&self.parts.shared).grant(Local::now(self), ttl))
+        lock(&self.parts.shared).grant(Local::now(self), ttl)
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), MetaError> {

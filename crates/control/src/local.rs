@@ -9,6 +9,8 @@ use std::task::{Poll, Waker};
 
 /// Values of the changes that are kept for watches.
 const HISTORY_BYTES_MAX: usize = 4 << 20;
+/// Leases at the same time: a cluster has one or two of each node.
+const LEASES_MAX: usize = 4096;
 /// A lease that could not be ended is tried again after this.
 const AGAIN: Duration = Duration::from_millis(10);
 
@@ -25,16 +27,17 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Of a store that has this revision, and changes that nobody has kept.
-    pub fn at(revision: Revision) -> Shared {
+    /// Of a store that has this revision, and changes that nobody has kept. Its leases have numbers above `leases`.
+    pub fn at(revision: Revision, leases: i64) -> Shared {
         let history = History { floor: revision, ..History::default() };
-        Shared { history, ..Shared::default() }
+        let leases = Leases { last: leases, ..Leases::default() };
+        Shared { leases, history, ..Shared::default() }
     }
 
-    pub fn grant(&mut self, now: Instant, ttl: Duration) -> LeaseId {
-        let id = self.leases.grant(now, ttl);
+    pub fn grant(&mut self, now: Instant, ttl: Duration) -> Result<LeaseId, MetaError> {
+        let id = self.leases.grant(now, ttl)?;
         self.moved(); // it may end before any other
-        id
+        Ok(id)
     }
 
     /// The transaction has happened.
@@ -96,11 +99,14 @@ struct Held {
 }
 
 impl Leases {
-    fn grant(&mut self, now: Instant, ttl: Duration) -> LeaseId {
+    fn grant(&mut self, now: Instant, ttl: Duration) -> Result<LeaseId, MetaError> {
+        if self.held.len() == LEASES_MAX {
+            return Err(MetaError::Unavailable(format!("it has {LEASES_MAX} leases")));
+        }
         self.last += 1;
         let held = Held { ttl, until: now + ttl, ending: false, keys: BTreeSet::new() };
         self.held.insert(LeaseId(self.last), held);
-        LeaseId(self.last)
+        Ok(LeaseId(self.last))
     }
 
     pub fn keep_alive(&mut self, now: Instant, id: LeaseId) -> Result<(), MetaError> {

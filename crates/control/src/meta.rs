@@ -191,6 +191,7 @@ pub trait ClusterStore: MetaStore {
     /// when it is [`WATCH_CHANGES_MAX`] changes behind.
     fn watch(&self, prefix: &str, from: Revision) -> Self::Watch;
     /// A lease ends when it was not kept alive for `ttl`: not before, and soon after it. What was put under it is deleted then.
+    /// No other lease ever has its number.
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, MetaError>;
     /// Begins the lease's time anew.
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), MetaError>;

@@ -69,13 +69,13 @@ fn the_embedded_store_conforms() {
 #[test]
 fn a_start_of_the_embedded_store_deletes_what_was_under_leases_of_the_process_before() {
     let folder = TempDir::new();
-    let revision = {
+    let (lease, revision) = {
         let store = folder.store();
         let lease = ready(store.grant(Duration::from_secs(600))).unwrap();
         let other = ready(store.grant(Duration::from_secs(600))).unwrap();
         let leased = put("a", "1").put_leased("b", "1", lease).put_leased("c", "1", lease);
         ready(store.commit(leased.put_leased("d", "1", other))).unwrap();
-        ready(store.commit(put("c", "now without"))).unwrap()
+        (lease, ready(store.commit(put("c", "now without"))).unwrap())
     };
     let store = folder.store();
     let there = |key| ready(store.get(key)).unwrap().is_some();
@@ -86,6 +86,20 @@ fn a_start_of_the_embedded_store_deletes_what_was_under_leases_of_the_process_be
     let mut watch = store.watch("", now);
     ready(store.commit(put("e", "1"))).unwrap();
     assert_eq!(ready(watch.next()).unwrap().key, "e");
+    let another = ready(store.grant(Duration::from_secs(600))).unwrap();
+    assert_ne!(another, lease);
+    assert_eq!(ready(store.keep_alive(lease)), Err(MetaError::NoLease), "it would keep another's alive");
+}
+
+#[test]
+fn leases_are_refused_above_a_limit_and_granted_again_below_it() {
+    let store = MemoryStore::default();
+    let grant = || ready(store.grant(Duration::from_secs(600)));
+    let all: Vec<_> = std::iter::from_fn(|| grant().ok()).take(10_000).collect();
+    assert_eq!(all.len(), 4096);
+    assert!(matches!(grant(), Err(MetaError::Unavailable(_))));
+    ready(store.revoke(all[7])).unwrap();
+    assert!(grant().is_ok());
 }
 
 #[test]
