@@ -15,6 +15,7 @@ mod memory;
 mod meta;
 mod records;
 mod serial;
+pub mod served;
 mod server;
 pub mod setup;
 
