@@ -27,10 +27,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Of a store that has this revision, and changes that nobody has kept. Its leases have numbers above `leases`.
-    pub fn at(revision: Revision, leases: i64) -> Shared {
+    /// Of a store that has this revision, and changes that nobody has kept. Its leases have numbers above `lease`, and none is
+    /// granted for a while.
+    pub fn at(revision: Revision, lease: i64, none_for: Duration) -> Shared {
         let history = History { floor: revision, ..History::default() };
-        let leases = Leases { last: leases, ..Leases::default() };
+        let leases = Leases { last: lease, none_for, ..Leases::default() };
         Shared { leases, history, ..Shared::default() }
     }
 
@@ -86,6 +87,9 @@ pub(crate) fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 #[derive(Default)]
 pub struct Leases {
     last: i64,
+    /// None is granted for so long from when the first is asked for.
+    none_for: Duration,
+    asked: Option<Instant>,
     held: BTreeMap<LeaseId, Held>,
     of_key: BTreeMap<String, LeaseId>,
 }
@@ -103,6 +107,10 @@ impl Leases {
         if self.held.len() == LEASES_MAX {
             return Err(MetaError::Unavailable(format!("it has {LEASES_MAX} leases")));
         }
+        if now < *self.asked.get_or_insert(now) + self.none_for {
+            let why = "it was started anew, and leases of before may still be believed in";
+            return Err(MetaError::Unavailable(why.into()));
+        }
         self.last += 1;
         let held = Held { ttl, until: now + ttl, ending: false, keys: BTreeSet::new() };
         self.held.insert(LeaseId(self.last), held);
@@ -119,6 +127,11 @@ impl Leases {
     pub fn check(&self, now: Instant, txn: &Txn) -> Result<(), MetaError> {
         let holds = |id: LeaseId| self.held.get(&id).is_some_and(|held| held.holds(now));
         if txn.leases().all(holds) { Ok(()) } else { Err(MetaError::NoLease) }
+    }
+
+    /// The longest time of those that a transaction names.
+    pub fn longest(&self, txn: &Txn) -> Duration {
+        txn.leases().filter_map(|id| self.held.get(&id)).map(|held| held.ttl).max().unwrap_or_default()
     }
 
     fn attach(&mut self, key: &str, lease: Option<LeaseId>) {

@@ -69,13 +69,13 @@ fn the_embedded_store_conforms() {
 #[test]
 fn a_start_of_the_embedded_store_deletes_what_was_under_leases_of_the_process_before() {
     let folder = TempDir::new();
-    let (lease, revision) = {
+    let revision = {
         let store = folder.store();
         let lease = ready(store.grant(Duration::from_secs(600))).unwrap();
         let other = ready(store.grant(Duration::from_secs(600))).unwrap();
         let leased = put("a", "1").put_leased("b", "1", lease).put_leased("c", "1", lease);
         ready(store.commit(leased.put_leased("d", "1", other))).unwrap();
-        (lease, ready(store.commit(put("c", "now without"))).unwrap())
+        ready(store.commit(put("c", "now without"))).unwrap()
     };
     let store = folder.store();
     let there = |key| ready(store.get(key)).unwrap().is_some();
@@ -86,9 +86,34 @@ fn a_start_of_the_embedded_store_deletes_what_was_under_leases_of_the_process_be
     let mut watch = store.watch("", now);
     ready(store.commit(put("e", "1"))).unwrap();
     assert_eq!(ready(watch.next()).unwrap().key, "e");
-    let another = ready(store.grant(Duration::from_secs(600))).unwrap();
-    assert_ne!(another, lease);
-    assert_eq!(ready(store.keep_alive(lease)), Err(MetaError::NoLease), "it would keep another's alive");
+}
+
+#[test]
+fn a_start_of_the_embedded_store_grants_no_lease_while_one_of_the_process_before_may_be_believed_in() {
+    let folder = TempDir::new();
+    let (short, long) = (Duration::from_secs(3), Duration::from_secs(9));
+    let before = {
+        let store = folder.store();
+        let [short, long, unused] = [short, long, 2 * long].map(|ttl| ready(store.grant(ttl)).unwrap());
+        ready(store.commit(Txn::default().put_leased("a", "1", long).put_leased("b", "1", short))).unwrap();
+        ready(store.commit(Txn::default().put_leased("a", "1", short))).unwrap();
+        [short, long, unused]
+    };
+    // Twice, since the first start may not last long enough.
+    drop(folder.store());
+    let clock = Clock::default();
+    let its = clock.clone();
+    let store = folder.store().with_clock(move || its.now());
+    clock.pass(Duration::from_secs(1000));
+    assert!(matches!(ready(store.grant(short)), Err(MetaError::Unavailable(_))));
+    clock.pass(long - Duration::from_nanos(1));
+    assert!(matches!(ready(store.grant(short)), Err(MetaError::Unavailable(_))));
+    clock.pass(Duration::from_nanos(1));
+    let granted: Vec<_> = (0..3).map(|_| ready(store.grant(short)).unwrap()).collect();
+    assert!(granted.iter().all(|lease| !before.contains(lease)));
+    for lease in before {
+        assert_eq!(ready(store.keep_alive(lease)), Err(MetaError::NoLease), "it would keep another's alive");
+    }
 }
 
 #[test]
