@@ -28,4 +28,5 @@ pub use meta::{
     TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX, WATCH_CHANGES_MAX, Watch, WatchChange,
 };
 pub use records::ShardRecords;
+pub use served::{ServedStore, ServedWatch, serve_store};
 pub use server::{AdminHandler, serve_admin};

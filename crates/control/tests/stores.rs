@@ -4,31 +4,10 @@ mod common;
 #[path = "common/suite.rs"]
 mod suite;
 use common::{TempDir, ready};
-use peristyle_base::{Duration, Instant, ShardId};
+use peristyle_base::{Duration, ShardId};
 use peristyle_cluster::{ShardStore, StoreError, Version};
 use peristyle_control::*;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use suite::{Forget, Subject, churn, conforms, put, record};
-
-/// A clock that stands still until it is moved.
-#[derive(Clone, Default)]
-struct Clock(Arc<AtomicU64>);
-
-impl Clock {
-    fn now(&self) -> Instant {
-        Instant(self.0.load(Relaxed))
-    }
-    fn pass(&self, time: Duration) {
-        self.0.fetch_add(time.as_nanos() as u64, Relaxed);
-    }
-}
-
-/// A store of this process keeps as many changes as a watch may be behind.
-fn subject<S: ClusterStore>(clock: Clock, store: S) -> Subject<S> {
-    let forget: Forget<S> = Box::new(|store| Box::pin(churn(store, WATCH_CHANGES_MAX.div_ceil(OPS_MAX))));
-    Subject { store, pass: Box::new(move |time| clock.pass(time)), forget }
-}
+use suite::{Clock, conforms, put, record, subject};
 
 #[test]
 fn a_copy_of_a_files_bytes_has_what_the_file_has_also_when_it_was_not_closed_and_the_file_stays_as_it_is() {

@@ -1,9 +1,12 @@
 //! The suite that every store passes.
+#![allow(dead_code)]
 
-use peristyle_base::{Duration, Epoch, Seq, ShardId};
+use peristyle_base::{Duration, Epoch, Instant, Seq, ShardId};
 use peristyle_cluster::{ShardRecord, ShardStore, StoreError, Version};
 use peristyle_control::*;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// An empty store, and what a test does to its world.
 pub struct Subject<S> {
@@ -15,6 +18,25 @@ pub struct Subject<S> {
 }
 
 pub type Forget<S> = Box<dyn for<'a> Fn(&'a S) -> Pin<Box<dyn Future<Output = ()> + 'a>>>;
+
+/// A clock that stands still until it is moved.
+#[derive(Clone, Default)]
+pub struct Clock(Arc<AtomicU64>);
+
+impl Clock {
+    pub fn now(&self) -> Instant {
+        Instant(self.0.load(Relaxed))
+    }
+    pub fn pass(&self, time: Duration) {
+        self.0.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+}
+
+/// A store whose leases end by this clock, and which keeps as many changes as a watch may be behind.
+pub fn subject<S: ClusterStore>(clock: Clock, store: S) -> Subject<S> {
+    let forget: Forget<S> = Box::new(|store| Box::pin(churn(store, WATCH_CHANGES_MAX.div_ceil(OPS_MAX))));
+    Subject { store, pass: Box::new(move |time| clock.pass(time)), forget }
+}
 
 const SECOND: Duration = Duration::from_secs(1);
 
