@@ -4,6 +4,7 @@
 //! Read first: [`MetaStore`], [`Control`] with [`Change`], [`config::Config`], [`api::Request`].
 #![forbid(unsafe_code)]
 
+mod any;
 pub mod api;
 pub mod config;
 pub mod desired;
@@ -19,6 +20,7 @@ pub mod served;
 mod server;
 pub mod setup;
 
+pub use any::{AnyStore, AnyWatch};
 pub use desired::{Change, Control, ControlError, State, VolumeSpec};
 pub use embedded::{EmbeddedStore, OpenError};
 pub use etcd::{EtcdConfig, EtcdStore, EtcdWatch};

@@ -1,5 +1,6 @@
 //! The control store as this crate sees it: a small, ordered, transactional map, with watches and leases for a cluster.
-//! Embedded on one machine, etcd on a cluster, in memory in tests: all pass the same suite (`tests/stores.rs`).
+//! Embedded on one machine, that of another process or etcd on a cluster, in memory in tests: all pass the same suite
+//! (`tests/common/suite.rs`).
 
 use peristyle_base::Duration;
 use std::collections::BTreeSet;

@@ -34,7 +34,7 @@ fn the_embedded_store_conforms_at(addr: impl Fn(&TempDir) -> Addr + 'static) {
             let (served, stop) = serve(&addr(&folder), store).await;
             folders.borrow_mut().push(folder);
             stops.borrow_mut().push(stop);
-            subject(clock, served)
+            subject(clock, AnyStore::Served(served))
         })
         .await;
         stops.borrow().iter().for_each(Event::set);

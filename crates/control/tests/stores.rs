@@ -46,6 +46,21 @@ fn the_embedded_store_conforms() {
 }
 
 #[test]
+fn a_store_that_may_be_any_conforms_as_the_embedded_one_and_is_for_all_threads() {
+    fn is_for_all_threads(_: &(impl Clone + Send + 'static)) {}
+    let folders = std::cell::RefCell::new(Vec::new());
+    ready(conforms(async || {
+        let folder = TempDir::new();
+        let (clock, store) = (Clock::default(), folder.store());
+        folders.borrow_mut().push(folder);
+        let its = clock.clone();
+        let store = AnyStore::Embedded(store.with_clock(move || its.now()));
+        is_for_all_threads(&store);
+        subject(clock, store)
+    }));
+}
+
+#[test]
 fn a_start_of_the_embedded_store_deletes_what_was_under_leases_of_the_process_before() {
     let folder = TempDir::new();
     let revision = {
