@@ -12,6 +12,7 @@ pub mod host;
 pub mod jobfile;
 pub mod load;
 pub mod model;
+pub mod paths;
 pub mod pattern;
 pub mod random;
 pub mod raw;
