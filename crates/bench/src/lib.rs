@@ -8,6 +8,7 @@ pub mod amplification;
 pub mod burst;
 pub mod contents;
 pub mod crash;
+pub mod failover;
 pub mod host;
 pub mod jobfile;
 pub mod load;

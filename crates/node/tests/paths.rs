@@ -25,6 +25,8 @@ struct Served {
     commands: Cell<u64>,
     last: Cell<u64>,
     longest: Cell<u64>,
+    /// Commands of which an earlier try may be done later.
+    may_come_again: Cell<u64>,
 }
 
 impl Served {
@@ -33,7 +35,9 @@ impl Served {
         let now = peristyle_rt::now().nanos();
         self.longest.set(self.longest.get().max(now - self.last.replace(now)));
         self.commands.set(self.commands.get() + 1);
-        result.unwrap_or_else(|error| panic!("the host is told of an error: {error}")).value
+        let done = result.unwrap_or_else(|error| panic!("the host is told of an error: {error}"));
+        self.may_come_again.set(self.may_come_again.get() + u64::from(done.may_come_again));
+        done.value
     }
 }
 
@@ -151,4 +155,20 @@ fn a_host_with_all_paths_outlives_owners_that_are_killed_and_stopped() {
         assert!(stall < Duration::from_secs(1), "{stall:?} without an answer");
         owner = next;
     }
+}
+
+#[test]
+fn a_command_that_is_repeated_where_its_outcome_is_unknown_says_so() {
+    let story = Story::new(33, 1);
+    story.begin();
+    story.hand_to(0, 100);
+    // No other node takes over: nothing fences what was sent to this one before.
+    story.owners.cluster.machines[0].pause(Duration::from_millis(540));
+    story.owners.run(Duration::from_millis(540));
+    story.hand_to(0, 100);
+    assert_eq!(story.served.may_come_again.get(), 1);
+    story.owners.cluster.machines[0].pause(Duration::from_secs(3));
+    story.owners.run(Duration::from_millis(500));
+    story.hand_to(1, 200);
+    assert_eq!(story.served.may_come_again.get(), 1);
 }

@@ -102,6 +102,7 @@ impl Owners {
     }
 }
 
-fn addr(i: usize) -> Addr {
+/// Where a node listens for hosts.
+pub fn addr(i: usize) -> Addr {
     Addr::Tcp(([10, 0, 0, i as u8 + 1], PORT).into())
 }
