@@ -210,7 +210,7 @@ impl Ticket {
 }
 
 /// A host of its own: nobody else has this name.
-fn host_nqn() -> String {
+pub fn host_nqn() -> String {
     let mut id = [0; 16];
     peristyle_rt::fill_random(&mut id);
     // A UUID of version 4.
