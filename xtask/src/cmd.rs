@@ -2,9 +2,11 @@
 
 use anyhow::{Context, Result, bail};
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// The root of the workspace: the folder above this crate.
@@ -77,6 +79,19 @@ pub fn answer(command: &mut Command, log: &Path, limit: Duration) -> Result<Opti
     let status = wait(&mut child, limit, false)?;
     let text = String::from_utf8_lossy(&std::fs::read(log)?).into_owned();
     Ok(status.map(|status| (status, text)))
+}
+
+/// Reads a child's output to its end, so that it never waits for us; everything goes to the log.
+pub fn follow(child: &mut Child, mut log: File) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    let output = child.stdout.take().expect("its output is piped");
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            writeln!(log, "{line}").ok();
+            sender.send(line).ok();
+        }
+    });
+    receiver
 }
 
 /// `None` when the limit has passed; the child is gone then.

@@ -3,6 +3,7 @@
 
 mod cmd;
 mod e2e;
+mod failover;
 mod packages;
 mod planted;
 mod steps;
@@ -56,6 +57,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Kill and stop the node that owns a volume of a development cluster, again and again, under a load that judges every read.
+    ///
+    /// Every third round stops it for 3 s. At the end: how long hosts got no answer, by cause. Fails when a read was wrong.
+    Failover(failover::Options),
     /// The daemon as its users see it, through clients that are not ours.
     E2e {
         #[command(subcommand)]
@@ -81,6 +86,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Sim { options } => tools::sim(&options).map(|()| ExitCode::SUCCESS),
         Task::Planted { only } => planted::run(&only).map(|()| ExitCode::SUCCESS),
         Task::Crash { options } => tools::crash(&options).map(|()| ExitCode::SUCCESS),
+        Task::Failover(options) => failover::run(&options),
         Task::E2e { test } => e2e::run(&test).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -76,6 +76,19 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// From the page of Identify Namespace.
+    pub fn of_page(nsid: u32, page: &[u8]) -> Result<Namespace, SessionError> {
+        // FLBAS 3:0 chooses the LBA format at 128 + 4 n; LBADS is its byte 2. NVM 4.1.5.1.
+        let format = usize::from(page[26] & 0xf);
+        let shift = page[128 + 4 * format + 2];
+        if !(9..=16).contains(&shift) {
+            return Err(SessionError::Answer("a namespace with blocks of no sensible size"));
+        }
+        match get_u64(page, 0).checked_mul(1 << shift) {
+            Some(bytes) if bytes > 0 => Ok(Namespace { nsid, lba_bytes: 1 << shift, bytes }),
+            _ => Err(SessionError::Answer("a namespace of no sensible size")),
+        }
+    }
     fn rw(&self, opcode: u8, offset: u64, len: u32) -> Sqe {
         let mut sqe = Sqe::new(opcode, Cid(0));
         sqe.set_nsid(self.nsid);
@@ -154,16 +167,7 @@ impl Session {
 
     pub async fn namespace(&self, nsid: u32) -> Result<Namespace, SessionError> {
         let page = self.admin.identify(identify::cns::NAMESPACE, nsid).await?;
-        // FLBAS 3:0 chooses the LBA format at 128 + 4 n; LBADS is its byte 2. NVM 4.1.5.1.
-        let format = usize::from(page[26] & 0xf);
-        let shift = page[128 + 4 * format + 2];
-        if !(9..=16).contains(&shift) {
-            return Err(SessionError::Answer("a namespace with blocks of no sensible size"));
-        }
-        match get_u64(&page, 0).checked_mul(1 << shift) {
-            Some(bytes) if bytes > 0 => Ok(Namespace { nsid, lba_bytes: 1 << shift, bytes }),
-            _ => Err(SessionError::Answer("a namespace of no sensible size")),
-        }
+        Namespace::of_page(nsid, &page)
     }
 
     /// The lowest active namespace.
@@ -206,7 +210,7 @@ impl Ticket {
 }
 
 /// A host of its own: nobody else has this name.
-fn host_nqn() -> String {
+pub fn host_nqn() -> String {
     let mut id = [0; 16];
     peristyle_rt::fill_random(&mut id);
     // A UUID of version 4.

@@ -5,6 +5,7 @@ mod at_once;
 mod buffers;
 mod common;
 mod export;
+mod failover;
 mod figures;
 mod hostile;
 mod nbd;

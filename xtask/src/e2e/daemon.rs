@@ -4,7 +4,6 @@ use crate::{cmd, tools};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -95,7 +94,7 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.try_clone()?);
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", tools::daemon().display()))?;
-        let lines = follow(&mut child, errors);
+        let lines = cmd::follow(&mut child, errors);
         match ready(&lines) {
             Ok(ready) => Ok(Self { child, ready }),
             Err(error) => {
@@ -148,19 +147,6 @@ pub fn ask(store: &Path, arguments: &[&str]) -> Result<String> {
     let (status, text) = said.with_context(|| format!("no answer to {what}"))?;
     ensure!(status.success(), "{what}: {status}: {text}");
     Ok(text)
-}
-
-/// Reads the daemon's output to its end, so that it never waits for us; everything goes to the log.
-fn follow(child: &mut Child, mut log: File) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    let output = child.stdout.take().expect("its output is piped");
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            writeln!(log, "{line}").ok();
-            sender.send(line).ok();
-        }
-    });
-    receiver
 }
 
 fn ready(lines: &mpsc::Receiver<String>) -> Result<Ready> {

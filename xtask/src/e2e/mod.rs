@@ -9,7 +9,7 @@ mod nbd_fs;
 mod nbd_raw;
 mod repair;
 mod report;
-mod scratch;
+pub mod scratch;
 mod space;
 
 use crate::tools;

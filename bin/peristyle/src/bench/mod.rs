@@ -7,6 +7,7 @@ pub(crate) mod compare;
 mod crash;
 mod daemon;
 mod echo;
+mod failover;
 mod floor;
 mod goals;
 mod idle;
@@ -46,6 +47,7 @@ pub enum BenchCommand {
     Goals(goals::GoalsOptions),
     Idle(IdleOptions),
     Crash(CrashOptions),
+    Failover(failover::FailoverOptions),
     Restart(RestartOptions),
     Collect(CollectOptions),
     Snapshots(SnapshotsOptions),
@@ -427,6 +429,7 @@ pub fn bench(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Snapshots(options) => snapshots::command(&options),
         BenchCommand::Idle(options) => idle::command(&options),
         BenchCommand::Crash(options) => crash::command(&options),
+        BenchCommand::Failover(options) => failover::command(&options),
         BenchCommand::Restart(options) => restart::command(&options),
     }
 }

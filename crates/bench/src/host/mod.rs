@@ -111,11 +111,12 @@ impl Queue {
         peristyle_rt::spawn(inner.clone().receive(reader));
         peristyle_rt::spawn(inner.clone().send(writer));
         peristyle_rt::spawn(inner.clone().watch_the_clock());
-        let queue = Queue(inner);
-        queue.0.freed.wait_until(|| queue.0.qpair.borrow().is_ready() || queue.0.closed.is_set()).await;
-        match queue.0.reason.get() {
+        let mut queue = Unfinished::new(Queue(inner), Queue::close);
+        let inner = &queue.get().0;
+        inner.freed.wait_until(|| inner.qpair.borrow().is_ready() || inner.closed.is_set()).await;
+        match inner.reason.get() {
             Some(reason) => Err(HostError::Closed(reason)),
-            None => Ok(queue),
+            None => Ok(queue.finish()),
         }
     }
 
@@ -137,7 +138,7 @@ impl Queue {
         if !admin {
             config.in_capsule_bytes = options.in_capsule_bytes;
         }
-        let queue = Queue::open(addr, config).await?;
+        let mut queue = Unfinished::new(Queue::open(addr, config).await?, Queue::close);
         let connect = Connect {
             host_id: options.host_id,
             host_nqn: &options.host_nqn,
@@ -148,11 +149,8 @@ impl Queue {
             keep_alive_ms: if admin { options.keep_alive_ms } else { 0 },
             flow_control: false,
         };
-        let result = queue.set_up(&connect).await;
-        if result.is_err() {
-            queue.close();
-        }
-        result.map(|()| queue)
+        queue.get().set_up(&connect).await?;
+        Ok(queue.finish())
     }
 
     async fn set_up(&self, connect: &Connect<'_>) -> Result<(), HostError> {
@@ -207,6 +205,33 @@ impl Queue {
     }
 }
 
+/// What is being set up. It closes unless that comes to its end: the tasks of a queue would keep it for ever, also when
+/// nobody waits for it any more.
+struct Unfinished<T> {
+    value: Option<T>,
+    close: fn(&T),
+}
+
+impl<T> Unfinished<T> {
+    fn new(value: T, close: fn(&T)) -> Unfinished<T> {
+        Unfinished { value: Some(value), close }
+    }
+    fn get(&mut self) -> &mut T {
+        self.value.as_mut().expect("taken at the end only")
+    }
+    fn finish(mut self) -> T {
+        self.value.take().expect("taken at the end only")
+    }
+}
+
+impl<T> Drop for Unfinished<T> {
+    fn drop(&mut self) {
+        if let Some(value) = &self.value {
+            (self.close)(value);
+        }
+    }
+}
+
 /// A controller: its admin queue and I/O queues 1 to n.
 pub struct Host {
     pub admin: Queue,
@@ -221,14 +246,12 @@ impl Host {
         if options.keep_alive_ms > 0 {
             peristyle_rt::spawn(keep_alive(admin.clone(), options.keep_alive_ms));
         }
-        let mut host = Host { admin, io: Vec::new(), options: options.clone(), addr: addr.clone() };
+        let host = Host { admin, io: Vec::new(), options: options.clone(), addr: addr.clone() };
+        let mut host = Unfinished::new(host, Host::close);
         for _ in 0..io_queues {
-            if let Err(error) = host.add_queue().await {
-                host.close();
-                return Err(error);
-            }
+            host.get().add_queue().await?;
         }
-        Ok(host)
+        Ok(host.finish())
     }
     /// Connects one more I/O queue.
     pub async fn add_queue(&mut self) -> Result<(), HostError> {
@@ -252,5 +275,24 @@ async fn keep_alive(admin: Queue, timeout_ms: u32) {
         if admin.command(beat, Payload::None).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use peristyle_rt::{Listener, timeout};
+
+    #[test]
+    fn a_connection_that_nobody_waits_for_any_more_is_closed() {
+        peristyle_rt::sim::run(1, |_| async {
+            let addr = Addr::Tcp(([10, 0, 0, 1], 4420).into());
+            let listener = Listener::bind(&addr, false).await.unwrap();
+            let opening = Queue::open(&addr, HostConfig::default());
+            assert!(timeout(Duration::from_millis(500), opening).await.is_none(), "nobody answers");
+            let (mut reader, _writer) = listener.accept().await.unwrap().split();
+            let until_the_end = async { while reader.recv().await.is_ok_and(|bytes| !bytes.is_empty()) {} };
+            assert!(timeout(Duration::from_millis(500), until_the_end).await.is_some(), "it is open still");
+        });
     }
 }

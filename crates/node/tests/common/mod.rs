@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod files;
 pub mod nbd;
+pub mod owners;
 
 use peristyle_base::{DeviceId, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, MemoryShardStore};

@@ -198,6 +198,15 @@ pub enum AnaState {
     Change = 0xf,
 }
 
+impl AnaState {
+    /// From bits 3:0 of a descriptor's byte 16; `None` where they are reserved.
+    pub fn from_bits(bits: u8) -> Option<AnaState> {
+        use AnaState::*;
+        let all = [Optimized, NonOptimized, Inaccessible, PersistentLoss, Change];
+        all.into_iter().find(|state| *state as u8 == bits & 0xf)
+    }
+}
+
 /// Header of the Discovery log (70h). Base 5.1.12.3.1.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

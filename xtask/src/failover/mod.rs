@@ -1,0 +1,116 @@
+//! `cargo xtask failover`: a development cluster whose volume loses its owner again and again, under a load that judges every read.
+
+mod cluster;
+mod figures;
+mod load;
+
+use crate::e2e::scratch::Scratch;
+use crate::tools;
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use cluster::Cluster;
+use figures::{Figures, Kind};
+use load::Load;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// How long an owner is stopped.
+const STOP: Duration = Duration::from_secs(3);
+/// One of so many rounds stops the owner; the others kill it.
+const STOP_ONE_IN: u32 = 3;
+/// What goes on behind a failover belongs to it for so long.
+const AFTERMATH: Duration = Duration::from_secs(2);
+/// From when a node is back until the next round.
+const SETTLE: Duration = Duration::from_secs(4);
+/// A cluster that does not get so far in this time has failed.
+const LIMIT: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_millis(50);
+/// Commands, beside those that were in flight, that have to end before the load counts as running (again).
+const RUNNING: u64 = 50;
+
+#[derive(Args, Debug, Clone)]
+pub struct Options {
+    #[arg(long, default_value_t = 12)]
+    rounds: u32,
+    #[arg(long, default_value_t = 6)]
+    nodes: u16,
+    /// Commands in flight.
+    #[arg(long, default_value_t = 1)]
+    qd: u32,
+    /// Of each command in flight, from its end to the beginning of the next: the machine has all nodes on it.
+    #[arg(long, default_value = "0ms")]
+    pause: String,
+    /// Of the cluster.
+    #[arg(long, default_value = "4+2")]
+    scheme: String,
+    /// First of the cluster's ports.
+    #[arg(long, default_value = "127.0.0.1:4420")]
+    listen: String,
+}
+
+pub fn run(options: &Options) -> Result<ExitCode> {
+    tools::build_daemon()?;
+    let scratch = Scratch::new("failover")?;
+    let cluster = Cluster::start(scratch.path(), options)?;
+    let mut load = Load::start(scratch.path(), &cluster.ready, options)?;
+    let running = RUNNING + u64::from(options.qd);
+    load.until_running(0, running)?;
+    let mut figures = Figures::default();
+    for round in 1..=options.rounds {
+        one_round(round, &cluster, &mut load, &mut figures, running)
+            .with_context(|| format!("round {round}"))?;
+    }
+    let summary = load.end()?;
+    print!("{figures}");
+    println!("{} commands, {} errors, {} violations", summary.completed, summary.errors, summary.violations);
+    summary.told.iter().for_each(|line| println!("  {line}"));
+    drop(cluster);
+    if summary.errors + summary.violations > 0 {
+        return Ok(ExitCode::FAILURE);
+    }
+    scratch.passed();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The owner goes, another one serves, it comes back.
+fn one_round(
+    round: u32,
+    cluster: &Cluster,
+    load: &mut Load,
+    figures: &mut Figures,
+    running: u64,
+) -> Result<()> {
+    let owner = cluster.owner()?;
+    let kind = if round.is_multiple_of(STOP_ONE_IN) { Kind::Stop } else { Kind::Kill };
+    load.mark(&format!("{kind} {round}"))?;
+    match kind {
+        Kind::Stop => {
+            cluster.order("stop", owner)?;
+            std::thread::sleep(STOP);
+            cluster.order("cont", owner)?;
+        }
+        _ => cluster.order("kill", owner)?,
+    }
+    let done = load.status()?.completed;
+    load.until_running(done, running)?;
+    std::thread::sleep(AFTERMATH);
+    let phase = load.mark(&format!("return {round}"))?;
+    println!("round {round:3}  {kind:6} node {owner}: {phase}");
+    figures.add(kind, &phase);
+    if kind == Kind::Kill {
+        cluster.order("start", owner)?;
+    }
+    until_alive(cluster, owner)?;
+    std::thread::sleep(SETTLE);
+    figures.add(Kind::Return, &load.mark("quiet")?);
+    Ok(())
+}
+
+fn until_alive(cluster: &Cluster, node: u32) -> Result<()> {
+    let until = Instant::now() + LIMIT;
+    while !cluster.all_see(node) {
+        ensure!(Instant::now() < until, "node {node} is not back after {} s", LIMIT.as_secs());
+        std::thread::sleep(PERIOD);
+    }
+    Ok(())
+}
