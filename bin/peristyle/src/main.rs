@@ -51,6 +51,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bench(command) => bench::bench(command),
         Command::Model(command) => model::model(command, admin),
         Command::Report(options) => report::command(&options),
+        Command::ServeStore { file, listen, name } => wiring::serve_store(&file, listen, &name),
         Command::Stop => online::stop(admin),
     }
 }

@@ -1,23 +1,36 @@
-//! Whichever store a node has.
+//! One of the stores, chosen by the configuration.
 
 use crate::embedded::EmbeddedStore;
-use crate::etcd::EtcdStore;
+use crate::etcd::{EtcdStore, EtcdWatch};
 use crate::meta::{
     ClusterStore, Item, LeaseId, MetaError, MetaStore, ReadAnew, Revision, Txn, Watch, WatchChange,
 };
+use crate::served::{ServedStore, ServedWatch};
 use peristyle_base::Duration;
 
-/// One of the stores; chosen when the node starts.
+/// The store of a node, whichever it is. Cheap to clone; to be used as what it is one of.
 #[derive(Clone)]
 pub enum AnyStore {
+    /// In this process.
     Embedded(EmbeddedStore),
+    /// In another process of a development cluster.
+    Served(ServedStore),
     Etcd(EtcdStore),
 }
 
+/// A watch of an [`AnyStore`].
+pub enum AnyWatch {
+    Embedded(<EmbeddedStore as ClusterStore>::Watch),
+    Served(ServedWatch),
+    Etcd(EtcdWatch),
+}
+
+/// Does the same with whichever store it is.
 macro_rules! with {
-    ($self:ident, $store:ident => $call:expr) => {
-        match $self {
+    ($any:expr, $store:ident => $call:expr) => {
+        match $any {
             AnyStore::Embedded($store) => $call,
+            AnyStore::Served($store) => $call,
             AnyStore::Etcd($store) => $call,
         }
     };
@@ -35,21 +48,6 @@ impl MetaStore for AnyStore {
     }
 }
 
-/// The watch of whichever store.
-pub enum AnyWatch {
-    Embedded(<EmbeddedStore as ClusterStore>::Watch),
-    Etcd(<EtcdStore as ClusterStore>::Watch),
-}
-
-impl Watch for AnyWatch {
-    async fn next(&mut self) -> Result<WatchChange, ReadAnew> {
-        match self {
-            AnyWatch::Embedded(watch) => watch.next().await,
-            AnyWatch::Etcd(watch) => watch.next().await,
-        }
-    }
-}
-
 impl ClusterStore for AnyStore {
     type Watch = AnyWatch;
 
@@ -59,6 +57,7 @@ impl ClusterStore for AnyStore {
     fn watch(&self, prefix: &str, from: Revision) -> AnyWatch {
         match self {
             AnyStore::Embedded(store) => AnyWatch::Embedded(store.watch(prefix, from)),
+            AnyStore::Served(store) => AnyWatch::Served(store.watch(prefix, from)),
             AnyStore::Etcd(store) => AnyWatch::Etcd(store.watch(prefix, from)),
         }
     }
@@ -70,5 +69,15 @@ impl ClusterStore for AnyStore {
     }
     async fn revoke(&self, lease: LeaseId) -> Result<(), MetaError> {
         with!(self, store => store.revoke(lease).await)
+    }
+}
+
+impl Watch for AnyWatch {
+    async fn next(&mut self) -> Result<WatchChange, ReadAnew> {
+        match self {
+            AnyWatch::Embedded(watch) => watch.next().await,
+            AnyWatch::Served(watch) => watch.next().await,
+            AnyWatch::Etcd(watch) => watch.next().await,
+        }
     }
 }

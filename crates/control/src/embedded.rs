@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 const ITEMS: TableDefinition<&str, (u64, &[u8])> = TableDefinition::new("items");
 /// Keys that are under a lease. Leases are of this process, so that the next start deletes what it finds here.
 const LEASED: TableDefinition<&str, ()> = TableDefinition::new("leased");
-/// The store's own figures: format, revision, whether it was closed cleanly.
+/// The store's own figures: format, revision, starts, whether it was closed cleanly, and the longest time (`lease_ms`) of a lease
+/// that a key was ever under.
 const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
 const FORMAT: u64 = 1;
 /// Memory for redb's pages: the whole store is a few MiB.
@@ -79,9 +80,9 @@ impl EmbeddedStore {
         }
         // redb repairs itself after a crash; the full check is for what it cannot know: a bad disk, a bug.
         let repaired = !clean && !database.check_integrity().map_err(fail)?;
-        mark(&database, false).map_err(io)?;
+        let (starts, longest) = begin(&database).map_err(io)?;
         delete_leased(&database).map_err(|e| OpenError::Io { path: name.clone(), why: e.to_string() })?;
-        EmbeddedStore::of(database, repaired).map_err(io)
+        EmbeddedStore::of(database, starts, longest, repaired).map_err(io)
     }
 
     /// A copy of a file's bytes, in memory: to look at a store without changing it. A file that was not closed is repaired
@@ -98,11 +99,19 @@ impl EmbeddedStore {
         if format != FORMAT {
             return Err(OpenError::Format { path: name.to_owned(), found: format });
         }
-        EmbeddedStore::of(database, false).map_err(|e| io(e.to_string()))
+        EmbeddedStore::of(database, 0, Duration::ZERO, false).map_err(|e| io(e.to_string()))
     }
 
-    fn of(database: Database, repaired: bool) -> Result<EmbeddedStore, redb::Error> {
-        let shared = Mutex::new(Shared::at(revision(&database)?));
+    /// Others may have held leases when the process before ended. They must not take another's for theirs, so that each start has numbers
+    /// of its own; and nobody can have what was under them before they have given up believing in it, by their clocks.
+    fn of(
+        database: Database,
+        starts: u32,
+        longest: Duration,
+        repaired: bool,
+    ) -> Result<EmbeddedStore, redb::Error> {
+        let lease = i64::from(starts & i32::MAX as u32) << 32;
+        let shared = Mutex::new(Shared::at(revision(&database)?, lease, longest));
         let parts = Arc::new(Parts { database, shared, writing: Mutex::new(()) });
         Ok(EmbeddedStore { parts, clock: None, inline: false, repaired })
     }
@@ -127,7 +136,7 @@ impl EmbeddedStore {
 
     /// Remembers that the stop was clean, so that the next start need not check the file. Blocks.
     pub fn close(self) -> Result<(), MetaError> {
-        mark(&self.parts.database, true).map_err(|e| MetaError::Unknown(e.to_string()))
+        close(&self.parts.database).map_err(|e| MetaError::Unknown(e.to_string()))
     }
 
     async fn run<T: Send + 'static>(&self, f: impl FnOnce(&Parts) -> T + Send + 'static) -> T {
@@ -162,9 +171,10 @@ impl Parts {
     /// Only while `writing` is held. Ends of leases (`now` is `None`) name no lease.
     fn write(&self, mut txn: Txn, now: Option<Instant>) -> Result<Revision, MetaError> {
         let (leases, leased) = {
-            let shared = lock(&self.shared);
-            let leases = now.map_or(Ok(()), |now| shared.leases.check(now, &txn));
-            (leases, txn.leases().next().is_some() || !shared.leases.has_no_keys())
+            let Shared { leases, .. } = &*lock(&self.shared);
+            let leased = txn.leases().next().is_some() || !leases.has_no_keys();
+            let longest = leases.longest(&txn);
+            (now.map_or(Ok(()), |now| leases.check(now, &txn)), leased.then_some(longest))
         };
         let (write, revision) = prepare(&self.database, &mut txn, leases, leased)?;
         if let Err(e) = write.commit() {
@@ -217,9 +227,24 @@ fn about(database: &Database) -> Result<(u64, bool), redb::Error> {
     Ok((format, clean))
 }
 
-fn mark(database: &Database, clean: bool) -> Result<(), redb::Error> {
+/// The number of this start, and the longest time of leases so far. The file is not clean from now on.
+fn begin(database: &Database) -> Result<(u32, Duration), redb::Error> {
     let txn = database.begin_write()?;
-    txn.open_table(ABOUT)?.insert("clean", clean as u64)?;
+    let (starts, longest);
+    {
+        let mut about = txn.open_table(ABOUT)?;
+        longest = about.get("lease_ms")?.map_or(0, |guard| guard.value());
+        starts = about.get("starts")?.map_or(0, |guard| guard.value()) + 1;
+        about.insert("starts", starts)?;
+        about.insert("clean", 0)?;
+    }
+    txn.commit()?;
+    Ok((starts as u32, Duration::from_millis(longest)))
+}
+
+fn close(database: &Database) -> Result<(), redb::Error> {
+    let txn = database.begin_write()?;
+    txn.open_table(ABOUT)?.insert("clean", 1)?;
     txn.commit()?;
     Ok(())
 }
@@ -266,7 +291,7 @@ fn delete_leased(database: &Database) -> Result<(), MetaError> {
         return Ok(());
     }
     let mut txn = keys.into_iter().fold(Txn::default(), |txn, key| txn.delete(key));
-    let (write, _) = prepare(database, &mut txn, Ok(()), true)?;
+    let (write, _) = prepare(database, &mut txn, Ok(()), Some(Duration::ZERO))?;
     write.commit().map_err(|e| MetaError::Unknown(e.to_string()))
 }
 
@@ -283,13 +308,13 @@ fn leased(database: &Database) -> Result<Vec<String>, redb::Error> {
 }
 
 /// The redb transaction with everything in it that `txn` asks for; dropping it undoes all. `leases` is whether those that it
-/// names hold, `leased` whether it has to do with leases at all.
+/// names hold, `leased` their longest time, if it has to do with leases at all.
 /// Deletions of what is not there go out of `txn`: they change nothing.
 fn prepare(
     database: &Database,
     txn: &mut Txn,
     leases: Result<(), MetaError>,
-    leased: bool,
+    leased: Option<Duration>,
 ) -> Result<(redb::WriteTransaction, Revision), MetaError> {
     fn away(e: impl Into<redb::Error>) -> MetaError {
         MetaError::Unavailable(e.into().to_string())
@@ -325,7 +350,11 @@ fn prepare(
         }
         txn.ops.retain(|op| !absent.iter().any(|key| key == op.key()));
     }
-    if leased {
+    if let Some(longest) = leased {
+        let mut about = write.open_table(ABOUT).map_err(away)?;
+        let before = about.get("lease_ms").map_err(away)?.map_or(0, |guard| guard.value());
+        let longest = longest.as_nanos().div_ceil(1_000_000) as u64;
+        about.insert("lease_ms", longest.max(before)).map_err(away)?;
         let mut under = write.open_table(LEASED).map_err(away)?;
         for op in &txn.ops {
             match op {
@@ -367,7 +396,7 @@ impl ClusterStore for EmbeddedStore {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, MetaError> {
-        Ok(lock(&self.parts.shared).grant(Local::now(self), ttl))
+        lock(&self.parts.shared).grant(Local::now(self), ttl)
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), MetaError> {

@@ -18,6 +18,7 @@ mod memory;
 mod meta;
 mod records;
 mod serial;
+pub mod served;
 mod server;
 pub mod setup;
 mod token;
@@ -32,5 +33,6 @@ pub use meta::{
     TXN_BYTES_MAX, Txn, VALUE_BYTES_MAX, WATCH_CHANGES_MAX, Watch, WatchChange,
 };
 pub use records::ShardRecords;
+pub use served::{ServedStore, ServedWatch, serve_store};
 pub use server::{AdminHandler, serve_admin};
 pub use token::{StoreAt, Token};

@@ -9,6 +9,8 @@ use std::task::{Poll, Waker};
 
 /// Values of the changes that are kept for watches.
 const HISTORY_BYTES_MAX: usize = 4 << 20;
+/// Leases at the same time: a cluster has one or two of each node.
+const LEASES_MAX: usize = 4096;
 /// A lease that could not be ended is tried again after this.
 const AGAIN: Duration = Duration::from_millis(10);
 
@@ -25,16 +27,18 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Of a store that has this revision, and changes that nobody has kept.
-    pub fn at(revision: Revision) -> Shared {
+    /// Of a store that has this revision, and changes that nobody has kept. Its leases have numbers above `lease`, and none is
+    /// granted for a while.
+    pub fn at(revision: Revision, lease: i64, none_for: Duration) -> Shared {
         let history = History { floor: revision, ..History::default() };
-        Shared { history, ..Shared::default() }
+        let leases = Leases { last: lease, none_for, ..Leases::default() };
+        Shared { leases, history, ..Shared::default() }
     }
 
-    pub fn grant(&mut self, now: Instant, ttl: Duration) -> LeaseId {
-        let id = self.leases.grant(now, ttl);
+    pub fn grant(&mut self, now: Instant, ttl: Duration) -> Result<LeaseId, MetaError> {
+        let id = self.leases.grant(now, ttl)?;
         self.moved(); // it may end before any other
-        id
+        Ok(id)
     }
 
     /// The transaction has happened.
@@ -83,6 +87,9 @@ pub(crate) fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 #[derive(Default)]
 pub struct Leases {
     last: i64,
+    /// None is granted for so long from when the first is asked for.
+    none_for: Duration,
+    asked: Option<Instant>,
     held: BTreeMap<LeaseId, Held>,
     of_key: BTreeMap<String, LeaseId>,
 }
@@ -96,11 +103,18 @@ struct Held {
 }
 
 impl Leases {
-    fn grant(&mut self, now: Instant, ttl: Duration) -> LeaseId {
+    fn grant(&mut self, now: Instant, ttl: Duration) -> Result<LeaseId, MetaError> {
+        if self.held.len() == LEASES_MAX {
+            return Err(MetaError::Unavailable(format!("it has {LEASES_MAX} leases")));
+        }
+        if now < *self.asked.get_or_insert(now) + self.none_for {
+            let why = "it was started anew, and leases of before may still be believed in";
+            return Err(MetaError::Unavailable(why.into()));
+        }
         self.last += 1;
         let held = Held { ttl, until: now + ttl, ending: false, keys: BTreeSet::new() };
         self.held.insert(LeaseId(self.last), held);
-        LeaseId(self.last)
+        Ok(LeaseId(self.last))
     }
 
     pub fn keep_alive(&mut self, now: Instant, id: LeaseId) -> Result<(), MetaError> {
@@ -113,6 +127,11 @@ impl Leases {
     pub fn check(&self, now: Instant, txn: &Txn) -> Result<(), MetaError> {
         let holds = |id: LeaseId| self.held.get(&id).is_some_and(|held| held.holds(now));
         if txn.leases().all(holds) { Ok(()) } else { Err(MetaError::NoLease) }
+    }
+
+    /// The longest time of those that a transaction names.
+    pub fn longest(&self, txn: &Txn) -> Duration {
+        txn.leases().filter_map(|id| self.held.get(&id)).map(|held| held.ttl).max().unwrap_or_default()
     }
 
     fn attach(&mut self, key: &str, lease: Option<LeaseId>) {

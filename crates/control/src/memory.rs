@@ -170,7 +170,7 @@ impl ClusterStore for MemoryStore {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, MetaError> {
-        self.0.change(|parts| Ok(lock(&parts.shared).grant(parts.now(), ttl)))
+        self.0.change(|parts| lock(&parts.shared).grant(parts.now(), ttl))
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), MetaError> {

@@ -1,5 +1,6 @@
 //! The control store as this crate sees it: a small, ordered, transactional map, with watches and leases for a cluster.
-//! Embedded on one machine, etcd on a cluster, in memory in tests: all pass the same suite (`tests/stores.rs`).
+//! Embedded on one machine, that of another process or etcd on a cluster, in memory in tests: all pass the same suite
+//! (`tests/common/suite.rs`).
 
 use peristyle_base::Duration;
 use std::collections::BTreeSet;
@@ -191,6 +192,7 @@ pub trait ClusterStore: MetaStore {
     /// when it is [`WATCH_CHANGES_MAX`] changes behind.
     fn watch(&self, prefix: &str, from: Revision) -> Self::Watch;
     /// A lease ends when it was not kept alive for `ttl`: not before, and soon after it. What was put under it is deleted then.
+    /// No other lease ever has its number.
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, MetaError>;
     /// Begins the lease's time anew.
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), MetaError>;

@@ -173,3 +173,58 @@ fn devices_fail_with_their_node_or_its_rack_as_the_pool_says() {
         assert_eq!(zones, nodes, "no node has one");
     });
 }
+
+/// A store whose reads take a while.
+#[derive(Clone)]
+struct Slow(MemoryStore);
+
+impl MetaStore for Slow {
+    async fn get(&self, key: &str) -> Result<Option<Item>, MetaError> {
+        sleep(Duration::from_millis(20)).await;
+        self.0.get(key).await
+    }
+    async fn range(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Item)>, MetaError> {
+        self.0.range(prefix, limit).await
+    }
+    async fn commit(&self, txn: Txn) -> Result<Revision, MetaError> {
+        self.0.commit(txn).await
+    }
+}
+
+impl ClusterStore for Slow {
+    type Watch = <MemoryStore as ClusterStore>::Watch;
+
+    async fn list(&self, prefix: &str, limit: usize) -> Result<(Vec<(String, Item)>, Revision), MetaError> {
+        self.0.list(prefix, limit).await
+    }
+    fn watch(&self, prefix: &str, from: Revision) -> Self::Watch {
+        self.0.watch(prefix, from)
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, MetaError> {
+        self.0.grant(ttl).await
+    }
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), MetaError> {
+        self.0.keep_alive(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), MetaError> {
+        self.0.revoke(lease).await
+    }
+}
+
+#[test]
+fn who_follows_the_state_and_looks_at_other_things_meanwhile_misses_no_change() {
+    on_a_node(|store| async move {
+        let writer = create(&store).await;
+        let reader = Control::open(Slow(store.clone())).await.unwrap().unwrap();
+        let mut follower = reader.follow();
+        let wait = async |follower: &mut _, time: u64| {
+            timeout(Duration::from_millis(time), reader.changed(follower)).await.is_some()
+        };
+        assert!(!wait(&mut follower, 200).await);
+        writer.apply(&Change::JoinNode(node(1))).await.unwrap();
+        // Long enough to hear of the change, too short to read it.
+        assert!(!wait(&mut follower, 10).await && reader.state().nodes.is_empty());
+        assert!(wait(&mut follower, 200).await && reader.state().nodes.len() == 1);
+        assert!(!wait(&mut follower, 200).await, "told once");
+    });
+}

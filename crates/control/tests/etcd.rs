@@ -17,7 +17,7 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-use suite::{Subject, conforms, put};
+use suite::{Forget, Subject, conforms, put};
 
 /// Longer than anything takes that works.
 const LONG: Duration = Duration::from_secs(60);
@@ -29,16 +29,18 @@ const MOMENT: Duration = Duration::from_millis(300);
 fn the_etcd_store_conforms() {
     let etcd = Etcd::start(1);
     let next = Cell::new(0);
-    conforms(|| {
+    ready(conforms(async || {
         // A cluster of its own for each case.
         next.set(next.get() + 1);
         let store = etcd.store(&format!("case-{}", next.get())).inline();
-        let forget = |store: &EtcdStore| {
-            let (_, now) = ready(store.list("", 0)).unwrap();
-            ready(store.compact(now)).unwrap();
-        };
+        let forget: Forget<EtcdStore> = Box::new(|store| {
+            Box::pin(async {
+                let (_, now) = store.list("", 0).await.unwrap();
+                store.compact(now).await.unwrap();
+            })
+        });
         Subject { store, pass: Box::new(std::thread::sleep), forget }
-    });
+    }));
 }
 
 #[test]

@@ -4,31 +4,10 @@ mod common;
 #[path = "common/suite.rs"]
 mod suite;
 use common::{TempDir, ready};
-use peristyle_base::{Duration, Instant, ShardId};
+use peristyle_base::{Duration, ShardId};
 use peristyle_cluster::{ShardStore, StoreError, Version};
 use peristyle_control::*;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use suite::{Subject, churn, conforms, put, record};
-
-/// A clock that stands still until it is moved.
-#[derive(Clone, Default)]
-struct Clock(Arc<AtomicU64>);
-
-impl Clock {
-    fn now(&self) -> Instant {
-        Instant(self.0.load(Relaxed))
-    }
-    fn pass(&self, time: Duration) {
-        self.0.fetch_add(time.as_nanos() as u64, Relaxed);
-    }
-}
-
-/// A store of this process keeps as many changes as a watch may be behind.
-fn subject<S: ClusterStore>(clock: Clock, store: S) -> Subject<S> {
-    let forget = |store: &S| churn(store, WATCH_CHANGES_MAX.div_ceil(OPS_MAX));
-    Subject { store, pass: Box::new(move |time| clock.pass(time)), forget }
-}
+use suite::{Clock, conforms, put, record, subject};
 
 #[test]
 fn a_copy_of_a_files_bytes_has_what_the_file_has_also_when_it_was_not_closed_and_the_file_stays_as_it_is() {
@@ -47,23 +26,38 @@ fn a_copy_of_a_files_bytes_has_what_the_file_has_also_when_it_was_not_closed_and
 
 #[test]
 fn the_memory_store_conforms() {
-    conforms(|| {
+    ready(conforms(async || {
         let clock = Clock::default();
         let its = clock.clone();
         subject(clock, MemoryStore::with_clock(move || its.now()))
-    });
+    }));
 }
 
 #[test]
 fn the_embedded_store_conforms() {
     let folders = std::cell::RefCell::new(Vec::new());
-    conforms(|| {
+    ready(conforms(async || {
         let folder = TempDir::new();
         let (clock, store) = (Clock::default(), folder.store());
         folders.borrow_mut().push(folder);
         let its = clock.clone();
         subject(clock, store.with_clock(move || its.now()))
-    });
+    }));
+}
+
+#[test]
+fn a_store_that_may_be_any_conforms_as_the_embedded_one_and_is_for_all_threads() {
+    fn is_for_all_threads(_: &(impl Clone + Send + 'static)) {}
+    let folders = std::cell::RefCell::new(Vec::new());
+    ready(conforms(async || {
+        let folder = TempDir::new();
+        let (clock, store) = (Clock::default(), folder.store());
+        folders.borrow_mut().push(folder);
+        let its = clock.clone();
+        let store = AnyStore::Embedded(store.with_clock(move || its.now()));
+        is_for_all_threads(&store);
+        subject(clock, store)
+    }));
 }
 
 #[test]
@@ -86,6 +80,45 @@ fn a_start_of_the_embedded_store_deletes_what_was_under_leases_of_the_process_be
     let mut watch = store.watch("", now);
     ready(store.commit(put("e", "1"))).unwrap();
     assert_eq!(ready(watch.next()).unwrap().key, "e");
+}
+
+#[test]
+fn a_start_of_the_embedded_store_grants_no_lease_while_one_of_the_process_before_may_be_believed_in() {
+    let folder = TempDir::new();
+    let (short, long) = (Duration::from_secs(3), Duration::from_secs(9));
+    let before = {
+        let store = folder.store();
+        let [short, long, unused] = [short, long, 2 * long].map(|ttl| ready(store.grant(ttl)).unwrap());
+        ready(store.commit(Txn::default().put_leased("a", "1", long).put_leased("b", "1", short))).unwrap();
+        ready(store.commit(Txn::default().put_leased("a", "1", short))).unwrap();
+        [short, long, unused]
+    };
+    // Twice, since the first start may not last long enough.
+    drop(folder.store());
+    let clock = Clock::default();
+    let its = clock.clone();
+    let store = folder.store().with_clock(move || its.now());
+    clock.pass(Duration::from_secs(1000));
+    assert!(matches!(ready(store.grant(short)), Err(MetaError::Unavailable(_))));
+    clock.pass(long - Duration::from_nanos(1));
+    assert!(matches!(ready(store.grant(short)), Err(MetaError::Unavailable(_))));
+    clock.pass(Duration::from_nanos(1));
+    let granted: Vec<_> = (0..3).map(|_| ready(store.grant(short)).unwrap()).collect();
+    assert!(granted.iter().all(|lease| !before.contains(lease)));
+    for lease in before {
+        assert_eq!(ready(store.keep_alive(lease)), Err(MetaError::NoLease), "it would keep another's alive");
+    }
+}
+
+#[test]
+fn leases_are_refused_above_a_limit_and_granted_again_below_it() {
+    let store = MemoryStore::default();
+    let grant = || ready(store.grant(Duration::from_secs(600)));
+    let all: Vec<_> = std::iter::from_fn(|| grant().ok()).take(10_000).collect();
+    assert_eq!(all.len(), 4096);
+    assert!(matches!(grant(), Err(MetaError::Unavailable(_))));
+    ready(store.revoke(all[7])).unwrap();
+    assert!(grant().is_ok());
 }
 
 #[test]

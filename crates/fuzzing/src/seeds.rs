@@ -269,6 +269,14 @@ pub fn peer_answers() -> Vec<Vec<u8>> {
     peristyle_cluster::peer::fuzz::seeds().1
 }
 
+pub fn store_requests() -> Vec<Vec<u8>> {
+    peristyle_control::served::fuzz::seeds().0
+}
+
+pub fn store_answers() -> Vec<Vec<u8>> {
+    peristyle_control::served::fuzz::seeds().1
+}
+
 pub fn records() -> Vec<Vec<u8>> {
     let scheme = Scheme::new(2, 1).expect("a scheme");
     let place = |extent: u64, c: usize| ColumnPlace {

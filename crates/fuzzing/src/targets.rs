@@ -41,6 +41,8 @@ pub const TARGETS: &[Target] = &[
     t(1, "nbd_connection",    4096, peristyle_nbd::testing::fuzz,         seeds::nbd_connections),
     t(8, "peer_server",       4096, peristyle_cluster::peer::fuzz::server, seeds::peer_requests),
     t(8, "peer_client",       4096, peristyle_cluster::peer::fuzz::client, seeds::peer_answers),
+    t(8, "store_server",      4096, peristyle_control::served::fuzz::server, seeds::store_requests),
+    t(8, "store_client",      4096, peristyle_control::served::fuzz::client, seeds::store_answers),
     // From disk and from the control store.
     t(8, "column_label",      4096, peristyle_column::format::fuzz_label,     seeds::labels),
     t(8, "column_page",       4096, peristyle_column::format::fuzz_page,      seeds::pages),

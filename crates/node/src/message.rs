@@ -15,6 +15,8 @@ pub enum Request {
     Volume { shard: ShardId, layer: LayerId, request: VolumeRequest },
     /// To every reactor: its statistics.
     Stats,
+    /// To every reactor: its shards, and what they are doing.
+    Phases,
     /// To every reactor: how much it has read and written.
     Totals,
     /// To every reactor: its shards read everything, and repair what is damaged.
@@ -40,6 +42,7 @@ pub enum Reply {
     Volume(VolumeAnswer),
     Stats(Box<crate::stats::ReactorStats>),
     Totals(crate::stats::IoTotals),
+    Phases(Vec<(ShardId, crate::ShardPhase)>),
     Done(bool),
     Opened(Result<(), crate::DeviceOpenError>),
     Target(crate::target::HomeReply),

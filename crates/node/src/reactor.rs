@@ -361,6 +361,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 Reply::Volume(self.serve_volume(shard, layer, request).await)
             }
             Request::Stats => Reply::Stats(Box::new(self.reactor_stats())),
+            Request::Phases => Reply::Phases(self.shard_phases()),
             Request::Totals => Reply::Totals(self.io_totals()),
             Request::Check { device } => {
                 if let Some(server) = self.columns.server(device) {
@@ -461,6 +462,22 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         let mut totals = IoTotals { connections: self.stats.borrow().connections, ..IoTotals::default() };
         self.volume_stats.borrow().values().for_each(|volume| totals.add_volume(volume));
         totals
+    }
+
+    /// The shards of all reactors, and what they are doing.
+    pub async fn all_phases(&self) -> Vec<(ShardId, ReactorId, ShardPhase)> {
+        let mut all = Vec::new();
+        for reactor in (0..self.reactors() as u16).map(ReactorId) {
+            let phases = match reactor == self.id() {
+                true => self.shard_phases(),
+                false => match self.bus.call(reactor, Request::Phases).await {
+                    Reply::Phases(phases) => phases,
+                    _ => continue,
+                },
+            };
+            all.extend(phases.into_iter().map(|(shard, phase)| (shard, reactor, phase)));
+        }
+        all
     }
 
     /// How much all reactors have read and written since the start.

@@ -1,7 +1,9 @@
 //! `cargo xtask e2e`: the daemon as its users see it, through clients that are not ours.
 
 mod daemon;
+mod dev_cluster;
 mod files;
+mod kernel_cluster;
 mod kernel_host;
 mod nbd_fs;
 mod nbd_raw;
@@ -18,6 +20,8 @@ use clap::Subcommand;
 pub enum Test {
     /// Debian's kernel under QEMU as NVMe/TCP host: ext4, fio, identifiers, a daemon killed between.
     KernelHost(Size),
+    /// The same host with native multipath to all nodes of a cluster, which are killed two at a time. Needs etcd.
+    KernelCluster(Size),
     /// The same host gives space back: `fstrim`, `mkfs.ext4 -E discard`, and `peristyle pool show` tells.
     KernelSpace(Size),
     /// ext4 and xfs of this machine's kernel over NBD, the daemon killed in the middle. Needs root.
@@ -41,6 +45,7 @@ pub fn run(test: &Test) -> Result<()> {
     tools::build_daemon()?;
     match test {
         Test::KernelHost(size) => kernel_host::run(*size),
+        Test::KernelCluster(size) => kernel_cluster::run(*size),
         Test::KernelSpace(size) => space::run(*size),
         Test::NbdFs(size) => nbd_fs::run(*size),
         Test::NbdRaw(size) => nbd_raw::run(*size),

@@ -46,7 +46,7 @@ const TABLE: &[Row] = &[
     row("crates/bench",   "peristyle-bench",   &["base", "nvme", "rt"], &[]),
     // proof and programs
     row("crates/sim",     "peristyle-sim",     ANY_BUT_SIM, &["clap"]),
-    row("crates/fuzzing", "peristyle-fuzzing", &["base", "nvme", "nbd", "cluster", "column", "shard"],
+    row("crates/fuzzing", "peristyle-fuzzing", &["base", "nvme", "nbd", "cluster", "column", "shard", "control"],
         &["anyhow", "clap"]),
     row("bin/peristyle",  "peristyle",         ANY_BUT_SIM,
         &["anyhow", "clap", "comfy-table", "hdrhistogram", "indicatif", "libc", "plotters", "ratatui", "serde", "serde_json", "toml"]),

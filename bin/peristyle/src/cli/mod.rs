@@ -77,6 +77,16 @@ pub enum Command {
     Report(crate::report::ReportOptions),
     /// Stop a running node cleanly
     Stop,
+    /// The shared store of a development cluster without etcd
+    #[command(hide = true)]
+    ServeStore {
+        #[arg(long)]
+        file: PathBuf,
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        name: String,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -108,6 +118,9 @@ pub struct DevOptions {
     /// A cluster of so many node processes, with etcd, instead of one node; ports from --listen on
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32))]
     pub nodes: Option<u16>,
+    /// Keep what the nodes share in the embedded store of one more process, also where etcd is installed
+    #[arg(long, requires = "nodes")]
+    pub without_etcd: bool,
     /// Folder of the store
     #[arg(long, default_value = "./peristyle-dev", value_name = "PATH")]
     pub dir: PathBuf,

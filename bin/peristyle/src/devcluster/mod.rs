@@ -44,8 +44,9 @@ pub fn run(options: &DevOptions, count: u16) -> Result<(), Failure> {
         true => vec![("demo".to_owned(), 4 * GIB)],
         false => options.volumes.iter().map(|v| (v.name.clone(), v.bytes)).collect(),
     };
-    let store = SharedStore::start(&layout)?;
-    let token = match layout.token()? {
+    let token = layout.token()?;
+    let store = SharedStore::start(&layout, token.as_ref(), options.without_etcd)?;
+    let token = match token {
         Some(token) => token,
         None => {
             let token = wiring::found::create(NAME, &store.at, new_cluster(options))?;

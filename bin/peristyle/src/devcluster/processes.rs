@@ -1,5 +1,6 @@
 //! The processes of a development cluster: nodes, and the store that they share.
 
+use super::NAME;
 use super::files::Layout;
 use crate::cli::DevOptions;
 use crate::client::Client;
@@ -8,7 +9,7 @@ use peristyle_control::api::Request;
 use peristyle_control::{StoreAt, Token};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +29,11 @@ fn failed(what: &str, e: impl std::fmt::Display) -> Failure {
 fn logged(command: &mut Command, log: &Path) -> std::io::Result<Child> {
     let file = File::options().create(true).append(true).open(log)?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()
+}
+
+/// This program.
+fn program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|e| failed("this program's path", e))
 }
 
 fn signal(pid: u32, name: &str) -> Result<(), Failure> {
@@ -52,35 +58,59 @@ fn wait_or_kill(child: &mut Child) {
     }
 }
 
-/// What all nodes share: etcd, if it is installed.
+/// What all nodes share: etcd, if it is installed; else a process that serves the embedded store.
 pub struct SharedStore {
     pub at: StoreAt,
     child: Option<Child>,
+    log: PathBuf,
 }
 
 impl SharedStore {
-    pub fn start(layout: &Layout) -> Result<SharedStore, Failure> {
+    /// `token`: a cluster that is there keeps the store that it has.
+    pub fn start(layout: &Layout, token: Option<&Token>, without_etcd: bool) -> Result<SharedStore, Failure> {
         let [clients, _] = layout.store_ports();
-        let at = StoreAt::Etcd(vec![format!("127.0.0.1:{clients}")]);
-        // One that a former run has left is the same one.
-        if is_healthy(clients) {
-            return Ok(SharedStore { at, child: None });
+        let served = match token {
+            Some(token) => matches!(token.store, StoreAt::Served(_)),
+            None => without_etcd,
+        };
+        if !served {
+            let (at, log) =
+                (StoreAt::Etcd(vec![format!("127.0.0.1:{clients}")]), layout.dir.join("etcd.log"));
+            // One that a former run has left is the same one.
+            if is_healthy(clients) {
+                return Ok(SharedStore { at, child: None, log });
+            }
+            match SharedStore::start_etcd(layout, &log) {
+                Ok(child) => return SharedStore { at, child: Some(child), log }.wait(|| is_healthy(clients)),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound && token.is_none() => {
+                    let what = "etcd is not installed (Debian: etcd-server): the nodes share the embedded store of one process, \
+                                which nothing replaces while it is away";
+                    eprintln!("peristyle: {what}");
+                }
+                Err(e) => return Err(failed("etcd", e)),
+            }
         }
-        let child = SharedStore::start_etcd(layout)?;
-        let mut store = SharedStore { at, child: Some(child) };
-        store.wait(clients, &layout.dir)?;
-        Ok(store)
+        let (addr, log) = (SocketAddr::from(([127, 0, 0, 1], clients)), layout.dir.join("store.log"));
+        if TcpStream::connect(addr).is_ok() {
+            return Ok(SharedStore { at: StoreAt::Served(addr), child: None, log });
+        }
+        let mut command = Command::new(program()?);
+        command.arg("serve-store").arg("--file").arg(layout.dir.join("store.redb"));
+        command.args(["--listen", &addr.to_string(), "--name", NAME]);
+        let child = logged(&mut command, &log).map_err(|e| failed("the store's process", e))?;
+        let store = SharedStore { at: StoreAt::Served(addr), child: Some(child), log };
+        store.wait(|| TcpStream::connect(addr).is_ok())
     }
 
-    fn start_etcd(layout: &Layout) -> Result<Child, Failure> {
+    fn start_etcd(layout: &Layout, log: &Path) -> std::io::Result<Child> {
         let [clients, peers] = layout.store_ports().map(|port| format!("http://127.0.0.1:{port}"));
         let mut command = Command::new("etcd");
-        command.args(["--name", "dev", "--data-dir"]).arg(layout.dir.join("etcd"));
+        command.args(["--name", NAME, "--data-dir"]).arg(layout.dir.join("etcd"));
         command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
         command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
         command.args([
             "--initial-cluster",
-            &format!("dev={peers}"),
+            &format!("{NAME}={peers}"),
             "--logger",
             "zap",
             "--log-level",
@@ -92,26 +122,24 @@ impl SharedStore {
                 command.env_remove(variable); // what a system's own etcd is told is not meant for this one
             }
         }
-        logged(&mut command, &layout.dir.join("etcd.log")).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Failure::failed(
-                "a cluster keeps its shared state in etcd, and there is none: install it (Debian: etcd-server)",
-            ),
-            _ => failed("etcd", e),
-        })
+        logged(&mut command, log)
     }
 
-    fn wait(&mut self, port: u16, dir: &Path) -> Result<(), Failure> {
+    fn wait(mut self, is_ready: impl Fn() -> bool) -> Result<SharedStore, Failure> {
         let start = Instant::now();
-        while !is_healthy(port) {
+        loop {
             let ended = self.child.as_mut().is_some_and(|c| !matches!(c.try_wait(), Ok(None)));
             if ended || start.elapsed() > STORE_LIMIT {
-                self.stop();
-                let log = dir.join("etcd.log");
-                return Err(Failure::failed(format!("etcd does not start: see {}", log.display())));
+                return Err(Failure::failed(format!(
+                    "the shared store does not start: see {}",
+                    self.log.display()
+                )));
+            }
+            if is_ready() {
+                return Ok(self);
             }
             std::thread::sleep(PAUSE);
         }
-        Ok(())
     }
 
     pub fn stop(&mut self) {
@@ -188,8 +216,7 @@ impl Node {
         if self.child.is_some() {
             return Err(Failure::failed(format!("node {} runs", self.number)));
         }
-        let program = std::env::current_exe().map_err(|e| failed("this program's path", e))?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(program()?);
         command.arg("node").arg("--config").arg(&self.config);
         command.args(["--development", &self.device_bytes.to_string(), "--json"]);
         let child = logged(&mut command, &self.dir.join("log")).map_err(|e| failed("a node's process", e))?;

@@ -4,7 +4,7 @@ use super::member::Member;
 use super::serve::{Store, ThisNode, spec_of};
 use super::{Plan, stats};
 use peristyle_base::units::COLUMN_BYTES;
-use peristyle_base::{BLOCK_BYTES, DeviceId, Scheme};
+use peristyle_base::{BLOCK_BYTES, DeviceId, Scheme, ShardId};
 use peristyle_cluster::{PoolView, Protection};
 use peristyle_control::api::{
     ApiError, Code, DeviceInfo, ExtentCount, FaultKind, PoolInfo, ProfilePage, Request, Response, ShardInfo,
@@ -17,7 +17,7 @@ use peristyle_control::{AdminHandler, AnyStore, Control};
 use peristyle_node::devices::SharedDevice;
 use peristyle_node::{DeviceState, ShardPhase, Wish};
 use peristyle_rt::sync::Semaphore;
-use peristyle_rt::{Duration, Fault, Instant};
+use peristyle_rt::{Duration, Fault, Instant, ReactorId};
 use peristyle_shard::Usage;
 use peristyle_shard::stats::{KINDS, PHASES, SpaceFigures};
 use peristyle_shard::{AllocClass, GROUP_MAX, ResizeError, ShardError};
@@ -432,6 +432,7 @@ impl Admin {
     }
 
     async fn status(&self) -> Status {
+        let shards = self.shards().await;
         let mut views = Vec::new();
         views.extend(self.serving().map(|d| d.view(AllocClass::User)));
         let state = self.control.state();
@@ -464,7 +465,7 @@ impl Admin {
             listen: self.fronts.listen.iter().map(|a| a.to_string()).collect(),
             nbd: self.fronts.nbd.iter().map(|a| a.to_string()).collect(),
             reactors: self.node.reactors() as u32,
-            shards: self.shards(),
+            shards,
             connections: self.node.reactor_stats().front.connections as u32,
             devices: views.len() as u32,
             devices_healthy: views.iter().filter(|v| v.healthy && !v.avoid).count() as u32,
@@ -473,26 +474,27 @@ impl Admin {
         }
     }
 
-    /// Shards of other reactors are shown as serving: the node was ready before this socket opened.
-    fn shards(&self) -> Vec<ShardInfo> {
-        let here = self.node.shard_phases();
-        let config = self.node.config().shards.iter();
-        config
-            .map(|&(id, reactor)| {
-                let phase = here.iter().find(|p| p.0 == id).map(|p| p.1);
-                ShardInfo {
-                    id: id.0,
-                    reactor: reactor.0.into(),
-                    epoch: self.node.shard(id).map_or(0, |s| s.epoch().0),
-                    state: match phase {
-                        Some(ShardPhase::Recovering(Some(e))) => e.to_string(),
-                        Some(ShardPhase::Recovering(None)) => "recovering".into(),
-                        Some(ShardPhase::Stopped(_)) => "stopped".into(),
-                        Some(ShardPhase::Serving(_)) | None => "serving".into(),
-                    },
-                }
-            })
-            .collect()
+    /// Shards that this node serves, or is to serve.
+    async fn shards(&self) -> Vec<ShardInfo> {
+        let wanted: Vec<ShardId> = match &self.member {
+            Some(member) => self.control.state().owned_by(member.me).collect(),
+            None => self.node.config().shards.iter().map(|s| s.0).collect(),
+        };
+        let phases = self.node.all_phases().await;
+        let served = |phase: &ShardPhase| matches!(phase, ShardPhase::Serving(_) | ShardPhase::Recovering(_));
+        let shown = phases.into_iter().filter(|(id, _, phase)| wanted.contains(id) || served(phase));
+        let info = |(id, reactor, phase): (ShardId, ReactorId, ShardPhase)| ShardInfo {
+            id: id.0,
+            reactor: reactor.0.into(),
+            epoch: self.node.shard(id).map_or(0, |s| s.epoch().0),
+            state: match phase {
+                ShardPhase::Recovering(Some(e)) => e.to_string(),
+                ShardPhase::Recovering(None) => "recovering".into(),
+                ShardPhase::Stopped(_) => "stopped".into(),
+                ShardPhase::Serving(_) => "serving".into(),
+            },
+        };
+        shown.map(info).collect()
     }
 }
 

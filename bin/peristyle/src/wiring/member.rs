@@ -10,10 +10,12 @@ use peristyle_control::config::ClusterConfig;
 use peristyle_control::desired::{self, Change, NodeState, State};
 use peristyle_control::election::Manager;
 use peristyle_control::member::{self, GoesBy};
-use peristyle_control::{AnyStore, Control, ControlError, EtcdConfig, EtcdStore, MetaError, StoreAt, Token};
+use peristyle_control::{
+    AnyStore, Control, ControlError, EtcdConfig, EtcdStore, MetaError, ServedStore, StoreAt, Token,
+};
 use peristyle_node::NodeConfig;
 use peristyle_rt::sync::Semaphore;
-use peristyle_rt::{Duration, Instant, RuntimeConfig, select, sleep, spawn, timeout};
+use peristyle_rt::{Addr, Duration, Instant, RuntimeConfig, select, sleep, spawn, timeout};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -48,7 +50,7 @@ pub fn reach(token: &Token) -> Result<AnyStore, Failure> {
             let config = EtcdConfig::new(&token.name, endpoints.clone());
             EtcdStore::open(&config).map(AnyStore::Etcd).map_err(Failure::failed)
         }
-        StoreAt::Served(addr) => Err(Failure::usage(format!("store:{addr}: only etcd is known here"))),
+        StoreAt::Served(addr) => Ok(AnyStore::Served(ServedStore::new(Addr::Tcp(*addr), &token.name))),
     }
 }
 
@@ -205,6 +207,10 @@ impl Member {
             self.goes_by.set(state.cluster.membership);
             self.own_shards(&state).await;
             timeout(LOOK_PERIOD, self.control.changed(&mut follower)).await;
+            // Another may have been asked to own what this node has lost.
+            if state.owned_by(self.me).any(|shard| !self.node.serves(shard)) {
+                timeout(LOOK_PERIOD, self.control.refresh()).await;
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod manager;
 mod member;
 mod offline;
 mod serve;
+mod serve_store;
 mod stats;
 mod store;
 mod target;
@@ -117,6 +118,7 @@ pub trait Observer {
 
 pub use at_rest::{ExtentDump, PoolCheck, Source, dump_extent, pool_check, state_file_in};
 pub use offline::{device_check, device_format, device_inspect, progress_bar};
+pub use serve_store::run as serve_store;
 
 /// What `dev` and `node` come down to.
 #[derive(Clone, Debug)]

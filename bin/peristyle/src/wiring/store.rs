@@ -30,7 +30,7 @@ impl Opened {
     pub fn close(self) -> Result<(), Failure> {
         match self.store {
             AnyStore::Embedded(store) => store.close().map_err(|e| Failure::failed(e.to_string())),
-            AnyStore::Etcd(_) => Ok(()),
+            AnyStore::Etcd(_) | AnyStore::Served(_) => Ok(()),
         }
     }
 }

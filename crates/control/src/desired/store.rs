@@ -128,15 +128,19 @@ pub struct Follower<S: ClusterStore> {
     watch: Option<S::Watch>,
     /// Of the state that was told of last.
     seen: Revision,
+    /// Of the last change that was heard of; it may not have been read yet.
+    heard: Revision,
 }
 
 impl<S: ClusterStore> Control<S> {
     /// Begins behind what is known now.
     pub fn follow(&self) -> Follower<S> {
-        Follower { watch: None, seen: self.known.borrow().revision }
+        let seen = self.known.borrow().revision;
+        Follower { watch: None, seen, heard: seen }
     }
 
-    /// Returns when [`Control::state`] has another state than `follower` has seen. A store that is away is waited for.
+    /// Returns when [`Control::state`] has another state than `follower` has seen. A store that is away is waited for. Dropping the
+    /// future loses nothing.
     pub async fn changed(&self, follower: &mut Follower<S>) {
         loop {
             let known = self.known.borrow().revision;
@@ -144,11 +148,13 @@ impl<S: ClusterStore> Control<S> {
                 follower.seen = known;
                 return;
             }
+            if follower.heard > known {
+                self.reread().await;
+                continue;
+            }
             match &mut follower.watch {
                 Some(watch) => match watch.next().await {
-                    // Its own changes are known already.
-                    Ok(change) if change.revision > self.known.borrow().revision => self.reread().await,
-                    Ok(_) => {}
+                    Ok(change) => follower.heard = change.revision,
                     Err(ReadAnew) => follower.watch = None,
                 },
                 None => {

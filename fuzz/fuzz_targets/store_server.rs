@@ -1,0 +1,2 @@
+#![no_main]
+libfuzzer_sys::fuzz_target!(|input: &[u8]| (peristyle_fuzzing::target("store_server").expect("a listed target").run)(input));

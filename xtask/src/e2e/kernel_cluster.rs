@@ -1,0 +1,87 @@
+//! Debian's kernel under QEMU, with native multipath to all six nodes of a 4+2 cluster, two of which are killed at a time. The
+//! guest's side is `tests/e2e/lab/kernel-cluster.sh`.
+
+use super::Size;
+use super::dev_cluster::DevCluster;
+use super::kernel_host::lab;
+use super::scratch::Scratch;
+use anyhow::{Context, Result, ensure};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const NODES: u16 = 6;
+/// What the guest prints before the number of a round.
+const ROUND: &str = "ROUND ";
+/// Killed nodes stay away for so long.
+const AWAY: Duration = Duration::from_secs(4);
+const MIB: u64 = 1 << 20;
+
+pub fn run(size: Size) -> Result<()> {
+    let (rounds, limit) = if size.short { (2, 300) } else { (10, 1800) };
+    let lab = lab()?;
+    let scratch = Scratch::new("kernel-cluster")?;
+    let options = ["--device-size", "1G", "--scheme", "4+2", "--volume", "demo=256M"];
+    let mut cluster = DevCluster::start(&scratch.path().join("cluster"), NODES, "10.0.2.2", &options)?;
+    let mut bytes = cluster.ready.volumes[0].bytes;
+    boot(&lab, scratch.path(), &cluster, (rounds, limit), |line| {
+        let Some(round) = line.strip_prefix(ROUND) else { return Ok(()) };
+        kill_two(&cluster, round.parse()?)?;
+        bytes += MIB;
+        cluster.resize("demo", bytes)
+    })?;
+    cluster.alive()?;
+    cluster.stop()?;
+    scratch.passed();
+    Ok(())
+}
+
+/// Whoever serves the volume, and another, a different one each time; back they come, and get what they have missed.
+fn kill_two(cluster: &DevCluster, round: u16) -> Result<()> {
+    let owner = cluster.owner("demo")?.node;
+    let other = (owner + round % (NODES - 1)) % NODES + 1;
+    std::thread::sleep(Duration::from_secs(1));
+    for node in [owner, other] {
+        cluster.order("kill", node)?;
+    }
+    std::thread::sleep(AWAY);
+    for node in [owner, other] {
+        cluster.order("start", node)?;
+    }
+    let took = cluster.wait_sound()?;
+    println!(
+        "round {round}: nodes {owner} and {other} were killed, and sound again {took:.1?} after their start"
+    );
+    Ok(())
+}
+
+/// Boots the guest; `hear` gets every line that it prints.
+fn boot(
+    lab: &Path,
+    scratch: &Path,
+    cluster: &DevCluster,
+    (rounds, limit): (u32, u32),
+    mut hear: impl FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    let mut command = Command::new(lab.join("boot-guest"));
+    command.args(["-c", "2", "-t", &limit.to_string(), "-l"]).arg(scratch.join("console"));
+    command.arg(lab.join("kernel-cluster.sh")).args([&cluster.ready.nqn, &rounds.to_string()]);
+    for node in &cluster.ready.nodes {
+        command.arg(node.port()?.to_string());
+    }
+    println!("$ boot-guest kernel-cluster.sh");
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let output = child.stdout.take().context("its output is piped")?;
+    let mut result = Ok(());
+    for line in BufReader::new(output).lines().map_while(Result::ok) {
+        println!("{line}");
+        if result.is_ok() {
+            result = hear(&line);
+        }
+    }
+    let status = child.wait()?;
+    result?;
+    ensure!(status.success(), "in the guest: {status}");
+    Ok(())
+}
