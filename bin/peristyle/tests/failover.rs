@@ -3,7 +3,7 @@
 mod daemon;
 
 use daemon::{Daemon, PERISTYLE};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -58,7 +58,11 @@ fn phases_are_told_between_marks_or_at_the_end_and_a_path_that_is_not_there_matt
 fn with_marks(portal: &str, nqn: &str) {
     let mut driven =
         Driven::start(&["127.0.0.1:1", portal], nqn, &["--qd", "4", "--duration", "10m", "--seed", "1"]);
-    assert_eq!(driven.until_completed(500)["status"], "start");
+    let status = driven.until_completed(500);
+    assert_eq!(
+        (&status["status"], &status["paths"]),
+        (&"start".into(), &json!(["not connected", "optimized"]))
+    );
     driven.say("mark second one");
     let first = driven.hear();
     assert_eq!((&first["name"], &first["depth"]), (&"start".into(), &4.into()));

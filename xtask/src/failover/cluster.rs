@@ -84,6 +84,8 @@ impl Cluster {
         let mut command = Command::new(tools::daemon());
         command.args(["dev", "--json", "--nodes", &options.nodes.to_string(), "--dir"]).arg(&dir);
         command.args(["--scheme", &options.scheme, "--listen", &options.listen]);
+        command.args(["--device-size", &options.device_size]);
+        command.args(["--volume", &format!("failover={}", options.volume_size)]);
         let errors = File::options().create(true).append(true).open(&log)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.try_clone()?);
         let mut child = command.spawn().context("cannot start the cluster")?;
@@ -136,6 +138,16 @@ impl Cluster {
             }
             std::thread::sleep(super::PERIOD);
         }
+    }
+
+    /// What every node says, for whoever wants to know why nothing goes on.
+    pub fn words(&self) -> String {
+        let show = |node: &Node| {
+            let admin = node.admin.display().to_string();
+            self.ask(&["cluster", "show", "--admin", &admin]).unwrap_or_else(|error| format!("{error:#}"))
+        };
+        let words = |node: &Node| format!("{} says:\n{}\n", node.admin.display(), show(node));
+        self.ready.nodes.iter().map(words).collect()
     }
 
     /// Every node answers, and sees this one.

@@ -41,6 +41,8 @@ impl fmt::Display for Phase {
 #[derive(Deserialize, Debug)]
 pub struct Status {
     pub completed: u64,
+    /// What each node says of the volume.
+    pub paths: Vec<String>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -103,11 +105,19 @@ impl Load {
     /// Waits until so many more commands of the phase are done than were before.
     pub fn until_running(&mut self, before: u64, more: u64) -> Result<()> {
         let until = Instant::now() + LIMIT;
-        while self.status()?.completed < before + more {
-            ensure!(Instant::now() < until, "no command ends any more, for {} s", LIMIT.as_secs());
+        loop {
+            let status = self.status()?;
+            if status.completed >= before + more {
+                return Ok(());
+            }
+            let paths = status.paths.join(", ");
+            ensure!(
+                Instant::now() < until,
+                "no command ends any more, for {} s; paths: {paths}",
+                LIMIT.as_secs()
+            );
             std::thread::sleep(PERIOD);
         }
-        Ok(())
     }
 
     /// The last phase is of no interest.

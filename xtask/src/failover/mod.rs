@@ -43,6 +43,11 @@ pub struct Options {
     /// Of the cluster.
     #[arg(long, default_value = "4+2")]
     scheme: String,
+    /// Of each node's device, a sparse file.
+    #[arg(long, default_value = "1GiB")]
+    device_size: String,
+    #[arg(long, default_value = "512MiB")]
+    volume_size: String,
     /// First of the cluster's ports.
     #[arg(long, default_value = "127.0.0.1:4420")]
     listen: String,
@@ -58,7 +63,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let mut figures = Figures::default();
     for round in 1..=options.rounds {
         one_round(round, &cluster, &mut load, &mut figures, running)
-            .with_context(|| format!("round {round}"))?;
+            .with_context(|| format!("round {round}; {}", cluster.words()))?;
     }
     let summary = load.end()?;
     print!("{figures}");

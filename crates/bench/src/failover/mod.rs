@@ -13,6 +13,7 @@ use crate::paths::{Done, PathError, Paths};
 use crate::random::Random;
 use crate::session::{Namespace, SessionError};
 use peristyle_base::BLOCK_BYTES;
+use peristyle_nvme::wire::log_page::AnaState;
 use peristyle_rt::sync::Notify;
 use peristyle_rt::{Buf, Duration, Instant, now, sleep};
 use std::cell::{Cell, Ref, RefCell};
@@ -112,6 +113,10 @@ impl Failover {
     /// What was read, and must not have been: how often, and the first of them.
     pub fn registers(&self) -> Ref<'_, Registers> {
         self.registers.borrow()
+    }
+    /// Of each path, what it says of the namespace; `None` when it is not connected.
+    pub fn states(&self) -> impl Iterator<Item = Option<AnaState>> + '_ {
+        (0..self.paths.count()).map(|path| self.paths.state(path, self.plan.nsid))
     }
     /// The first errors that a host was told of.
     pub fn errors(&self) -> Ref<'_, Vec<PathError>> {

@@ -239,6 +239,11 @@ impl Paths {
         self.run(nsid, async |queue: &Queue| queue.write(nsid, slba, blocks, data.clone()).await).await
     }
 
+    /// Paths that there are, connected or not.
+    pub fn count(&self) -> usize {
+        self.paths.len()
+    }
+
     /// The state of the namespace's group on a path, as the log said it last; `None` when it is not connected, or has no
     /// such namespace.
     pub fn state(&self, path: usize, nsid: u32) -> Option<AnaState> {

@@ -117,7 +117,7 @@ async fn one(options: &FailoverOptions, depth: u32, orders: &mut Orders) -> Resu
     while peristyle_rt::now() < until && !orders.ended() {
         match orders.next() {
             Some(Order::Mark(name)) => mark(&failover, &name, depth)?,
-            Some(Order::Status) => print!("{}", json(&told::status(&failover.record(), depth))),
+            Some(Order::Status) => print!("{}", json(&told::status(&failover, depth))),
             Some(Order::End) => break,
             None => peristyle_rt::sleep(LOOK).await,
         }

@@ -1,7 +1,8 @@
 //! Phases as JSON and as a table.
 
 use crate::render::table;
-use peristyle_bench::failover::{BUCKET, Failover, Phase, Record};
+use peristyle_bench::failover::{BUCKET, Failover, Phase};
+use peristyle_nvme::wire::log_page::AnaState;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -65,9 +66,11 @@ pub fn phase(phase: &Phase, depth: u32) -> Value {
     })
 }
 
-/// The phase that goes on.
-pub fn status(record: &Record, depth: u32) -> Value {
+/// The phase that goes on, and what each path says of the volume.
+pub fn status(failover: &Failover, depth: u32) -> Value {
+    let record = failover.record();
     let phase = record.phases().last().expect("there is always one");
+    let paths: Vec<&str> = failover.states().map(state).collect();
     json!({
         "status": phase.name,
         "depth": depth,
@@ -76,7 +79,19 @@ pub fn status(record: &Record, depth: u32) -> Value {
         "violations": phase.violations,
         "silent_ms": ms(record.silent(peristyle_rt::now())),
         "longest_stall_ms": ms(phase.longest_stall),
+        "paths": paths,
     })
+}
+
+fn state(state: Option<AnaState>) -> &'static str {
+    match state {
+        None => "not connected",
+        Some(AnaState::Optimized) => "optimized",
+        Some(AnaState::NonOptimized) => "non-optimized",
+        Some(AnaState::Inaccessible) => "inaccessible",
+        Some(AnaState::PersistentLoss) => "persistent-loss",
+        Some(AnaState::Change) => "change",
+    }
 }
 
 pub fn text(runs: &[Run]) -> String {
