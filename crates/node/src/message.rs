@@ -15,6 +15,8 @@ pub enum Request {
     Volume { shard: ShardId, layer: LayerId, request: VolumeRequest },
     /// To every reactor: its statistics.
     Stats,
+    /// To every reactor: its shards take checkpoints.
+    Checkpoint,
     /// To every reactor: its shards, and what they are doing.
     Phases,
     /// To every reactor: how much it has read and written.

@@ -382,6 +382,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 Reply::Volume(self.serve_volume(shard, layer, request).await)
             }
             Request::Stats => Reply::Stats(Box::new(self.reactor_stats())),
+            Request::Checkpoint => Reply::Done(self.checkpoint_here().await),
             Request::Phases => Reply::Phases(self.shard_phases()),
             Request::Totals => Reply::Totals(self.io_totals()),
             Request::Check { device } => {
@@ -483,6 +484,24 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         let mut totals = IoTotals { connections: self.stats.borrow().connections, ..IoTotals::default() };
         self.volume_stats.borrow().values().for_each(|volume| totals.add_volume(volume));
         totals
+    }
+
+    async fn checkpoint_here(&self) -> bool {
+        let shards: Vec<_> = self.shards.borrow().values().cloned().collect();
+        let taken = shards.iter().map(|shard| shard.checkpoint());
+        peristyle_rt::join_all(taken).await.into_iter().all(|result| result.is_ok())
+    }
+
+    /// Has all shards take checkpoints: whoever takes them next has little to read. Says whether all have.
+    pub async fn checkpoint_all(&self) -> bool {
+        let mut all = true;
+        for reactor in (0..self.reactors() as u16).map(ReactorId) {
+            all &= match reactor == self.id() {
+                true => self.checkpoint_here().await,
+                false => matches!(self.bus.call(reactor, Request::Checkpoint).await, Reply::Done(true)),
+            };
+        }
+        all
     }
 
     /// The shards of all reactors, and what they are doing.

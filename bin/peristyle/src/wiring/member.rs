@@ -31,6 +31,10 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_PERIOD: Duration = Duration::from_millis(500);
 /// A node that stops waits so long for others to take its shards.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
+/// It takes checkpoints before, so that they have little to read; not for ever.
+const CHECKPOINT_LIMIT: Duration = Duration::from_secs(2);
+/// It goes on to serve its devices for so long: whoever takes its shards recovers them with all their columns.
+const LINGER: Duration = Duration::from_millis(500);
 /// A node that has not answered for so long is taken for dead.
 pub const DEAD_AFTER: Duration = Duration::from_millis(400);
 
@@ -307,6 +311,9 @@ impl Member {
 
     /// Gives the shards to others while this node still serves, then stops owning any.
     pub async fn leave(&self) {
+        if self.has_heirs() {
+            timeout(CHECKPOINT_LIMIT, self.node.checkpoint_all()).await;
+        }
         let change = Change::SetNodeState { node: self.me, state: NodeState::Stopping };
         let told = timeout(STORE_PAUSE, self.control.apply(&change)).await;
         if matches!(told, Some(Ok(_))) {
@@ -322,6 +329,9 @@ impl Member {
         let shards: Vec<ShardId> = self.control.state().shards.keys().copied().collect();
         for shard in shards {
             timeout(STORE_PAUSE, self.node.own(shard, false)).await;
+        }
+        if self.has_heirs() {
+            sleep(LINGER).await;
         }
     }
 

@@ -3,7 +3,7 @@
 use super::busy::when_free;
 use super::{Plan, PlannedDevice, member};
 use crate::failure::Failure;
-use peristyle_base::{NodeId, Uuid};
+use peristyle_base::{MIB, NodeId, Uuid};
 use peristyle_column::{Discard, FormatError, FormatOptions, LabelError, OpenError, inspect};
 use peristyle_control::desired::{Device as KnownDevice, DeviceState, Shard, State};
 use peristyle_control::setup::{FoundDevice, Setup, VolumeWish, open_or_create};
@@ -14,6 +14,9 @@ use peristyle_shard::{Pace, ShardConfig};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
+
+/// Bytes of log after which a shard of a cluster takes a checkpoint, at most.
+const MEMBERS_LOG: u64 = 64 * MIB;
 
 /// The store, opened, and the node that it describes.
 pub struct Opened {
@@ -215,7 +218,11 @@ pub(super) fn node_config(plan: &Plan, state: &State, member: Option<(NodeId, So
     let mut shard = ShardConfig::new(pool.map_or(plan.scheme, |p| p.scheme));
     shard.too_few = pool.map_or(plan.too_few, |p| p.too_few_domains);
     shard.detect_zeroes = plan.detect_zeroes;
-    shard.checkpoint_log_bytes = plan.checkpoint_log;
+    shard.checkpoint_log_bytes = match me {
+        None => plan.checkpoint_log,
+        // Hosts wait while it is read by whoever takes the shard over.
+        Some(_) => plan.checkpoint_log.min(MEMBERS_LOG),
+    };
     shard.map_cache_bytes = plan.map_cache / shards.len().max(1) as u64;
     shard.background = Pace::new(plan.background_bytes_s);
     shard.scrub_period = plan.scrub_period;
