@@ -45,6 +45,17 @@ const KERNEL_HOST: &[Needs] = &[
     needs("objcopy", "binutils"),
 ];
 
+/// … and what the nodes of a cluster share.
+const KERNEL_CLUSTER: &[Needs] = &[
+    needs("qemu-system-x86_64", "qemu-system-x86"),
+    needs("cpio", "cpio"),
+    needs("zstd", "zstd"),
+    needs("lz4", "lz4"),
+    needs("xz", "xz-utils"),
+    needs("objcopy", "binutils"),
+    needs("etcd", "etcd-server"),
+];
+
 const ETCD: &[Needs] = &[needs("etcd", "etcd-server")];
 
 const BROWSER: &[Needs] = &[needs("chromium", "chromium")];
@@ -64,6 +75,11 @@ const STEPS: &[Step] = &[
     Step { name: "e2e-report", needs: BROWSER, run: || e2e::run(&e2e::Test::Report) },
     Step { name: "e2e-nbd-fs", needs: NBD_FS, run: || e2e::run(&e2e::Test::NbdFs(SHORT)) },
     Step { name: "e2e-kernel-host", needs: KERNEL_HOST, run: || e2e::run(&e2e::Test::KernelHost(SHORT)) },
+    Step {
+        name: "e2e-kernel-cluster",
+        needs: KERNEL_CLUSTER,
+        run: || e2e::run(&e2e::Test::KernelCluster(SHORT)),
+    },
     Step { name: "e2e-kernel-space", needs: KERNEL_HOST, run: || e2e::run(&e2e::Test::KernelSpace(SHORT)) },
     Step { name: "fuzz", needs: NOTHING, run: fuzz },
 ];

@@ -303,6 +303,32 @@ mod tests {
         assert!(Lease::for_ever().holds(Instant::FAR));
     }
 
+    #[test]
+    fn who_joins_makes_a_majority_one_of_more_and_a_lease_end_that_it_has_not_granted() {
+        let lease = Lease::none();
+        let mut holder = Holder::new(Epoch(1), 3, lease.clone());
+        (0..3).for_each(|node| holder.granted(ms(1000), node, ms(900 + 30 * node as u64)));
+        assert!(lease.holds(ms(1523)) && !lease.holds(ms(1524)), "two of three");
+        holder.join();
+        assert!(lease.holds(ms(1493)) && !lease.holds(ms(1494)), "three of four");
+        holder.granted(ms(1100), 3, ms(1090));
+        assert!(lease.holds(ms(1523)) && !lease.holds(ms(1524)));
+        // One that was alone needs the second from now on.
+        let lease = Lease::none();
+        let mut alone = Holder::new(Epoch(1), 1, lease.clone());
+        alone.join();
+        alone.granted(ms(1000), 0, ms(1000));
+        assert!(!lease.holds(ms(1000)) && !alone.is_over(ms(1000)), "it was never held");
+        alone.granted(ms(1010), 1, ms(1005));
+        assert!(lease.holds(ms(1100)));
+        alone.join();
+        assert!(lease.holds(ms(1100)), "two of three");
+        alone.join();
+        assert!(!lease.holds(ms(1100)) && alone.is_over(ms(1100)));
+        alone.granted(ms(1110), 2, ms(1105));
+        assert!(!lease.holds(ms(1110)), "what has ended does not begin again");
+    }
+
     enum Heard {
         Renew { node: usize, asked: u64 },
         Granted { node: usize, asked: u64 },

@@ -13,14 +13,22 @@ use peristyle_rt::sync::Event;
 use peristyle_rt::{Addr, Listener, RuntimeConfig, block_on, sleep, spawn, timeout};
 use served::{CLUSTER, Counter, loopback, serve, until_it_works};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use suite::{Clock, conforms, subject};
 
+/// A commit of the process before may still be under way: it has the file open for a moment longer.
 async fn open(file: PathBuf) -> EmbeddedStore {
-    peristyle_rt::blocking(move || EmbeddedStore::open(&file)).await.unwrap()
+    loop {
+        let file = file.clone();
+        match peristyle_rt::blocking(move || EmbeddedStore::open(&file)).await {
+            Err(OpenError::InUse(_)) => sleep(Duration::from_millis(5)).await,
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 /// The embedded store, served at an address that is made from the name of its folder.
@@ -86,28 +94,33 @@ fn a_store_whose_process_is_killed_again_and_again_loses_nothing_and_does_nothin
     let folder = TempDir::new();
     let (file, socket) = (folder.file(), folder.0.join("store.sock"));
     let store = ServedStore::new(Addr::Unix(socket.clone()), CLUSTER);
-    let over = Arc::new(AtomicBool::new(false));
-    let its = over.clone();
+    let (over, steps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (its, done) = (over.clone(), steps.clone());
     let client = std::thread::spawn(move || {
         block_on(RuntimeConfig::small(), async move {
             let mut counter = Counter::new(store);
             while !its.load(Ordering::Relaxed) {
                 counter.step().await;
+                done.fetch_add(1, Ordering::Relaxed);
             }
-            (counter.acknowledged.len(), counter.failures, counter.missed)
+            (counter.failures, counter.missed)
         })
     });
     for _ in 0..5 {
+        let enough = steps.load(Ordering::Relaxed) + 10;
         let process = Process::start(file.clone(), socket.clone());
-        std::thread::sleep(Duration::from_millis(300));
+        while steps.load(Ordering::Relaxed) < enough {
+            assert!(!client.is_finished() && !process.thread.is_finished(), "it has failed");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         process.kill();
         std::thread::sleep(Duration::from_millis(50));
     }
     let last = Process::start(file, socket);
     over.store(true, Ordering::Relaxed);
-    let (steps, failures, missed) = client.join().unwrap();
+    let (failures, missed) = client.join().unwrap();
     last.kill();
-    assert!(steps > 20 && failures > 0 && missed > 0, "{steps} steps, {failures} failures, {missed} missed");
+    assert!(failures > 0 && missed > 0, "{failures} failures, {missed} missed");
 }
 
 #[test]
@@ -145,30 +158,30 @@ fn a_list_of_many_pages_is_of_one_moment() {
         let (store, stop) = serve(&loopback(), open(folder.file()).await).await;
         for i in 0..ITEMS {
             let txn = Txn::default().put(format!("i/{i:03}"), vec![i as u8; VALUE_BYTES_MAX]);
-            store.commit(txn).await.unwrap();
+            until_it_works(async || store.commit(txn.clone()).await).await;
         }
         // The first and the last key always change together.
         let (first, last) = ("i/000".to_owned(), format!("i/{:03}", ITEMS - 1));
-        let (writer, keys) = (store.clone(), [first, last]);
+        let both = move |n: u8| Txn::default().put(first.clone(), [n]).put(last.clone(), [n]);
+        until_it_works(async || store.commit(both(0)).await).await;
+        let writer = store.clone();
         let writing = spawn(async move {
-            for n in 0_u8.. {
-                let txn = keys.iter().fold(Txn::default(), |txn, key| txn.put(key.clone(), [n]));
-                writer.commit(txn).await.unwrap();
+            for n in (0..=u8::MAX).cycle() {
+                until_it_works(async || writer.commit(both(n)).await).await;
             }
         });
-        sleep(Duration::from_millis(50)).await;
-        let mut revisions = Vec::new();
-        for _ in 0..5 {
-            let (items, revision) = store.list("i/", 1000).await.unwrap();
+        let mut revisions = BTreeSet::new();
+        while revisions.len() < 5 {
+            let (items, revision) = until_it_works(async || store.list("i/", 1000).await).await;
             assert_eq!(items.len(), ITEMS);
             assert!(items.is_sorted_by_key(|(key, _)| key.clone()));
-            assert_eq!(items[0].1, items[ITEMS - 1].1, "a list of two moments");
+            assert!(items[0].1 == items[ITEMS - 1].1, "a list of two moments");
             assert!(
                 items[1..ITEMS - 1].iter().enumerate().all(|(i, (_, item))| item.value[0] == i as u8 + 1)
             );
-            revisions.push(revision);
+            assert!(revisions.last().is_none_or(|last| *last <= revision));
+            revisions.insert(revision);
         }
-        assert!(revisions.is_sorted() && revisions[0] < revisions[4], "nothing was written meanwhile");
         writing.abort();
         stop.set();
     });

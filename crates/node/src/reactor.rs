@@ -25,6 +25,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Messages between two reactors at most; a full ring makes the sender wait.
 const MESH_CAPACITY: usize = 1024;
+/// Between two attempts to listen for other nodes.
+const LISTEN_PERIOD: Duration = Duration::from_millis(100);
 /// One device of the node.
 #[derive(Clone, Debug)]
 pub struct DeviceConfig {
@@ -256,8 +258,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             peristyle_rt::sleep(Duration::from_micros(200)).await;
         }
         peristyle_rt::spawn_background(node.clone().run_reopener());
+        if !node.serve_peers().await {
+            // A former process of this node may not quite be gone.
+            peristyle_rt::spawn(node.clone().serve_peers_later());
+        }
         let reactor = node.id().0;
-        node.peer_error.set(node.peers.serve(node.columns.clone(), reactor).await.err());
         if reactor == 0 {
             node.peers.watch(node.devices());
             if !node.leases.is_alone() {
@@ -273,6 +278,22 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             peristyle_rt::sleep(Duration::from_micros(500)).await;
         }
         node
+    }
+
+    /// Begins to listen for other nodes. Says whether it does.
+    async fn serve_peers(&self) -> bool {
+        let served = self.peers.serve(self.columns.clone(), self.id().0).await;
+        self.peer_error.set(served.err());
+        served.is_ok()
+    }
+
+    async fn serve_peers_later(self: Rc<Self>) {
+        while !self.is_stopping() {
+            peristyle_rt::sleep(LISTEN_PERIOD).await;
+            if self.serve_peers().await {
+                return;
+            }
+        }
     }
 
     pub fn id(&self) -> ReactorId {

@@ -2,7 +2,7 @@
 
 use crate::columns::{ColumnFault, Columns, ListedSlot, SlotState};
 use crate::extent::{Extent, ExtentPhase};
-use crate::frame::{Entry, FrameKind, Header, NotHeader};
+use crate::frame::{Entry, FrameKind, Header, NotHeader, has_nonce};
 use crate::recover::RecoverError;
 use crate::replay::{Found, HeaderCopies, NoHeader, Replay};
 use crate::shard::Shard;
@@ -163,6 +163,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         &self,
         id: ExtentId,
         mark: ExtentId,
+        first: Option<(usize, View)>,
         replay: &mut Replay,
     ) -> Result<Scan, RecoverError> {
         let (nonce, phase, rows, needed) = {
@@ -173,7 +174,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             (e.nonce, e.phase, e.committed_rows, e.in_record || (e.id >= mark && !e.suspect))
         };
         let limit = if phase == ExtentPhase::Sealed { rows } else { COLUMN_ROWS };
-        let first = self.read_header_column(id, limit).await;
         let mut scan = Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: limit, whole: true };
         let mut row = 0;
         let mut entries: Vec<Entry> = Vec::new();
@@ -214,6 +214,24 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             scan.end = extent.committed_rows;
         }
         Ok(scan)
+    }
+
+    /// What a scan of the extent begins with: a column with headers, as much of it as may hold any.
+    pub(crate) async fn first_look(&self, id: ExtentId) -> Option<(usize, View)> {
+        let (nonce, sealed, rows) = {
+            let state = &mut *self.state.borrow_mut();
+            let e = state.extents.at(id);
+            (e.nonce, e.phase == ExtentPhase::Sealed, e.committed_rows)
+        };
+        if sealed {
+            return self.read_header_column(id, rows).await;
+        }
+        // Most of those that an owner leaves behind were in stock: nobody has written to them.
+        let begin = self.read_header_column(id, 1).await?;
+        match has_nonce(&begin.1, &nonce) {
+            true => self.read_header_column(id, COLUMN_ROWS).await,
+            false => Some(begin),
+        }
     }
 
     /// The first column with headers that can be read, whole: row by row would take a round trip for each frame.
@@ -260,11 +278,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let scheme = self.state.borrow_mut().extents.at(id).scheme;
         for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
             let single;
-            let block = match whole {
-                Some((read, bytes)) if *read == column => {
-                    Some(&bytes[row as usize * BLOCK_BYTES..][..BLOCK_BYTES])
-                }
-                _ => {
+            let there = row as usize * BLOCK_BYTES..(row as usize + 1) * BLOCK_BYTES;
+            let read = whole.filter(|whole| whole.0 == column).and_then(|whole| whole.1.get(there));
+            let block = match read {
+                Some(block) => Some(block),
+                None => {
                     single = self.read_rows(id, column, row, 1).await;
                     single.as_deref()
                 }

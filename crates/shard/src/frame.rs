@@ -175,6 +175,11 @@ pub enum NotHeader {
     Damaged,
 }
 
+/// Whether a block, sound or not, was written as a header of the extent with this nonce.
+pub fn has_nonce(block: &[u8], nonce: &Nonce) -> bool {
+    block.get(NONCE_AT..32) == Some(&nonce.0[..])
+}
+
 impl Header {
     /// Writes the header and its entries into a block.
     /// # Panics — when counts disagree: the builder's mistake.
@@ -211,7 +216,7 @@ impl Header {
     ///
     /// Bytes are trusted only after nonce and checksum agree, and then still validated: counts, ranges, scheme.
     pub fn decode(block: &[u8], nonce: &Nonce, entries: &mut Vec<Entry>) -> Result<Header, NotHeader> {
-        if block.len() != BLOCK_BYTES || block[NONCE_AT..32] != nonce.0 {
+        if block.len() != BLOCK_BYTES || !has_nonce(block, nonce) {
             return Err(NotHeader::Absent);
         }
         let start = entries.len();

@@ -52,7 +52,7 @@ pub use error::{ResizeError, ShardError, StopReason};
 pub use map::Usage;
 pub use ops::Told;
 pub use read::READ_BLOCKS_MAX;
-pub use recover::{RecoverError, RecoveryReport};
+pub use recover::{RecoverError, RecoveryReport, RecoveryTimes};
 pub use repair::RepairFigures;
 pub use shard::{Shard, ShardConfig};
 pub use snapshot::{Accounts, GROUP_MAX};

@@ -14,12 +14,15 @@ use crate::replay::{Found, Replay, Verdict, decide};
 use crate::shard::{Shard, ShardConfig, State};
 use peristyle_base::{BLOCK_BYTES, ExtentId, NodeId, Seq, ShardId, crc32c};
 use peristyle_cluster::{ShardRecord, ShardStore, StoreError, Version};
-use peristyle_rt::{Duration, View, timeout};
+use peristyle_rt::{Duration, View, join_all, timeout};
 use std::collections::HashSet;
 use std::rc::Rc;
 
 /// A frame of the kept tail that takes longer than this is left to the next takeover: devices may be back by then.
 const APPEND_LIMIT: Duration = Duration::from_secs(10);
+
+/// Extents whose headers are read at the same time: each takes a buffer of 2 MiB.
+const LOOKS_MAX: usize = 4;
 
 /// Why a shard cannot be served now. Nothing was decided: trying again later is right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +85,20 @@ pub struct RecoveryReport {
     pub replayed: usize,
     pub tail_kept: usize,
     pub committed: Seq,
+    pub times: RecoveryTimes,
+}
+
+/// What a recovery's parts took, one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RecoveryTimes {
+    /// The epoch is raised in the control store.
+    pub epoch: Duration,
+    /// A majority accepts the owner; the former one's lease runs out.
+    pub claim: Duration,
+    /// All nodes tell what they have, columns are fenced, headers are read, the map is made.
+    pub log: Duration,
+    /// What was in flight is appended anew, and the record written.
+    pub tail: Duration,
 }
 
 /// What a recovery knows before it changes anything but epochs.
@@ -114,11 +131,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     async fn run_recovery(self: Rc<Self>) -> Result<RecoveryReport, RecoverError> {
+        let began = peristyle_rt::now();
         let record = self.raise_epoch().await?;
+        let raised = peristyle_rt::now();
         if !self.columns.claim(self.id, record.epoch).await {
             return Err(RecoverError::NotAccepted);
         }
-        let Rebuilt { replay, scans, kept, absent, report } = self.rebuild(&record).await?;
+        let claimed = peristyle_rt::now();
+        let Rebuilt { replay, scans, kept, absent, mut report } = self.rebuild(&record).await?;
+        let rebuilt = peristyle_rt::now();
         if let Some(extent) = absent.filter(|_| self.may_come_back()) {
             return Err(RecoverError::ExtentAway { extent });
         }
@@ -135,6 +156,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.progress.notify_all(); // layers that merge go on
         self.write_record(|_| {}).await.map_err(|_| RecoverError::Fenced)?;
         peristyle_rt::spawn_background(self.clone().settle_old_extents());
+        report.times = RecoveryTimes {
+            epoch: raised.since(began),
+            claim: claimed.since(raised),
+            log: rebuilt.since(claimed),
+            tail: peristyle_rt::now().since(rebuilt),
+        };
         Ok(report)
     }
 
@@ -163,8 +190,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         };
         report.scanned = ids.len();
         let mut scans = Vec::new();
-        for id in ids {
-            scans.push(self.scan(id, mark, &mut replay).await?);
+        for some in ids.chunks(LOOKS_MAX) {
+            let looks = join_all(some.iter().map(|&id| self.first_look(id))).await;
+            for (&id, first) in some.iter().zip(looks) {
+                scans.push(self.scan(id, mark, first, &mut replay).await?);
+            }
         }
         let absent = match &record.checkpoint {
             Some(checkpoint) => self.load_checkpoint(checkpoint).await.map_err(RecoverError::Checkpoint)?,

@@ -258,6 +258,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 if let Some(extent) = state.extents.get_mut(job.extent) {
                     extent.remake_at = peristyle_rt::now() + RETRY_PERIOD;
                 }
+                // The few devices that it may go to are full, however much room there is: what is dead makes some.
+                if trouble == Trouble::NoRoom && state.extents.iter().any(Extent::is_dead) {
+                    state.checkpoint_asked = state.checkpoint_asked.max(state.checkpoint_done.0 + 1);
+                    self.progress.notify_all();
+                }
             }
         }
     }

@@ -11,9 +11,10 @@ use peristyle_cluster::ShardStore;
 use peristyle_rt::{Duration, join_all, timeout};
 use std::rc::Rc;
 
-/// Sealed extents without a block that a start leaves alone; with this many it has a checkpoint taken, which lets go
-/// of them.
+/// Sealed extents that never had a block, and those of which no block is alive, that a start leaves alone; with as many it has a
+/// checkpoint taken, which lets go of them.
 const EMPTY_MAX: usize = 4;
+const DEAD_MAX: usize = 32;
 
 /// Below which number a checkpoint that begins now has ready and open extents replaced: they are so far behind that
 /// the next one would have replay look at more than a few others for their sake. A shard that writes little keeps
@@ -112,10 +113,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         freed
     }
 
-    /// A shard that is started often and written little reaches no checkpoint by its log.
+    /// A shard that is started often, or goes from node to node, and is written little reaches no checkpoint by its log.
     pub(crate) async fn let_go_of_empty(&self) {
-        let empty = self.state.borrow().extents.iter().filter(|e| is_empty(e)).count();
-        if empty >= EMPTY_MAX {
+        let (empty, dead) = {
+            let state = self.state.borrow();
+            let count = |what: fn(&Extent) -> bool| state.extents.iter().filter(|e| what(e)).count();
+            (count(is_empty), count(Extent::is_dead))
+        };
+        if empty >= EMPTY_MAX || dead >= DEAD_MAX {
             let _ = self.checkpoint().await; // tried again at the next start
         }
     }

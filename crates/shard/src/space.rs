@@ -98,7 +98,7 @@ pub(crate) fn unused(state: &State, mark: ExtentId) -> Vec<ExtentId> {
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
-    pub(crate) fn space_figures(&self) -> SpaceFigures {
+    pub fn space_figures(&self) -> SpaceFigures {
         let state = self.state.borrow();
         let mut figures = SpaceFigures {
             live_blocks: state.map.mapped_blocks(),

@@ -252,6 +252,30 @@ fn a_column_that_cannot_be_verified_is_not_made_up() {
 }
 
 #[test]
+fn a_rebuild_whose_only_device_is_full_makes_room_of_what_is_dead() {
+    sim::run(7, |_| async {
+        let home = Home::new("2+1", 3);
+        let shard = filled(&home, 0).await;
+        let before = home.pool.extents();
+        write_all(&shard, 100).await;
+        ms(2000).await;
+        assert!(shard.space_figures().waiting_extents > 0, "what was overwritten waits for a checkpoint");
+        // A column that can only be where it was, and no slot left there but for those that are kept back.
+        let sealed = |e: &ExtentId| home.pool.columns_of(*e).values().all(Option::is_some);
+        let extent = home.pool.extents().into_iter().rfind(|e| !before.contains(e) && sealed(e)).unwrap();
+        let device = home.pool.device_of(extent, 0);
+        home.pool.lose_column(extent, 0);
+        home.pool.slots_of(device, home.pool.used()[device] as u32 + KEPT_BACK + KEPT_FOR_COLLECTION);
+        shard.scrub_now();
+        ms(2000).await;
+        repaired(&shard).await;
+        assert!(figures(&shard).failed_remakes > 0, "it was tried when there was no room");
+        home.pool.check_sealed();
+        expect_all(&shard, 100).await;
+    });
+}
+
+#[test]
 fn a_crash_in_the_middle_of_a_rebuild_leaves_no_slot_behind_and_the_rest_goes_on() {
     for after in [1, 3, 10, 40, 120] {
         sim::run(6, move |_| async move {

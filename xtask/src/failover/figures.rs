@@ -7,17 +7,20 @@ use std::fmt;
 pub enum Kind {
     Kill,
     Stop,
+    /// SIGTERM: its shards go to others before it stops.
+    End,
     /// The node comes back, and gets shards again.
     Return,
 }
 
-const KINDS: [Kind; 3] = [Kind::Kill, Kind::Stop, Kind::Return];
+const KINDS: [Kind; 4] = [Kind::Kill, Kind::Stop, Kind::End, Kind::Return];
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Kind::Kill => "kill",
             Kind::Stop => "stop",
+            Kind::End => "end",
             Kind::Return => "return",
         })
     }

@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 
 /// How long an owner is stopped.
 const STOP: Duration = Duration::from_secs(3);
-/// One of so many rounds stops the owner; the others kill it.
+/// One of so many rounds stops the owner.
 const STOP_ONE_IN: u32 = 3;
+/// One of so many of the rest ends it in order.
+const END_ONE_IN: u32 = 4;
 /// What goes on behind a failover belongs to it for so long.
 const AFTERMATH: Duration = Duration::from_secs(2);
 /// From when a node is back until the next round.
@@ -86,7 +88,11 @@ fn one_round(
     running: u64,
 ) -> Result<()> {
     let owner = cluster.owner()?;
-    let kind = if round.is_multiple_of(STOP_ONE_IN) { Kind::Stop } else { Kind::Kill };
+    let kind = match round {
+        n if n.is_multiple_of(STOP_ONE_IN) => Kind::Stop,
+        n if n.is_multiple_of(END_ONE_IN) => Kind::End,
+        _ => Kind::Kill,
+    };
     load.mark(&format!("{kind} {round}"))?;
     match kind {
         Kind::Stop => {
@@ -94,6 +100,7 @@ fn one_round(
             std::thread::sleep(STOP);
             cluster.order("cont", owner)?;
         }
+        Kind::End => cluster.order("end", owner)?,
         _ => cluster.order("kill", owner)?,
     }
     let done = load.status()?.completed;
@@ -102,7 +109,7 @@ fn one_round(
     let phase = load.mark(&format!("return {round}"))?;
     println!("round {round:3}  {kind:6} node {owner}: {phase}");
     figures.add(kind, &phase);
-    if kind == Kind::Kill {
+    if kind != Kind::Stop {
         cluster.order("start", owner)?;
     }
     until_alive(cluster, owner)?;

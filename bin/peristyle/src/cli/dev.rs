@@ -1,7 +1,7 @@
 //! What can be done to a development cluster while it runs.
 
 use clap::{Args, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Subcommand, Debug)]
 pub enum DevOrder {
@@ -15,25 +15,39 @@ pub enum DevOrder {
     Cont(DevNodeArg),
     /// End a node in order (SIGTERM): its shards go to others first
     End(DevNodeArg),
+    /// kill -9 the store that the nodes share: hosts go on
+    KillStore(DevDirArg),
+    /// Start the store that the nodes share
+    StartStore(DevDirArg),
+}
+
+#[derive(Args, Debug)]
+pub struct DevDirArg {
+    /// Folder of the cluster
+    #[arg(long, default_value = "./peristyle-dev", value_name = "PATH")]
+    pub dir: PathBuf,
 }
 
 #[derive(Args, Debug)]
 pub struct DevNodeArg {
     /// The node's number
     pub node: u16,
-    /// Folder of the cluster
-    #[arg(long, default_value = "./peristyle-dev", value_name = "PATH")]
-    pub dir: PathBuf,
+    #[command(flatten)]
+    pub at: DevDirArg,
 }
 
 impl DevOrder {
-    pub fn as_words(&self) -> (&'static str, &DevNodeArg) {
+    /// What the cluster is told, and where it is.
+    pub fn as_line(&self) -> (String, &Path) {
+        let of_node = |word: &str, of: &DevNodeArg| format!("{word} {}", of.node);
         match self {
-            DevOrder::Kill(at) => ("kill", at),
-            DevOrder::Start(at) => ("start", at),
-            DevOrder::Stop(at) => ("stop", at),
-            DevOrder::Cont(at) => ("cont", at),
-            DevOrder::End(at) => ("end", at),
+            DevOrder::Kill(of) => (of_node("kill", of), &of.at.dir),
+            DevOrder::Start(of) => (of_node("start", of), &of.at.dir),
+            DevOrder::Stop(of) => (of_node("stop", of), &of.at.dir),
+            DevOrder::Cont(of) => (of_node("cont", of), &of.at.dir),
+            DevOrder::End(of) => (of_node("end", of), &of.at.dir),
+            DevOrder::KillStore(at) => ("kill-store".into(), &at.dir),
+            DevOrder::StartStore(at) => ("start-store".into(), &at.dir),
         }
     }
 }

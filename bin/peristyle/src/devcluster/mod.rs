@@ -7,6 +7,7 @@ mod orders;
 mod picture;
 mod processes;
 mod ready;
+mod store;
 
 pub use orders::order;
 
@@ -20,9 +21,10 @@ use peristyle_cluster::TooFewPolicy;
 use peristyle_control::desired::FailureDomain;
 use peristyle_control::member::NewCluster;
 use peristyle_rt::{Duration, RuntimeConfig, shutdown_requested, sleep};
-use processes::{Node, SharedStore};
+use processes::Node;
 use std::cell::RefCell;
 use std::rc::Rc;
+use store::SharedStore;
 
 /// Logs of a development cluster.
 const SHARDS: usize = 12;

@@ -59,6 +59,11 @@ async fn serve(cluster: &RefCell<Cluster>, stream: Stream) -> Result<(), NetErro
 
 fn carry_out(cluster: &mut Cluster, line: &str) -> Result<(), Failure> {
     let unknown = || Failure::usage(format!("`{line}` is no order"));
+    match line.trim() {
+        "kill-store" => return cluster.store.kill(),
+        "start-store" => return cluster.store.launch(),
+        _ => {}
+    }
     let (order, number) = line.trim().split_once(' ').ok_or_else(unknown)?;
     let number: u16 = number.parse().map_err(|_| unknown())?;
     let missing = || Failure::usage(format!("there is no node {number}"));
@@ -75,8 +80,8 @@ fn carry_out(cluster: &mut Cluster, line: &str) -> Result<(), Failure> {
 
 /// Gives an order to the cluster that runs in a folder.
 pub fn order(order: &DevOrder) -> Result<(), Failure> {
-    let (word, at) = order.as_words();
-    let path = Layout::socket(&at.dir);
+    let (line, dir) = order.as_line();
+    let path = Layout::socket(dir);
     let no_cluster = |e: std::io::Error| {
         let hint =
             "no cluster runs there; start one (`peristyle dev --nodes 6`), or name its folder with --dir";
@@ -84,7 +89,7 @@ pub fn order(order: &DevOrder) -> Result<(), Failure> {
     };
     let mut stream = UnixStream::connect(&path).map_err(no_cluster)?;
     stream.set_read_timeout(Some(LIMIT)).map_err(Failure::failed)?;
-    writeln!(stream, "{word} {}", at.node).map_err(Failure::failed)?;
+    writeln!(stream, "{line}").map_err(Failure::failed)?;
     let mut answer = String::new();
     let lost = |e: &dyn std::fmt::Display| Failure::new(Kind::Unknown, format!("no answer ({e})"));
     BufReader::new(stream).read_line(&mut answer).map_err(|e| lost(&e))?;

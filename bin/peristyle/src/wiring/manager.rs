@@ -12,7 +12,7 @@ use std::rc::Rc;
 /// A manager that stops without a word is followed by another after this, unless the others see it before.
 const MANDATE: Duration = Duration::from_secs(3);
 /// How often the nodes are looked at.
-const PERIOD: Duration = Duration::from_millis(50);
+const PERIOD: Duration = Duration::from_millis(20);
 /// A cluster into which nodes come is given time before its first shards are given out.
 const SETTLED: Duration = Duration::from_secs(1);
 /// Shards move one at a time, so often at most.
@@ -85,23 +85,22 @@ async fn stand(member: Rc<Member>) {
 async fn decide(member: &Member, mandate: &Mandate) {
     let mut quiet_since = now();
     let mut before: Option<(u64, usize)> = None;
-    loop {
-        sleep(PERIOD).await;
-        if !hears_majority(member) || member.leaving.get() {
-            return;
-        }
+    while hears_majority(member) && !member.leaving.get() {
         let state = member.control.state().clone();
         let alive = |id: NodeId| member.is_alive(id);
         let seen = (state.cluster.membership, state.nodes.keys().filter(|id| alive(**id)).count());
         if before.replace(seen) != Some(seen) {
             quiet_since = now();
         }
-        let Some(owners) = decision(&state, alive, quiet_since) else { continue };
+        let Some(owners) = decision(&state, alive, quiet_since) else {
+            sleep(PERIOD).await;
+            continue;
+        };
         let guard = |txn| mandate.fence(txn);
         match member.control.apply_if(&Change::SetOwners(owners), guard).await {
             Err(ControlError::Store(MetaError::Conflict { key })) if key == MANAGER => return,
             // Whatever it was, the next look decides anew.
-            Err(_) => {}
+            Err(_) => sleep(PERIOD).await,
             Ok(_) => quiet_since = quiet_since.max(later(SETTLED, MOVE_PERIOD)),
         }
     }

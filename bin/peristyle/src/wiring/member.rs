@@ -13,9 +13,10 @@ use peristyle_control::member::{self, GoesBy};
 use peristyle_control::{
     AnyStore, Control, ControlError, EtcdConfig, EtcdStore, MetaError, ServedStore, StoreAt, Token,
 };
-use peristyle_node::NodeConfig;
+use peristyle_node::{NodeConfig, ShardPhase};
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Addr, Duration, Instant, RuntimeConfig, select, sleep, spawn, timeout};
+use peristyle_shard::RecoveryTimes;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -31,7 +32,7 @@ const LOOK_PERIOD: Duration = Duration::from_millis(500);
 /// A node that stops waits so long for others to take its shards.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 /// A node that has not answered for so long is taken for dead.
-pub const DEAD_AFTER: Duration = Duration::from_millis(500);
+pub const DEAD_AFTER: Duration = Duration::from_millis(400);
 
 /// Opens the cluster's store and makes this node a member.
 pub fn open(plan: &Plan, cluster: &ClusterConfig) -> Result<Opened, Failure> {
@@ -249,12 +250,39 @@ impl Member {
     async fn follow_volumes(self: Rc<Self>) {
         let mut follower = self.control.follow();
         let mut done = None;
+        let mut told = Vec::new();
         loop {
+            self.tell_of_shards(&mut told).await;
             let now = (self.control.state().cluster.generation, self.node.served_shards());
             if done.as_ref() != Some(&now) && self.settle_volumes().await.is_ok() {
                 done = Some(now);
             }
             timeout(LOOK_PERIOD, self.control.changed(&mut follower)).await;
+        }
+    }
+
+    /// Says which shards this node serves from now on, and what it took.
+    async fn tell_of_shards(&self, told: &mut Vec<(ShardId, u64)>) {
+        let served = self.node.served_shards();
+        if *told == served {
+            return;
+        }
+        let before = std::mem::replace(told, served);
+        for (shard, _, phase) in self.node.all_phases().await {
+            let is_new = told.iter().any(|s| s.0 == shard && !before.contains(s));
+            if let (true, ShardPhase::Serving(report)) = (is_new, phase) {
+                let RecoveryTimes { epoch, claim, log, tail } = report.times;
+                let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+                store::say(format!(
+                    "serves shard {shard}: raised its epoch in {:.1} ms, was accepted in {:.1} ms, read the log of {} of its {} extents in {:.1} ms, appended its tail in {:.1} ms",
+                    ms(epoch),
+                    ms(claim),
+                    report.scanned,
+                    report.extents,
+                    ms(log),
+                    ms(tail)
+                ));
+            }
         }
     }
 
@@ -290,8 +318,9 @@ impl Member {
             select(moved, sleep(LEAVE_LIMIT)).await;
         }
         self.leaving.set(true);
-        let owned = self.owned.take();
-        for shard in owned {
+        // Also those that are on their way: who takes one waits for nothing once its lease has been given back.
+        let shards: Vec<ShardId> = self.control.state().shards.keys().copied().collect();
+        for shard in shards {
             timeout(STORE_PAUSE, self.node.own(shard, false)).await;
         }
     }

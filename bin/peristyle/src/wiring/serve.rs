@@ -173,6 +173,7 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
     if !wait_until_ready(node, &say).await {
         return Ok(());
     }
+    wait_for_peers(node, &plan, &say).await?;
     let volumes = match plan.node_id() {
         None => settle_volumes(node, &control).await?,
         // Whoever serves their shards settles them.
@@ -214,6 +215,14 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
     }
     drop(std::fs::remove_file(&plan.admin));
     Ok(())
+}
+
+/// Other nodes find this one at its address, or it is of no use to them.
+async fn wait_for_peers(node: &Rc<ThisNode>, plan: &Plan, say: &impl Fn(String)) -> Result<(), Failure> {
+    let Some(cluster) = &plan.cluster else { return Ok(()) };
+    let what = format!("other nodes' port at {}", cluster.listen);
+    let listening = || std::future::ready(node.peer_error().map_or(Ok(()), Err));
+    when_free(&what, say, in_use, listening).await.map_err(|e| Failure::failed(format!("{what}: {e}")))
 }
 
 fn memory_line(node: &Rc<ThisNode>, plan: &Plan) -> String {

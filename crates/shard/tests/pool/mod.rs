@@ -16,8 +16,8 @@ use std::rc::{Rc, Weak};
 pub const L: LayerId = LayerId(1);
 const BLOCK: usize = BLOCK_BYTES;
 const SLOTS: u32 = 4096;
-const KEPT_BACK: u32 = 4;
-const KEPT_FOR_COLLECTION: u32 = 2;
+pub const KEPT_BACK: u32 = 4;
+pub const KEPT_FOR_COLLECTION: u32 = 2;
 
 /// What becomes of one request.
 #[derive(Clone, Copy, PartialEq, Debug)]
