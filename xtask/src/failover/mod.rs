@@ -114,7 +114,9 @@ fn one_round(
     }
     until_alive(cluster, owner)?;
     std::thread::sleep(SETTLE);
-    figures.add(Kind::Return, &load.mark("quiet")?);
+    let phase = load.mark("quiet")?;
+    println!("           return node {owner}: {phase}");
+    figures.add(Kind::Return, &phase);
     Ok(())
 }
 
