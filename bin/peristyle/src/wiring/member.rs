@@ -14,7 +14,7 @@ use peristyle_control::{
     AnyStore, Control, ControlError, EtcdConfig, EtcdStore, MetaError, ServedStore, StoreAt, Token,
 };
 use peristyle_node::{NodeConfig, ShardPhase};
-use peristyle_rt::sync::Semaphore;
+use peristyle_rt::sync::{Notify, Semaphore};
 use peristyle_rt::{Addr, Duration, Instant, RuntimeConfig, select, sleep, spawn, timeout};
 use peristyle_shard::RecoveryTimes;
 use std::cell::{Cell, RefCell};
@@ -131,7 +131,15 @@ async fn become_member(
         ))
     };
     member::join(&control, &node, waits).await?;
-    member::bring_devices(&control, me, &found).await?;
+    // Others that start at the same time change the same state.
+    while let Err(error) = member::bring_devices(&control, me, &found).await {
+        match error {
+            ControlError::Store(MetaError::Conflict { .. }) => {
+                sleep(Duration::from_millis(5 + peristyle_rt::random_u64() % 45)).await;
+            }
+            other => return Err(other.into()),
+        }
+    }
     let state = control.state().clone();
     Ok((store::node_config(plan, &state, Some((me, cluster.listen))), state.cluster.nqn, notes))
 }
@@ -142,6 +150,8 @@ pub struct Member {
     pub node: Rc<ThisNode>,
     pub control: Rc<Control<AnyStore>>,
     goes_by: GoesBy,
+    /// The state is another.
+    changed: Notify,
     /// Shards that it was told to own.
     owned: RefCell<BTreeSet<ShardId>>,
     /// As this node knows it.
@@ -164,12 +174,14 @@ impl Member {
             node,
             control,
             goes_by: GoesBy::default(),
+            changed: Notify::default(),
             owned: RefCell::default(),
             manager: RefCell::default(),
             turn,
             started: peristyle_rt::now(),
             leaving: Cell::new(false),
         });
+        spawn(member.clone().follow_store());
         spawn(member.clone().follow_state());
         spawn(member.clone().follow_volumes());
         spawn({
@@ -202,8 +214,25 @@ impl Member {
         Some(self.control.state().shards.get(&shard).and_then(|s| s.owner))
     }
 
-    async fn follow_state(self: Rc<Self>) {
+    /// Keeps the state up to date. A store that is slow is waited for: reading it anew is never given up half-way.
+    async fn follow_store(self: Rc<Self>) {
         let mut follower = self.control.follow();
+        loop {
+            self.control.changed(&mut follower).await;
+            self.changed.notify_all();
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.control.state().cluster.generation
+    }
+
+    /// Until the state is another than that of a generation, but not for long.
+    async fn look_again(&self, seen: u64) {
+        timeout(LOOK_PERIOD, self.changed.wait_until(|| self.generation() != seen)).await;
+    }
+
+    async fn follow_state(self: Rc<Self>) {
         loop {
             let state = self.control.state().clone();
             self.meet_nodes(&state);
@@ -211,10 +240,10 @@ impl Member {
             // From here on majorities are those of this membership.
             self.goes_by.set(state.cluster.membership);
             self.own_shards(&state).await;
-            timeout(LOOK_PERIOD, self.control.changed(&mut follower)).await;
+            self.look_again(state.cluster.generation).await;
             // Another may have been asked to own what this node has lost.
             if state.owned_by(self.me).any(|shard| !self.node.serves(shard)) {
-                timeout(LOOK_PERIOD, self.control.refresh()).await;
+                timeout(STORE_PAUSE, self.control.refresh()).await;
             }
         }
     }
@@ -252,16 +281,16 @@ impl Member {
 
     /// Exports what hosts are to see; of the shards that are served here, makes and drops layers.
     async fn follow_volumes(self: Rc<Self>) {
-        let mut follower = self.control.follow();
         let mut done = None;
         let mut told = Vec::new();
         loop {
             self.tell_of_shards(&mut told).await;
-            let now = (self.control.state().cluster.generation, self.node.served_shards());
+            let now = (self.generation(), self.node.served_shards());
+            let seen = now.0;
             if done.as_ref() != Some(&now) && self.settle_volumes().await.is_ok() {
                 done = Some(now);
             }
-            timeout(LOOK_PERIOD, self.control.changed(&mut follower)).await;
+            self.look_again(seen).await;
         }
     }
 
