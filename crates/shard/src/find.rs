@@ -228,10 +228,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         // Most of those that an owner leaves behind were in stock: nobody has written to them.
         let begin = self.read_header_column(id, 1).await?;
-        match has_nonce(&begin.1, &nonce) {
-            true => self.read_header_column(id, COLUMN_ROWS).await,
-            false => Some(begin),
+        if !has_nonce(&begin.1, &nonce) {
+            return Some(begin);
         }
+        drop(begin);
+        self.read_header_column(id, COLUMN_ROWS).await
     }
 
     /// The first column with headers that can be read, whole: row by row would take a round trip for each frame.

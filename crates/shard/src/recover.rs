@@ -14,15 +14,12 @@ use crate::replay::{Found, Replay, Verdict, decide};
 use crate::shard::{Shard, ShardConfig, State};
 use peristyle_base::{BLOCK_BYTES, ExtentId, NodeId, Seq, ShardId, crc32c};
 use peristyle_cluster::{ShardRecord, ShardStore, StoreError, Version};
-use peristyle_rt::{Duration, View, join_all, timeout};
+use peristyle_rt::{Duration, View, timeout};
 use std::collections::HashSet;
 use std::rc::Rc;
 
 /// A frame of the kept tail that takes longer than this is left to the next takeover: devices may be back by then.
 const APPEND_LIMIT: Duration = Duration::from_secs(10);
-
-/// Extents whose headers are read at the same time: each takes a buffer of 2 MiB.
-const LOOKS_MAX: usize = 4;
 
 /// Why a shard cannot be served now. Nothing was decided: trying again later is right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,11 +187,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         };
         report.scanned = ids.len();
         let mut scans = Vec::new();
-        for some in ids.chunks(LOOKS_MAX) {
-            let looks = join_all(some.iter().map(|&id| self.first_look(id))).await;
-            for (&id, first) in some.iter().zip(looks) {
-                scans.push(self.scan(id, mark, first, &mut replay).await?);
-            }
+        // One after the other: whoever holds one large buffer and waits for another may wait for ever.
+        for id in ids {
+            let first = self.first_look(id).await;
+            scans.push(self.scan(id, mark, first, &mut replay).await?);
         }
         let absent = match &record.checkpoint {
             Some(checkpoint) => self.load_checkpoint(checkpoint).await.map_err(RecoverError::Checkpoint)?,

@@ -227,7 +227,9 @@ async fn wait_for_peers(node: &Rc<ThisNode>, plan: &Plan, say: &impl Fn(String))
 
 fn memory_line(node: &Rc<ThisNode>, plan: &Plan) -> String {
     let buffers = buffers(plan.buffers, false).total_bytes() as u64 * plan.reactors as u64;
-    let map = node.config().shard.map_cache_bytes * node.config().shards.len() as u64;
+    // A node of a cluster may come to own all shards.
+    let shards = node.config().shards.len() + node.config().peer_shards.len();
+    let map = node.config().shard.map_cache_bytes * shards as u64;
     let slots: u64 = node.devices().all().map(|d| u64::from(d.slots())).sum();
     let config = &node.config().shard;
     let extents = peristyle_shard::extent::memory_bytes(slots / (config.scheme.m() as u64 + 1));

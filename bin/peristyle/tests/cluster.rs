@@ -1,0 +1,123 @@
+//! A development cluster as its users see it: three processes that lose each other, without etcd, which not every machine has.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PERISTYLE: &str = env!("CARGO_BIN_EXE_peristyle");
+/// What does not come by then does not come.
+const LIMIT: Duration = Duration::from_secs(90);
+
+struct Cluster {
+    child: Child,
+    dir: PathBuf,
+    ready: Value,
+}
+
+/// From which on the ports of such a cluster are free.
+fn free_ports() -> u16 {
+    let first = |attempt: u32| 31_000 + ((std::process::id() * 13 + attempt * 101) % 20_000) as u16;
+    let is_free = |port: &u16| {
+        let offsets = [0, 1, 2, 900, 901, 1000, 1016, 1032];
+        offsets.iter().all(|offset| TcpListener::bind(("127.0.0.1", port + offset)).is_ok())
+    };
+    (0..100).map(first).find(is_free).expect("some ports are free")
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        let dir = std::env::temp_dir().join(format!("peristyle-cluster-{}", std::process::id()));
+        let mut command = Command::new(PERISTYLE);
+        command.args(["dev", "--nodes", "3", "--without-etcd", "--scheme", "1+1", "--device-size", "512MiB"]);
+        command.args(["--volume", "v=64MiB", "--listen", &format!("127.0.0.1:{}", free_ports()), "--json"]);
+        let mut child = command.arg("--dir").arg(&dir).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready = serde_json::from_str(&line).expect("it says that it is ready");
+        Cluster { child, dir, ready }
+    }
+
+    fn order(&self, order: &str, node: u64) {
+        let dir = self.dir.display().to_string();
+        let status = Command::new(PERISTYLE).args(["dev", order, &node.to_string(), "--dir", &dir]).status();
+        assert!(status.unwrap().success(), "{order} {node}");
+    }
+
+    /// A node's answer, and whether it ended well.
+    fn ask(&self, node: u64, args: &[&str]) -> (bool, String) {
+        let admin = self.ready["nodes"][node as usize - 1]["admin"].as_str().unwrap();
+        let output = Command::new(PERISTYLE).args(["--admin", admin]).args(args).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    }
+
+    fn show(&self, node: u64) -> Value {
+        let (well, said) = self.ask(node, &["cluster", "show", "--json"]);
+        if well { serde_json::from_str(&said).unwrap() } else { Value::Null }
+    }
+
+    /// Who is to own the volume's shard, and serves it.
+    fn owner(&self) -> Option<u64> {
+        (1..=3).find(|&node| {
+            let shown = self.show(node);
+            let shard = &shown["volumes"][0]["shard"];
+            let shards = shown["shards"].as_array().cloned().unwrap_or_default();
+            shards.iter().any(|s| s["shard"] == *shard && s["serving"] == true && s["owner"] == node)
+        })
+    }
+
+    fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < LIMIT, "{what}: {}", self.show(1));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn alive(&self, by: u64) -> Vec<u64> {
+        let shown = self.show(by);
+        let nodes = shown["nodes"].as_array().cloned().unwrap_or_default();
+        nodes.iter().filter(|n| n["alive"] == true).filter_map(|n| n["node"].as_u64()).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+#[test]
+fn a_volume_goes_to_another_node_when_its_own_is_killed_or_ended_and_commands_say_where_it_is() {
+    let mut cluster = Cluster::start();
+    let first = cluster.owner().expect("a cluster that is ready serves its volume");
+    for (order, owner) in [("kill", first), ("end", 0)] {
+        let owner = if owner == 0 { cluster.owner().unwrap() } else { owner };
+        let other = owner % 3 + 1;
+        cluster.order(order, owner);
+        cluster.until("another serves", || cluster.owner().is_some_and(|now| now != owner));
+        cluster.until("it is silent", || !cluster.alive(other).contains(&owner));
+        cluster.order("start", owner);
+        cluster.until("all are alive", || (1..=3).all(|node| cluster.alive(node).len() == 3));
+    }
+    // A volume is made on any node; its size is for the node that serves it.
+    let (made, said) = cluster.ask(1, &["volume", "create", "w", "32MiB"]);
+    assert!(made, "{said}");
+    cluster
+        .until("all know it", || (1..=3).all(|node| cluster.ask(node, &["volume", "list"]).1.contains("w ")));
+    cluster.until("it is served", || cluster.owner().is_some());
+    let owner = cluster.owner().unwrap();
+    let (resized, said) = cluster.ask(owner % 3 + 1, &["volume", "resize", "v", "80MiB"]);
+    assert!(!resized && said.contains(&format!("served by node {owner}")), "{said}");
+    let (resized, said) = cluster.ask(owner, &["volume", "resize", "v", "80MiB"]);
+    assert!(resized, "{said}");
+    // The same place and the same data after all have been stopped and started.
+    let size = |cluster: &Cluster| cluster.show(1)["volumes"][0]["bytes"].as_u64();
+    cluster.until("all know its size", || size(&cluster) == Some(80 << 20));
+    assert!(cluster.child.try_wait().unwrap().is_none());
+}
