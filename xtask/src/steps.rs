@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 struct Step {
     name: &'static str,
     /// Debian packages beside Rust; installed as root, else named.
-    needs: &'static [Needs],
+    needs: &'static [&'static [Needs]],
     run: fn() -> Result<()>,
 }
 
 const SHORT: e2e::Size = e2e::Size { short: true };
 
-const NOTHING: &[Needs] = &[];
+const NOTHING: &[&[Needs]] = &[];
 
 const fn needs(program: &'static str, package: &'static str) -> Needs {
     Needs { program, package }
@@ -45,17 +45,6 @@ const KERNEL_HOST: &[Needs] = &[
     needs("objcopy", "binutils"),
 ];
 
-/// … and what the nodes of a cluster share.
-const KERNEL_CLUSTER: &[Needs] = &[
-    needs("qemu-system-x86_64", "qemu-system-x86"),
-    needs("cpio", "cpio"),
-    needs("zstd", "zstd"),
-    needs("lz4", "lz4"),
-    needs("xz", "xz-utils"),
-    needs("objcopy", "binutils"),
-    needs("etcd", "etcd-server"),
-];
-
 const ETCD: &[Needs] = &[needs("etcd", "etcd-server")];
 
 const BROWSER: &[Needs] = &[needs("chromium", "chromium")];
@@ -69,18 +58,22 @@ const STEPS: &[Step] = &[
     Step { name: "bench-ec", needs: NOTHING, run: tools::bench_ec },
     Step { name: "crash", needs: NOTHING, run: crash },
     Step { name: "bench-restart", needs: NOTHING, run: restart },
-    Step { name: "e2e-etcd", needs: ETCD, run: etcd },
-    Step { name: "e2e-nbd-raw", needs: NBD_RAW, run: || e2e::run(&e2e::Test::NbdRaw(SHORT)) },
-    Step { name: "e2e-repair", needs: NBD_RAW, run: || e2e::run(&e2e::Test::Repair(SHORT)) },
-    Step { name: "e2e-report", needs: BROWSER, run: || e2e::run(&e2e::Test::Report) },
-    Step { name: "e2e-nbd-fs", needs: NBD_FS, run: || e2e::run(&e2e::Test::NbdFs(SHORT)) },
-    Step { name: "e2e-kernel-host", needs: KERNEL_HOST, run: || e2e::run(&e2e::Test::KernelHost(SHORT)) },
+    Step { name: "e2e-etcd", needs: &[ETCD], run: etcd },
+    Step { name: "e2e-nbd-raw", needs: &[NBD_RAW], run: || e2e::run(&e2e::Test::NbdRaw(SHORT)) },
+    Step { name: "e2e-repair", needs: &[NBD_RAW], run: || e2e::run(&e2e::Test::Repair(SHORT)) },
+    Step { name: "e2e-report", needs: &[BROWSER], run: || e2e::run(&e2e::Test::Report) },
+    Step { name: "e2e-nbd-fs", needs: &[NBD_FS], run: || e2e::run(&e2e::Test::NbdFs(SHORT)) },
+    Step { name: "e2e-kernel-host", needs: &[KERNEL_HOST], run: || e2e::run(&e2e::Test::KernelHost(SHORT)) },
     Step {
         name: "e2e-kernel-cluster",
-        needs: KERNEL_CLUSTER,
+        needs: &[KERNEL_HOST, ETCD],
         run: || e2e::run(&e2e::Test::KernelCluster(SHORT)),
     },
-    Step { name: "e2e-kernel-space", needs: KERNEL_HOST, run: || e2e::run(&e2e::Test::KernelSpace(SHORT)) },
+    Step {
+        name: "e2e-kernel-space",
+        needs: &[KERNEL_HOST],
+        run: || e2e::run(&e2e::Test::KernelSpace(SHORT)),
+    },
     Step { name: "fuzz", needs: NOTHING, run: fuzz },
 ];
 
@@ -164,7 +157,7 @@ pub fn test(only: &[String], list: bool) -> Result<ExitCode> {
 }
 
 fn attempt(step: &Step) -> Outcome {
-    let missing = match packages::provide(step.needs) {
+    let missing = match packages::provide(&step.needs.concat()) {
         Ok(missing) => missing,
         Err(error) => return Outcome::Failed(format!("{error:#}")),
     };

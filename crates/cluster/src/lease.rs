@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+/// Nodes of a cluster at most: all of them vote.
+pub const NODES_MAX: usize = 64;
 /// How long a lease lasts.
 pub const LEASE_PERIOD: Duration = Duration::from_millis(600);
 /// How often it is renewed.

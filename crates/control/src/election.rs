@@ -98,11 +98,6 @@ fn usable(ttl: Duration) -> Duration {
 }
 
 impl Mandate {
-    /// Of its election.
-    pub fn revision(&self) -> Revision {
-        self.revision
-    }
-
     /// Whether this node is the manager, by its own clock.
     pub fn holds(&self) -> bool {
         now() < self.until

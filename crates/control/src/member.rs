@@ -112,12 +112,6 @@ async fn missing<S: ClusterStore>(
     Ok(Ok(guards))
 }
 
-/// Nodes that say that they run.
-pub async fn present<S: ClusterStore>(store: &S) -> Result<Vec<NodeId>, MetaError> {
-    let there = store.range(PREFIX, crate::desired::NODES_MAX).await?;
-    Ok(there.iter().filter_map(|(key, _)| key.strip_prefix(PREFIX)?.parse().ok().map(NodeId)).collect())
-}
-
 fn key(node: NodeId) -> String {
     format!("{PREFIX}{}", node.0)
 }

@@ -9,7 +9,6 @@ fn state(node: &NodeInfo) -> &'static str {
         (false, _) => "silent",
         (true, NodeState::Active) => "alive",
         (true, NodeState::Stopping) => "stopping",
-        (true, NodeState::Relieved) => "relieved",
     }
 }
 

@@ -13,10 +13,8 @@ use std::rc::Rc;
 const MANDATE: Duration = Duration::from_secs(3);
 /// How often the nodes are looked at.
 const PERIOD: Duration = Duration::from_millis(20);
-/// A cluster into which nodes come is given time before its first shards are given out.
+/// A cluster is given time before its first shards are given out, while nodes come, and before each move of a shard that only evens out.
 const SETTLED: Duration = Duration::from_secs(1);
-/// Shards move one at a time, so often at most.
-const MOVE_PERIOD: Duration = Duration::from_secs(1);
 
 pub fn start(member: &Rc<Member>) {
     spawn(follow_manager(member.clone()));
@@ -101,15 +99,9 @@ async fn decide(member: &Member, mandate: &Mandate) {
             Err(ControlError::Store(MetaError::Conflict { key })) if key == MANAGER => return,
             // Whatever it was, the next look decides anew.
             Err(_) => sleep(PERIOD).await,
-            Ok(_) => quiet_since = quiet_since.max(later(SETTLED, MOVE_PERIOD)),
+            Ok(_) => quiet_since = now(),
         }
     }
-}
-
-/// The instant from which `SETTLED` has to pass so that it has passed in `pause`.
-fn later(settled: Duration, pause: Duration) -> Instant {
-    let now = now();
-    Instant((now.0 + pause.as_nanos() as u64).saturating_sub(settled.as_nanos() as u64))
 }
 
 /// What to change now, if anything: shards without an owner at once, unless the cluster is just being made; then balance.

@@ -120,7 +120,7 @@ async fn become_member(
         id: me,
         uuid,
         peers: cluster.listen,
-        portals: plan.advertise.map_or_else(|| plan.listen.clone(), |a| vec![a]),
+        portals: plan.portals(),
         rack: cluster.rack.clone(),
         zone: cluster.zone.clone(),
         state: NodeState::Active,

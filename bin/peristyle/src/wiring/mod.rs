@@ -177,6 +177,11 @@ pub struct PlannedDevice {
 }
 
 impl Plan {
+    /// Where hosts are told to come.
+    fn portals(&self) -> Vec<SocketAddr> {
+        self.advertise.map_or_else(|| self.listen.clone(), |address| vec![address])
+    }
+
     /// Which node of a cluster it is.
     pub fn node_id(&self) -> Option<NodeId> {
         self.cluster.as_ref().map(|cluster| NodeId(cluster.node))

@@ -39,7 +39,7 @@ fn config(
     };
     Ok(TargetConfig {
         listen: Addr::Tcp(listen),
-        portals: portals_of(plan.advertise.map_or_else(|| plan.listen.clone(), |a| vec![a]), 0),
+        portals: portals_of(plan.portals(), 0),
         serial: serial(&name),
         nqn: name,
         hosts,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// Numbers of nodes: 1 to this.
-pub const NODES_MAX: usize = 64;
+pub const NODES_MAX: usize = peristyle_cluster::lease::NODES_MAX;
 
 /// One machine, or one process of a development cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -39,8 +39,6 @@ pub enum NodeState {
     Active,
     /// It is about to stop: its shards go to others. Its next start makes it active.
     Stopping,
-    /// It keeps its devices, and owns no shards until it is resumed.
-    Relieved,
 }
 
 /// What must not be lost twice: an extent has at most one column in each.

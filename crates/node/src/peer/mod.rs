@@ -15,7 +15,7 @@ mod watch;
 pub use leases::LeaseTable;
 pub use link::LinkState;
 pub(crate) use table::{Identity, PeerTable};
-pub use table::{NODES_MAX, PeerConfig, PeersConfig};
+pub use table::{PeerConfig, PeersConfig};
 
 use crate::columns::NodeColumns;
 use crate::devices::{DeviceState, DeviceTable, Home, SharedDevice};

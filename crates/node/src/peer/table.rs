@@ -1,11 +1,9 @@
 //! Which other nodes there are, as all reactors know it. Nodes join while others run; none leaves a table.
 
 use peristyle_base::{NodeId, Uuid};
+use peristyle_cluster::lease::NODES_MAX;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-
-/// Nodes of a cluster at most, this one included.
-pub const NODES_MAX: usize = 64;
 
 /// Another node, and where its first reactor listens; the others follow on the next ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
