@@ -61,6 +61,9 @@ enum Task {
     ///
     /// Every third round stops it for 3 s. At the end: how long hosts got no answer, by cause. Fails when a read was wrong.
     Failover(failover::Options),
+    /// Take the control store of a development cluster away under load, for a time: reads never stop, writes go on while ready
+    /// extents last, nothing is lost, and all goes on by itself when it is back.
+    StoreAway(failover::store_away::Options),
     /// The daemon as its users see it, through clients that are not ours.
     E2e {
         #[command(subcommand)]
@@ -87,6 +90,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Planted { only } => planted::run(&only).map(|()| ExitCode::SUCCESS),
         Task::Crash { options } => tools::crash(&options).map(|()| ExitCode::SUCCESS),
         Task::Failover(options) => failover::run(&options),
+        Task::StoreAway(options) => failover::store_away::run(&options).map(|()| ExitCode::SUCCESS),
         Task::E2e { test } => e2e::run(&test).map(|()| ExitCode::SUCCESS),
     }
 }

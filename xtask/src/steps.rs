@@ -2,7 +2,7 @@
 
 use crate::packages::{self, Needs};
 use crate::summary::{Outcome, Row, Summary};
-use crate::{cmd, e2e, tidy, tools};
+use crate::{cmd, e2e, failover, tidy, tools};
 use anyhow::{Result, bail};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -68,6 +68,11 @@ const STEPS: &[Step] = &[
         name: "e2e-kernel-cluster",
         needs: &[KERNEL_HOST, ETCD],
         run: || e2e::run(&e2e::Test::KernelCluster(SHORT)),
+    },
+    Step {
+        name: "store-away",
+        needs: &[ETCD],
+        run: || failover::store_away::run(&failover::store_away::Options::short()),
     },
     Step {
         name: "e2e-kernel-space",

@@ -85,7 +85,7 @@ pub async fn join<S: ClusterStore>(
             }
         };
         let guard = |txn| guards.iter().fold(txn, |txn: Txn, (key, at)| txn.compare(key.clone(), *at));
-        match control.apply_if(&Change::JoinNode(node.clone()), guard).await {
+        match control.apply_if(&Change::JoinNode(node.clone()), &state, guard).await {
             Err(ControlError::Store(MetaError::Conflict { .. })) => sleep(PAUSE).await,
             result => return result.map(drop),
         }

@@ -117,6 +117,23 @@ fn a_node_joins_only_while_every_member_runs_and_goes_by_the_membership_of_now()
 }
 
 #[test]
+fn what_depends_on_a_state_is_not_done_to_another() {
+    on_a_node(|store| async move {
+        create(&store).await;
+        let (first, second) = (open(&store).await, open(&store).await);
+        // Both see a cluster without members, which each of them may join.
+        let seen = second.state().clone();
+        first.apply(&Change::JoinNode(node(1))).await.unwrap();
+        for known in ["not yet", "by now"] {
+            let joined = second.apply_if(&Change::JoinNode(node(2)), &seen, |txn| txn).await;
+            let moved = matches!(&joined, Err(ControlError::Store(MetaError::Conflict { .. })));
+            assert!(moved, "{joined:?}, although node 1 does not run; the state is known {known}");
+        }
+        assert_eq!(second.state().nodes.len(), 1);
+    });
+}
+
+#[test]
 fn shards_get_the_node_with_the_fewest_and_leave_one_that_is_dead_or_about_to_stop() {
     on_a_node(|store| async move {
         let control = create(&store).await;

@@ -92,13 +92,13 @@ pub(crate) struct Room {
 
 impl Room {
     /// Extents that collection keeps available at least, beside those that wait for a checkpoint.
-    fn margin(&self, ready_extents: usize) -> usize {
-        ready_extents + 1 + self.total / 256
+    fn margin(&self, stock: usize) -> usize {
+        stock + 1 + self.total / 256
     }
 
     /// Users will have used it up before long.
-    pub fn is_pressing(&self, ready_extents: usize) -> bool {
-        self.free + self.ready <= 2 * self.margin(ready_extents)
+    pub fn is_pressing(&self, stock: usize) -> bool {
+        self.free + self.ready <= 2 * self.margin(stock)
     }
 
     /// Room for users, now or behind the next checkpoint.
@@ -107,14 +107,14 @@ impl Room {
     }
 
     /// The first mark: with less room, collection begins.
-    pub fn begins_below(&self, ready_extents: usize, worth: usize) -> u64 {
-        worth as u64 + 2 * self.margin(ready_extents) as u64
+    pub fn begins_below(&self, stock: usize, worth: usize) -> u64 {
+        worth as u64 + 2 * self.margin(stock) as u64
     }
 
     /// Blocks to move for each block that a user writes, in parts. Nothing above the first mark; then more and more.
-    fn rate(&self, ready_extents: usize, worth: usize) -> u64 {
-        let span = 2 * self.margin(ready_extents) as u64;
-        let used = self.begins_below(ready_extents, worth).saturating_sub(self.users()).min(span);
+    fn rate(&self, stock: usize, worth: usize) -> u64 {
+        let span = 2 * self.margin(stock) as u64;
+        let used = self.begins_below(stock, worth).saturating_sub(self.users()).min(span);
         match span - used {
             0 => RATE_MAX * PARTS,
             left => (used * PARTS / left).min(RATE_MAX * PARTS),
@@ -252,15 +252,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let ids: Vec<ExtentId> = unused.filter_map(|s| state.extents.current(s)).collect();
             ids.into_iter().for_each(|id| self.close(state, id));
         }
-        (state.collect.worth, state.collect.rate) = self.worth_and_rate(room, &state.collect);
+        (state.collect.worth, state.collect.rate) = self.worth_and_rate(room, state.stock, &state.collect);
     }
 
     /// Room that checkpoints wait for, in extents, and how fast is collected.
-    fn worth_and_rate(&self, room: Room, collect: &Collect) -> (usize, u64) {
-        let worth = worth(room, collect.checkpoint_cost, &self.config);
+    fn worth_and_rate(&self, room: Room, stock: usize, collect: &Collect) -> (usize, u64) {
+        let worth = worth(room, collect.checkpoint_cost, self.config.scheme, stock);
         let rate = match self.config.collection {
             Policy::Off => 0,
-            _ => room.rate(self.config.ready_extents, worth),
+            _ => room.rate(stock, worth),
         };
         (worth, rate)
     }
@@ -270,7 +270,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let room = self.room();
         let state = self.state.borrow();
         let (stats, collect) = (&state.stats, &state.collect);
-        let (worth, rate) = self.worth_and_rate(room, collect);
+        let (worth, rate) = self.worth_and_rate(room, state.stock, collect);
         CollectionFigures {
             state: match self.config.collection {
                 Policy::Off => CollectionState::Off,
@@ -282,7 +282,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             victims: stats.victims,
             victim_shares: stats.victim_shares,
             room: room.users(),
-            begins_below: room.begins_below(self.config.ready_extents, worth),
+            begins_below: room.begins_below(state.stock, worth),
         }
     }
 
@@ -492,10 +492,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 /// Extents that have to be dead before a checkpoint is taken for their sake. What it writes however little has changed is
 /// worth it for many only; the share of space that waits costs as much again, so that the best is where both are equal. What
 /// changed has to be written some time: that does not count.
-fn worth(room: Room, checkpoint_blocks: u64, config: &crate::ShardConfig) -> usize {
-    let extent = (config.scheme.k() * COLUMN_ROWS as usize) as f64;
+fn worth(room: Room, checkpoint_blocks: u64, scheme: Scheme, stock: usize) -> usize {
+    let extent = (scheme.k() * COLUMN_ROWS as usize) as f64;
     let best = 0.6 * (room.total as f64 * checkpoint_blocks as f64 / extent).sqrt();
-    (best as usize).clamp(config.ready_extents.max(room.total / 128), room.total / 16 + config.ready_extents)
+    (best as usize).clamp(stock.max(room.total / 128), room.total / 16 + stock)
 }
 
 #[cfg(test)]

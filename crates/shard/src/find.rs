@@ -11,7 +11,10 @@ use peristyle_base::{
 };
 use peristyle_cluster::{ColumnPlaces, ShardRecord, ShardStore};
 use peristyle_rt::{View, join_all};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+
+/// Extents that are fenced, or looked at, at the same time.
+const TOGETHER: usize = 16;
 
 /// The headers of one extent, in row order.
 pub(crate) struct Scan {
@@ -115,8 +118,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             extent.suspect = unplaced > devices_away;
             extent.columns_gone = unplaced.saturating_sub(devices_away) as u8;
         }
-        for extent in extents.values_mut().filter(|e| e.phase == ExtentPhase::Old) {
-            self.fence(extent, record).await?;
+        let mut unsealed: Vec<&mut Extent> =
+            extents.values_mut().filter(|e| e.phase == ExtentPhase::Old).collect();
+        for some in unsealed.chunks_mut(TOGETHER) {
+            let fences = some.iter_mut().map(|extent| self.fence(extent, record));
+            join_all(fences).await.into_iter().collect::<Result<(), _>>()?;
         }
         let state = &mut *self.state.borrow_mut();
         state.extents.reserve(extents.len() + 1024);
@@ -216,23 +222,57 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(scan)
     }
 
-    /// What a scan of the extent begins with: a column with headers, as much of it as may hold any.
-    pub(crate) async fn first_look(&self, id: ExtentId) -> Option<(usize, View)> {
-        let (nonce, sealed, rows) = {
+    /// Of these extents those to which nobody has written: most of what an owner leaves behind was in stock. Holds a block of
+    /// each column that it looks at, and waits for nothing else meanwhile.
+    pub(crate) async fn unwritten(&self, ids: &[ExtentId]) -> HashSet<ExtentId> {
+        let unsealed: Vec<ExtentId> = {
+            let state = self.state.borrow();
+            let is_unsealed =
+                |id: &&ExtentId| state.extents.get(**id).is_some_and(|e| e.phase == ExtentPhase::Old);
+            ids.iter().filter(is_unsealed).copied().collect()
+        };
+        let mut unwritten = HashSet::new();
+        for some in unsealed.chunks(TOGETHER) {
+            let looks = join_all(some.iter().map(|&id| self.is_unwritten(id))).await;
+            unwritten.extend(some.iter().zip(looks).filter(|(_, is)| *is).map(|(id, _)| *id));
+        }
+        unwritten
+    }
+
+    async fn is_unwritten(&self, id: ExtentId) -> bool {
+        let (nonce, scheme) = {
             let state = &mut *self.state.borrow_mut();
             let e = state.extents.at(id);
-            (e.nonce, e.phase == ExtentPhase::Sealed, e.committed_rows)
+            (e.nonce, e.scheme)
         };
-        if sealed {
-            return self.read_header_column(id, rows).await;
+        let mut copies = HeaderCopies::default();
+        for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
+            match self.read_rows(id, column, 0, 1).await {
+                Some(block) if has_nonce(&block, &nonce) => return false,
+                Some(_) => copies.absent += 1,
+                None => copies.unreadable += 1,
+            }
         }
-        // Most of those that an owner leaves behind were in stock: nobody has written to them.
-        let begin = self.read_header_column(id, 1).await?;
-        if !has_nonce(&begin.1, &nonce) {
-            return Some(begin);
-        }
-        drop(begin);
-        self.read_header_column(id, COLUMN_ROWS).await
+        copies.meaning() == NoHeader::End
+    }
+
+    /// The scan of an extent to which nobody has written.
+    pub(crate) fn scan_of_nothing(&self, id: ExtentId) -> Scan {
+        let state = &mut *self.state.borrow_mut();
+        let extent = state.extents.at(id);
+        extent.frames.clear();
+        (extent.committed_rows, extent.next_row) = (0, 0);
+        Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: 0, whole: true }
+    }
+
+    /// What a scan of the extent begins with: a column with headers, as much of it as may hold any.
+    pub(crate) async fn first_look(&self, id: ExtentId) -> Option<(usize, View)> {
+        let (sealed, rows) = {
+            let state = &mut *self.state.borrow_mut();
+            let e = state.extents.at(id);
+            (e.phase == ExtentPhase::Sealed, e.committed_rows)
+        };
+        self.read_header_column(id, if sealed { rows } else { COLUMN_ROWS }).await
     }
 
     /// The first column with headers that can be read, whole: row by row would take a round trip for each frame.

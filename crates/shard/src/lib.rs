@@ -26,6 +26,7 @@ mod path;
 mod pick;
 mod read;
 mod read_at_once;
+mod record;
 mod recover;
 mod relocate;
 mod remake;

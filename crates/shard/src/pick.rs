@@ -67,10 +67,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             return Stream::moved().find_map(|s| self.pick_of(state, index, s));
         }
         let must_go_on = must_go_on(&state.frames[index as usize]);
-        if !state.short || !(must_go_on || state.full) {
+        if !state.store_away && (!state.short || !(must_go_on || state.full)) {
             return None;
         }
-        // What is left of the other streams is used up before anything is refused or the reserve is touched.
+        // What is left of the other streams is used up before anything is refused or the reserve is touched, and before writes
+        // wait for the control store.
         let others = Stream::users().chain([Stream::Narrow]).chain(must_go_on.then_some(Stream::Reserve));
         others.into_iter().find_map(|s| self.pick_of(state, index, s))
     }
@@ -128,7 +129,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let scheme = extent.scheme;
         state.extents.set_current(stream, id);
         state.frames[index as usize].stream = Some(stream);
-        if state.extents.ready[width as usize].len() <= self.config.ready_extents / 2 {
+        if state.extents.ready[width as usize].len() <= state.stock / 2 {
             self.supply_wanted.notify_all();
         }
         Some((id, scheme, attempt))

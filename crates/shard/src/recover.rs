@@ -188,7 +188,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         report.scanned = ids.len();
         let mut scans = Vec::new();
         // One after the other: whoever holds one large buffer and waits for another may wait for ever.
+        let unwritten = self.unwritten(&ids).await;
         for id in ids {
+            if unwritten.contains(&id) {
+                scans.push(self.scan_of_nothing(id));
+                continue;
+            }
             let first = self.first_look(id).await;
             scans.push(self.scan(id, mark, first, &mut replay).await?);
         }

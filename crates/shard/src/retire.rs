@@ -19,10 +19,10 @@ const DEAD_MAX: usize = 32;
 /// Below which number a checkpoint that begins now has ready and open extents replaced: they are so far behind that
 /// the next one would have replay look at more than a few others for their sake. A shard that writes little keeps
 /// what it has.
-pub(crate) fn retire_below(state: &State, ready_extents: usize) -> ExtentId {
+pub(crate) fn retire_below(state: &State) -> ExtentId {
     // Twice as many as are in stock and in use: replacing them does not make others fall behind. Those between them that
     // collection has filled cost replay nothing, and who closes one half empty gives space away.
-    let few = 4 * ready_extents as u64 + 4 + state.extents.len() as u64 / 16;
+    let few = 4 * state.stock as u64 + 4 + state.extents.len() as u64 / 16;
     ExtentId(state.next_extent.0.saturating_sub(few)).max(state.retire_below)
 }
 

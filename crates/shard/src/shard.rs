@@ -20,6 +20,7 @@ use crate::repair::Repair;
 use crate::space::{Readers, is_refusing};
 use crate::stats::Stats;
 use crate::stream::{Classes, Stream};
+use crate::supply::STOCK_MIN;
 use crate::victims::Policy;
 use crate::volume::Locks;
 use crate::watch::Reads;
@@ -44,8 +45,11 @@ pub struct ShardConfig {
     pub pending_blocks_max: usize,
     /// Commands that may wait for a frame.
     pub pending_commands_max: usize,
-    /// Ready extents of each width that are kept in stock; refilled at half.
+    /// Ready extents of each width that are kept in stock at most, as the size of the pool allows; refilled at half. While the
+    /// control store is out of reach, writes go on as long as they last.
     pub ready_extents: usize,
+    /// Shards that share the pool.
+    pub shards: usize,
     /// Bytes of the map in memory at most.
     pub map_cache_bytes: u64,
     /// Bytes of log after which a checkpoint is taken.
@@ -81,7 +85,8 @@ impl ShardConfig {
             frames_in_flight_max: 8,
             pending_blocks_max: 16 * 1024,
             pending_commands_max: 4096,
-            ready_extents: 4,
+            ready_extents: 32,
+            shards: 1,
             map_cache_bytes: 256 << 20,
             checkpoint_log_bytes: 1 << 30,
             append_limit_min: Duration::from_millis(20),
@@ -201,6 +206,10 @@ pub(crate) struct State {
     pub full: bool,
     /// How many streams there is room for.
     pub classes: Classes,
+    /// Ready extents of each width that are kept in stock: what is set, as far as the pool is large enough.
+    pub stock: usize,
+    /// The control store does not take the record: no ready extents will come.
+    pub store_away: bool,
     pub collect: Collect,
     /// A frame that must not be refused waits for an extent of the reserve.
     pub reserve_wanted: Option<AllocClass>,
@@ -317,6 +326,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             short: false,
             full: false,
             classes: Classes::of_pool(0),
+            stock: config.ready_extents.min(STOCK_MIN),
+            store_away: false,
             collect: Collect::default(),
             reserve_wanted: None,
             reserve_spent: false,

@@ -419,7 +419,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let state = &mut *self.state.borrow_mut();
             state.extents.died = false;
             let stuck = state.short && state.collect.is_stuck();
-            (state.short, stuck, state.extents.dead, state.collect.worth.max(self.config.ready_extents))
+            (state.short, stuck, state.extents.dead, state.collect.worth.max(state.stock))
         };
         if !short && room.free * LOW_SHARE > room.total {
             // Others may take what room there is.
@@ -453,7 +453,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if behind == 0 && held_back == 0 {
                 return false;
             }
-            let pressing = (short && !state.full) || room.is_pressing(self.config.ready_extents);
+            let pressing = (short && !state.full) || room.is_pressing(state.stock);
             behind >= worth && (pressing || now.since(*early_at) >= EARLY_PERIOD)
         };
         if due {

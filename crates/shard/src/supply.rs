@@ -1,14 +1,11 @@
-//! The stock of ready extents, the control store's record, and the sealing of full extents: off the I/O path.
+//! The stock of ready extents, and the sealing of full extents: off the I/O path.
 
 use crate::columns::{AllocClass, ColumnFault, Columns};
 use crate::error::StopReason;
 use crate::extent::{Extent, ExtentPhase, Width};
 use crate::shard::{Shard, State};
 use peristyle_base::{ColumnName, ColumnPlace, DeviceId, ExtentId, Nonce, Scheme};
-use peristyle_cluster::{
-    ColumnPlaces, ExtentState, OPEN_EXTENTS_MAX, OpenExtent, PlacementError, PoolView, ShardRecord,
-    ShardStore, StoreError,
-};
+use peristyle_cluster::{ColumnPlaces, PlacementError, PoolView, ShardStore};
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, join_all};
 use std::pin::pin;
@@ -34,8 +31,6 @@ const SEAL_TRIES: usize = 3;
 const SEALS_MAX: usize = 4;
 
 const WIDTHS: [Width; 3] = [Width::Wide, Width::Narrow, Width::Reserve];
-/// Extent numbers that one write of the record reserves.
-const EXTENTS_RESERVED: u64 = 64;
 
 enum CreateError {
     /// No room in the pool: user writes are refused.
@@ -43,6 +38,15 @@ enum CreateError {
     /// Devices failed or were slow, or too few are healthy: writes wait, and it is tried again.
     Later,
     Stopped,
+}
+
+/// Ready extents of each width in the smallest pool; larger ones keep a share of their space.
+pub(crate) const STOCK_MIN: usize = 4;
+const STOCK_SHARE: usize = 128;
+
+/// How many ready extents of each width one of so many shards keeps, in a pool of so many extents, when it may have `most`.
+fn stock_of(most: usize, extents: usize, shards: usize) -> usize {
+    most.min((extents / (STOCK_SHARE * shards.max(1))).max(STOCK_MIN))
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
@@ -54,6 +58,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 return;
             }
             let urgent = self.urgent.take();
+            self.state.borrow_mut().stock =
+                stock_of(self.config.ready_extents, self.room().total, self.config.shards);
             let (mut short, mut later) = (false, false);
             for width in [Width::Wide, Width::Narrow] {
                 let missing = self.missing(width, urgent);
@@ -130,7 +136,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         // Those that are to be replaced do not count.
         let young = state.extents.ready[width as usize].iter().filter(|&&id| id >= state.retire_below);
-        let (have, want) = (young.count(), self.config.ready_extents);
+        let (have, want) = (young.count(), state.stock);
         match have * 2 <= want {
             // In need, one extent is enough to go on with; the rest follows in the next round.
             true if urgent && have == 0 => 1,
@@ -319,67 +325,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let effective = pool.plan(&mut state.placer, narrow, id.0, &mut chosen)?;
         let ids = chosen[..effective.scheme.width()].iter().map(|&i| devices[i].id).collect();
         Ok((effective.scheme, ids))
-    }
-
-    /// Writes the shard's record: the open set as it stands, what `change` adds, and the committed number.
-    /// One writer at a time; a conflict means that somebody else owns the shard.
-    pub(crate) async fn write_record(&self, change: impl FnOnce(&mut ShardRecord)) -> Result<(), StopReason> {
-        let _turn = self.record_turn.acquire(1).await;
-        let (record, mut version) = {
-            let state = &mut *self.state.borrow_mut();
-            if let Some(reason) = state.stopped {
-                return Err(reason);
-            }
-            let mut record = state.record.clone();
-            record.committed = state.committed;
-            record.open_set = open_set(state);
-            record.next_extent = ExtentId(state.next_extent.0 + EXTENTS_RESERVED);
-            change(&mut record);
-            (record, state.version)
-        };
-        let listed: Vec<ExtentId> = record.open_set.iter().map(|e| e.extent).collect();
-        loop {
-            match self.store.put(self.id, version, &record).await {
-                Ok(written) => {
-                    self.record_written(record, written, &listed);
-                    return Ok(());
-                }
-                Err(StoreError::Unknown) => match self.store.load(self.id).await {
-                    // It did happen: what is stored is what we wrote.
-                    Ok(Some((stored, now))) if stored == record => {
-                        self.record_written(stored, now, &listed);
-                        return Ok(());
-                    }
-                    // Not yet, or an earlier one: nobody else writes under this epoch.
-                    Ok(Some((stored, now))) if stored.epoch == record.epoch => version = now,
-                    Ok(_) => break,
-                    Err(_) => peristyle_rt::sleep(RETRY_PERIOD).await,
-                },
-                Err(StoreError::Unavailable) => peristyle_rt::sleep(RETRY_PERIOD).await,
-                // An earlier put of ours that was given up for lost may have arrived late: nobody else writes
-                // under this epoch.
-                Err(StoreError::Conflict) => match self.store.load(self.id).await {
-                    Ok(Some((stored, now))) if stored.epoch == record.epoch => version = now,
-                    Ok(_) => break,
-                    Err(_) => peristyle_rt::sleep(RETRY_PERIOD).await,
-                },
-                Err(StoreError::TooLarge | StoreError::Damaged) => break,
-            }
-            if let Some(reason) = self.stopped() {
-                return Err(reason);
-            }
-        }
-        self.stop(StopReason::Fenced);
-        Err(StopReason::Fenced)
-    }
-
-    fn record_written(&self, record: ShardRecord, version: peristyle_cluster::Version, listed: &[ExtentId]) {
-        let state = &mut *self.state.borrow_mut();
-        state.record = record;
-        state.version = version;
-        for extent in state.extents.iter_mut() {
-            extent.in_record = listed.contains(&extent.id);
-        }
     }
 
     async fn run_sealer(self: Rc<Self>) {
@@ -575,37 +520,16 @@ fn is_lost(result: &Result<(), ColumnFault>) -> bool {
     matches!(result, Err(ColumnFault::Refused | ColumnFault::Missing))
 }
 
-/// The open and ready extents of this epoch, by number.
-fn open_set(state: &State) -> Vec<OpenExtent> {
-    let epoch = state.record.epoch;
-    let live = |e: &&Extent| {
-        let mine = e.epoch == epoch
-            && matches!(
-                e.phase,
-                ExtentPhase::Ready | ExtentPhase::Open | ExtentPhase::Closed | ExtentPhase::Sealing
-            );
-        // What the former owner had open stays listed until this one has decided and re-appended the tail.
-        mine || (state.recovering && e.phase == ExtentPhase::Old && e.in_record && !e.leftover)
-    };
-    let mut set: Vec<OpenExtent> = state
-        .extents
-        .iter()
-        .filter(live)
-        .map(|e| OpenExtent {
-            extent: e.id,
-            scheme: e.scheme,
-            nonce: e.nonce,
-            epoch: e.epoch,
-            state: if e.phase == ExtentPhase::Ready { ExtentState::Ready } else { ExtentState::Open },
-            columns: e.places,
-        })
-        .collect();
-    // Those that take frames come first: a backlog of seals must not push them out.
-    let appended = |e: &OpenExtent| {
-        state.extents.get(e.extent).is_some_and(|x| matches!(x.phase, ExtentPhase::Ready | ExtentPhase::Open))
-    };
-    set.sort_unstable_by_key(|e| (!appended(e), e.extent));
-    set.truncate(OPEN_EXTENTS_MAX);
-    set.sort_unstable_by_key(|e| e.extent);
-    set
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_pool_keeps_what_is_set_and_a_small_one_a_share_of_it() {
+        assert_eq!(stock_of(32, 1 << 20, 1), 32);
+        assert_eq!(stock_of(32, 1024, 1), 8);
+        assert_eq!(stock_of(32, 1024, 2), STOCK_MIN, "shards share it");
+        assert_eq!(stock_of(32, 0, 0), STOCK_MIN);
+        assert_eq!(stock_of(1, 1 << 20, 1), 1);
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::pool::*;
 use peristyle_base::{COLUMN_ROWS, ExtentId, ShardId};
+use peristyle_cluster::{ExtentState, Fault};
 use peristyle_rt::{Duration, join_all, sim};
 use peristyle_shard::frame::Header;
 use peristyle_shard::{ColumnFault, ShardError, WriteClass};
@@ -406,5 +407,43 @@ fn a_full_pool_refuses_writes_and_serves_reads_unmaps_and_deletes() {
         ms(500).await;
         write(&shard, 0, 2, 3).await.unwrap();
         expect(&shard, 0, 2, 3).await;
+    });
+}
+
+#[test]
+fn while_the_control_store_is_away_writes_go_on_until_no_ready_extent_of_any_width_is_left() {
+    sim::run(20, |_| async {
+        let mut home = Home::new("2+1", 4);
+        home.config.ready_extents = 3;
+        let shard = home.start().await;
+        write(&shard, 0, 1, 0).await.unwrap();
+        ms(100).await; // the stock is full
+        let in_stock =
+            |home: &Home| home.record().open_set.iter().filter(|e| e.state == ExtentState::Ready).count();
+        assert_eq!(in_stock(&home), 6, "three of each width");
+        let before = home.record();
+        (0..100_000).for_each(|_| home.store.inject(Fault::Unavailable));
+        // Full frames, which go to wide extents as long as there are any.
+        let mut written = 0;
+        let write_on = |n: u64| write(&shard, n % 31 * 128, 128, n);
+        while peristyle_rt::timeout(Duration::from_secs(1), write_on(written)).await.is_some() {
+            written += 1;
+            assert!(written < 1000, "there is an end to it");
+        }
+        let used: Vec<_> =
+            before.open_set.iter().filter(|e| home.pool.header(e.extent, 0, 0).is_some()).collect();
+        assert_eq!(used.len(), before.open_set.len(), "all of what the record lists has taken frames");
+        assert_eq!(home.record(), before);
+        // Reads do not need it, and neither does what was acknowledged.
+        for n in written.saturating_sub(31)..written {
+            expect(&shard, n % 31 * 128, 128, n).await;
+        }
+        home.store.clear_faults();
+        write_on(written).await.unwrap();
+        ms(1000).await;
+        assert_eq!(in_stock(&home), 6, "there is a stock again");
+        home.kill(shard);
+        let shard = home.recover().await.unwrap();
+        expect(&shard, written % 31 * 128, 128, written).await;
     });
 }

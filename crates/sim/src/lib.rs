@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod column;
 pub mod host;
+pub mod members;
 pub mod model;
 pub mod node;
 pub mod operation;

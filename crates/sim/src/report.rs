@@ -122,4 +122,11 @@ pub static SCENARIOS: &[Scenario] = &[
         operations: &[],
         run: crate::cluster::run,
     },
+    Scenario {
+        name: "members",
+        about: "members of a cluster as programs run them: they join, elect a manager that gives out shards, and leave in order",
+        plan: |seed| format!("{:?}", crate::members::plan(seed)),
+        operations: &[],
+        run: crate::members::run,
+    },
 ];

@@ -1,6 +1,6 @@
 //! `peristyle dev --nodes` as a child, and what its nodes say.
 
-use super::{LIMIT, Options};
+use super::LIMIT;
 use crate::{cmd, tools};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -79,13 +79,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub fn start(scratch: &Path, options: &Options) -> Result<Cluster> {
+    /// `options`: of `peristyle dev`.
+    pub fn start(scratch: &Path, options: &[&str]) -> Result<Cluster> {
         let (dir, log) = (scratch.join("cluster"), scratch.join("cluster.log"));
         let mut command = Command::new(tools::daemon());
-        command.args(["dev", "--json", "--nodes", &options.nodes.to_string(), "--dir"]).arg(&dir);
-        command.args(["--scheme", &options.scheme, "--listen", &options.listen]);
-        command.args(["--device-size", &options.device_size]);
-        command.args(["--volume", &format!("failover={}", options.volume_size)]);
+        command.args(["dev", "--json", "--dir"]).arg(&dir).args(options);
         let errors = File::options().create(true).append(true).open(&log)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.try_clone()?);
         let mut child = command.spawn().context("cannot start the cluster")?;
@@ -108,8 +106,17 @@ impl Cluster {
 
     /// `peristyle dev kill` and the like.
     pub fn order(&self, word: &str, node: u32) -> Result<()> {
-        let node = node.to_string();
-        self.ask(&["dev", word, &node, "--dir", &self.dir.display().to_string()]).map(drop)
+        self.tell(&[word, &node.to_string()])
+    }
+
+    /// `peristyle dev kill-store` and `start-store`.
+    pub fn order_store(&self, word: &str) -> Result<()> {
+        self.tell(&[word])
+    }
+
+    fn tell(&self, order: &[&str]) -> Result<()> {
+        let dir = self.dir.display().to_string();
+        self.ask(&[&["dev"][..], order, &["--dir", &dir]].concat()).map(drop)
     }
 
     fn ask(&self, arguments: &[&str]) -> Result<String> {

@@ -1,7 +1,7 @@
 //! `peristyle bench failover` as a child: a line in, a line of JSON out.
 
 use super::cluster::Ready;
-use super::{LIMIT, Options, PERIOD};
+use super::{LIMIT, PERIOD};
 use crate::{cmd, tools};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -60,13 +60,13 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(scratch: &Path, ready: &Ready, options: &Options) -> Result<Load> {
-        let log = scratch.join("load.log");
-        let volume = ready.volumes.first().context("there is no volume")?;
+    /// On the volume of this number, with options of `peristyle bench failover`.
+    pub fn start(scratch: &Path, ready: &Ready, volume: usize, options: &[&str]) -> Result<Load> {
+        let log = scratch.join(format!("load-{volume}.log"));
+        let volume = ready.volumes.get(volume).context("there is no such volume")?;
         let mut command = Command::new(tools::daemon());
         command.args(["bench", "failover", "--json", "--duration", DURATION, "--nqn", &ready.nqn]);
-        command.args(["--nsid", &volume.nsid.to_string(), "--qd", &options.qd.to_string()]);
-        command.args(["--pause", &options.pause]);
+        command.args(["--nsid", &volume.nsid.to_string()]).args(options);
         command.arg("--portal").args(ready.nodes.iter().map(|node| &node.listen));
         let file = File::create(&log)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file.try_clone()?);

@@ -3,6 +3,7 @@
 mod cluster;
 mod figures;
 mod load;
+pub mod store_away;
 
 use crate::e2e::scratch::Scratch;
 use crate::tools;
@@ -58,8 +59,13 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<ExitCode> {
     tools::build_daemon()?;
     let scratch = Scratch::new("failover")?;
-    let cluster = Cluster::start(scratch.path(), options)?;
-    let mut load = Load::start(scratch.path(), &cluster.ready, options)?;
+    let (nodes, depth) = (options.nodes.to_string(), options.qd.to_string());
+    let volume = format!("failover={}", options.volume_size);
+    let shape = ["--nodes", &nodes, "--scheme", &options.scheme, "--device-size", &options.device_size];
+    let rest = ["--volume", &volume, "--listen", &options.listen];
+    let cluster = Cluster::start(scratch.path(), &[&shape[..], &rest[..]].concat())?;
+    let load = ["--qd", &depth, "--pause", &options.pause];
+    let mut load = Load::start(scratch.path(), &cluster.ready, 0, &load)?;
     let running = RUNNING + u64::from(options.qd);
     load.until_running(0, running)?;
     let mut figures = Figures::default();

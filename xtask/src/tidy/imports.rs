@@ -43,6 +43,9 @@ const TABLE: &[Row] = &[
     row("crates/control", "peristyle-control", &["base", "cluster", "rt"],
         // etcd's gRPC; tokio may stand in `src/etcd/` only: see `stdlib.rs`
         &["http", "prost", "redb", "serde", "serde_json", "thiserror", "tokio", "tokio-stream", "toml", "tonic", "tonic-prost"]),
+    // a node that follows the control store: the data plane stays without it, and the store without the data plane
+    row("crates/member",  "peristyle-member",
+        &["base", "rt", "nvme", "node", "shard", "control"], &[]),
     row("crates/bench",   "peristyle-bench",   &["base", "nvme", "rt"], &[]),
     // proof and programs
     row("crates/sim",     "peristyle-sim",     ANY_BUT_SIM, &["clap"]),

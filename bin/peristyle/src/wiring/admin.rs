@@ -1,7 +1,6 @@
 //! What the admin socket answers.
 
-use super::member::Member;
-use super::serve::{Store, ThisNode, spec_of};
+use super::serve::{Store, ThisNode};
 use super::{Plan, stats};
 use peristyle_base::units::COLUMN_BYTES;
 use peristyle_base::{BLOCK_BYTES, DeviceId, Scheme, ShardId};
@@ -14,6 +13,7 @@ use peristyle_control::config::ListenAddr;
 use peristyle_control::desired::{Change, Volume};
 use peristyle_control::setup::VolumeWish;
 use peristyle_control::{AdminHandler, AnyStore, Control};
+use peristyle_member::{Member, spec_of};
 use peristyle_node::devices::SharedDevice;
 use peristyle_node::{DeviceState, ShardPhase, Wish};
 use peristyle_rt::sync::Semaphore;
@@ -33,7 +33,7 @@ pub struct Admin {
     pub(super) control: Rc<Control<AnyStore>>,
     pub(super) plan: Plan,
     /// Where the node is one of several.
-    pub(super) member: Option<Rc<Member>>,
+    pub(super) member: Option<Rc<Member<AnyStore>>>,
     fronts: Fronts,
     started: Instant,
     /// Volumes and devices change one after the other.
@@ -44,7 +44,7 @@ pub struct Admin {
 pub struct Parts {
     pub node: Rc<ThisNode>,
     pub control: Rc<Control<AnyStore>>,
-    pub member: Option<Rc<Member>>,
+    pub member: Option<Rc<Member<AnyStore>>>,
     pub turn: Rc<Semaphore>,
 }
 

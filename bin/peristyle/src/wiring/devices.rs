@@ -37,7 +37,7 @@ impl Admin {
 
     async fn set_state(&self, device: DeviceId, state: DeviceState) -> Result<Response, ApiError> {
         self.control.apply(&Change::SetDeviceState { device, state }).await?;
-        self.node.set_wish(device, store::wish_of(state));
+        self.node.set_wish(device, peristyle_member::wish_of(state));
         Ok(Response::Done)
     }
 

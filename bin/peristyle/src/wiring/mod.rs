@@ -5,7 +5,6 @@ mod at_rest;
 mod busy;
 mod devices;
 pub mod found;
-mod manager;
 mod member;
 mod offline;
 mod serve;

@@ -2,22 +2,19 @@
 
 use super::admin::{Admin, Fronts, Parts};
 use super::busy::{in_use, when_free};
-use super::member::Member;
 use super::{Observer, Plan, store};
 use crate::failure::Failure;
 use crate::render::{Rates, Ready, ReadyVolume, StatusLine};
-use peristyle_base::LayerId;
 use peristyle_base::units::format_bytes;
 use peristyle_control::config::{HugePages, ListenAddr, Poll};
-use peristyle_control::desired::{Change, Volume, VolumeState};
 use peristyle_control::{AnyStore, Control, ShardRecords, serve_admin};
+use peristyle_member::{Member, settle_volume, spec_of};
 use peristyle_node::nbd::NbdConfig;
 use peristyle_node::stats::{DirectionTotals, IoTotals};
 use peristyle_node::{DeviceState, Node, NodeSeed, ShardPhase, VolumeSpec, seeds};
 use peristyle_rt::buf::{BufConfig, CLASS_BYTES};
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Addr, Duration, Listener, PollMode, ReactorId, RuntimeConfig};
-use peristyle_shard::ResizeError;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -163,9 +160,10 @@ async fn stop(node: &Rc<ThisNode>) {
 
 /// The first reactor's work: front ends, admin socket, status.
 async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
-    let Home { plan, store, news } = home;
+    let Home { plan, store: shared, news } = home;
     let say = |note: String| drop(news.send(News::Note(note)));
-    let control = Control::open(store).await?.ok_or_else(|| Failure::failed("the control store is empty"))?;
+    let control =
+        Control::open(shared).await?.ok_or_else(|| Failure::failed("the control store is empty"))?;
     for (id, error) in node.open_errors() {
         let path = node.devices().get(id).map_or(String::new(), |d| d.path.clone());
         say(format!("device {path} is not served: {error}"));
@@ -187,7 +185,9 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
         .await
         .map_err(|e| Failure::failed(format!("admin socket {}: {e}", plan.admin.display())))?;
     let turn = Semaphore::new(1);
-    let member = plan.node_id().map(|me| Member::start(me, node.clone(), control.clone(), turn.clone()));
+    let member = plan
+        .node_id()
+        .map(|me| Member::start(me, node.clone(), control.clone(), turn.clone(), Rc::new(store::say)));
     let fronts = Fronts { listen: listen.clone(), nbd: nbd.clone() };
     let parts = Parts { node: node.clone(), control: control.clone(), member: member.clone(), turn };
     let admin = Rc::new(Admin::new(parts, plan.clone(), fronts));
@@ -260,20 +260,6 @@ async fn wait_until_ready(node: &Rc<ThisNode>, say: &impl Fn(String)) -> bool {
     )
 }
 
-pub fn spec_of(v: &Volume) -> VolumeSpec {
-    VolumeSpec {
-        name: v.name.clone(),
-        nsid: v.id.0,
-        uuid: v.uuid,
-        nguid: v.nguid.0,
-        bytes: v.bytes,
-        lba_bytes: v.lba_bytes,
-        shard: v.shard,
-        layer: v.layer,
-        read_only: v.snapshot_of.is_some(),
-    }
-}
-
 /// Brings the shards' layers to what the control store says; what hosts are to see.
 async fn settle_volumes(
     node: &Rc<ThisNode>,
@@ -281,42 +267,9 @@ async fn settle_volumes(
 ) -> Result<Vec<VolumeSpec>, Failure> {
     let all: Vec<_> = control.state().volumes.values().cloned().collect();
     for volume in &all {
-        settle_volume(node, control, volume).await?;
+        settle_volume(node, control, volume).await.map_err(|e| Failure::failed(e.to_string()))?;
     }
     Ok(control.state().active_volumes().map(spec_of).collect())
-}
-
-/// Brings a volume's layer to what the control store says: a create, a resize or a delete may have been cut short.
-pub async fn settle_volume(
-    node: &Rc<ThisNode>,
-    control: &Control<AnyStore>,
-    volume: &Volume,
-) -> Result<(), Failure> {
-    let spec = spec_of(volume);
-    let Some(handle) = node.volume(&spec) else { return Ok(()) };
-    let failed = |e: ResizeError| Failure::failed(format!("volume {}: {e}", spec.name));
-    match volume.state {
-        VolumeState::Active | VolumeState::Kept if volume.snapshot_of.is_some() => {
-            // It was asked for and never taken.
-            if handle.usage().await.map_err(|e| failed(e.into()))?.is_none() {
-                control.apply(&Change::BeginDelete { name: volume.name.clone() }).await?;
-                control.apply(&Change::FinishDelete { volume: volume.id }).await?;
-            }
-        }
-        VolumeState::Active | VolumeState::Kept => {
-            if let Some(snapshot) = volume.cloned_from
-                && handle.usage().await.map_err(|e| failed(e.into()))?.is_none()
-            {
-                handle.clone_of(LayerId(snapshot)).await.map_err(|e| failed(e.into()))?;
-            }
-            handle.settle_layer(spec.bytes.div_ceil(4096)).await.map_err(failed)?;
-        }
-        VolumeState::Deleting => {
-            handle.drop_layer().await.map_err(|e| failed(e.into()))?;
-            control.apply(&Change::FinishDelete { volume: volume.id }).await?;
-        }
-    }
-    Ok(())
 }
 
 fn addr_of(listen: &ListenAddr) -> Addr {

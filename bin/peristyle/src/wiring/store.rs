@@ -8,7 +8,8 @@ use peristyle_column::{Discard, FormatError, FormatOptions, LabelError, OpenErro
 use peristyle_control::desired::{Device as KnownDevice, DeviceState, Shard, State};
 use peristyle_control::setup::{FoundDevice, Setup, VolumeWish, open_or_create};
 use peristyle_control::{AnyStore, Control, EmbeddedStore};
-use peristyle_node::{DeviceConfig, NodeConfig, PeerConfig, PeerDevice, PeersConfig, Wish};
+use peristyle_member::{peer_config, peer_devices, wish_of};
+use peristyle_node::{DeviceConfig, NodeConfig, PeersConfig};
 use peristyle_rt::{Device, DeviceSpec, IoError, ReactorId, RuntimeConfig};
 use peristyle_shard::{Pace, ShardConfig};
 use std::io::ErrorKind;
@@ -197,15 +198,6 @@ pub(super) async fn format(device: &PlannedDevice, cluster: Uuid, force: bool) -
     }
 }
 
-pub(super) fn wish_of(state: DeviceState) -> Wish {
-    match state {
-        DeviceState::Active => Wish::Active,
-        DeviceState::Draining => Wish::Draining,
-        DeviceState::Failed => Wish::Failed,
-        DeviceState::Removed => Wish::Removed,
-    }
-}
-
 /// The node that the desired state and the plan describe. Devices and shards are spread over the reactors. `member`: which node of a
 /// cluster it is; shards are given to it while it runs.
 pub(super) fn node_config(plan: &Plan, state: &State, member: Option<(NodeId, SocketAddr)>) -> NodeConfig {
@@ -223,7 +215,8 @@ pub(super) fn node_config(plan: &Plan, state: &State, member: Option<(NodeId, So
         // Hosts wait while it is read by whoever takes the shard over.
         Some(_) => plan.checkpoint_log.min(MEMBERS_LOG),
     };
-    shard.map_cache_bytes = plan.map_cache / shards.len().max(1) as u64;
+    shard.shards = shards.len().max(1);
+    shard.map_cache_bytes = plan.map_cache / shard.shards as u64;
     shard.background = Pace::new(plan.background_bytes_s);
     shard.scrub_period = plan.scrub_period;
     let (shards, peer_shards) = if me.is_some() { (Vec::new(), shards) } else { (shards, Vec::new()) };
@@ -264,17 +257,4 @@ fn device_config(plan: &Plan, state: &State, d: &KnownDevice, number: usize) -> 
         home: ReactorId((number % plan.reactors) as u16),
         wish: wish_of(d.state),
     }
-}
-
-pub(super) fn peer_config(node: &peristyle_control::desired::Node) -> PeerConfig {
-    PeerConfig { node: node.id, addr: node.peers }
-}
-
-/// Devices that other nodes have.
-pub(super) fn peer_devices(state: &State, me: NodeId) -> impl Iterator<Item = PeerDevice> {
-    let theirs = state.devices.values().filter(|d| d.state != DeviceState::Removed);
-    theirs.filter_map(move |d| {
-        let node = d.node.filter(|node| *node != me)?;
-        Some(PeerDevice { id: d.id, node, domain: state.domain_of(d), wish: wish_of(d.state) })
-    })
 }

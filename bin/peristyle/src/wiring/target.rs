@@ -4,22 +4,17 @@ use super::Plan;
 use super::busy::{in_use, when_free};
 use super::serve::ThisNode;
 use crate::failure::Failure;
-use peristyle_base::NodeId;
 use peristyle_control::config;
-use peristyle_control::desired::State;
+use peristyle_member::portals_of;
 use peristyle_node::VolumeSpec;
 use peristyle_node::target::TargetConfig;
 use peristyle_nvme::QpairLimits;
-use peristyle_nvme::discovery::Portal;
 use peristyle_nvme::subsystem::Hosts;
 use peristyle_nvme::wire::fabrics::Nqn;
 use peristyle_rt::Addr;
 use peristyle_shard::ShardError;
 use std::net::SocketAddr;
 use std::rc::Rc;
-
-/// ASQSZ that the discovery log advertises.
-const ADMIN_QUEUE_ENTRIES: u16 = 32;
 
 fn nqn(text: &str) -> Result<Nqn, Failure> {
     Nqn::new(text).ok_or_else(|| Failure::usage(format!("`{text}` is not an NQN")))
@@ -46,23 +41,6 @@ fn config(
         volumes: volumes.to_vec(),
         limits: QpairLimits::default(),
     })
-}
-
-/// As the discovery log names them, from a number on.
-fn portals_of(addresses: Vec<SocketAddr>, first: u16) -> Vec<Portal> {
-    let portal =
-        |(i, address)| Portal { address, id: first + i as u16 + 1, admin_queue_entries: ADMIN_QUEUE_ENTRIES };
-    addresses.into_iter().enumerate().map(portal).collect()
-}
-
-/// Addresses of one node at most.
-const NODE_PORTALS: u16 = 16;
-
-/// Where hosts reach the cluster: this node first, then the others.
-pub fn portals(me: NodeId, state: &State) -> Vec<Portal> {
-    let mut nodes: Vec<_> = state.nodes.values().collect();
-    nodes.sort_by_key(|n| (n.id != me, n.id));
-    nodes.iter().flat_map(|n| portals_of(n.portals.clone(), n.id.0 as u16 * NODE_PORTALS)).collect()
 }
 
 /// Twenty characters that stay the same as long as the subsystem's name does.

@@ -67,42 +67,55 @@ impl<S: MetaStore> Control<S> {
     /// Makes one change durably and returns the state after it. When the store does not say whether the change
     /// happened, it is looked up: an error means that it did not, unless it is [`MetaError::Unknown`].
     pub async fn apply(&self, change: &Change) -> Result<State, ControlError> {
-        self.apply_if(change, |txn| txn).await
-    }
-
-    /// As [`Control::apply`], if what `guard` adds to the transaction holds too; else a conflict names its key.
-    pub async fn apply_if(&self, change: &Change, guard: impl Fn(Txn) -> Txn) -> Result<State, ControlError> {
         for _ in 0..ATTEMPTS {
-            let (before, revision) = {
-                let known = self.known.borrow();
-                (known.state.clone(), known.revision)
-            };
-            let mut after = before.clone();
-            if let Err(refused) = after.apply(change) {
-                // What we know may be old: what is refused must be refused by what is there now.
-                if self.refresh().await? {
-                    continue;
-                }
-                return Err(refused);
-            }
-            match self.store.commit(guard(difference(&before, &after, revision))).await {
-                Ok(revision) => {
-                    self.learn(Known { state: after.clone(), revision });
-                    return Ok(after);
-                }
-                Err(MetaError::Conflict { key }) if key == CLUSTER => {
-                    self.refresh().await?;
-                }
-                Err(MetaError::Unknown(_)) => {
-                    self.refresh().await?;
-                    if self.known.borrow().state == after {
-                        return Ok(after);
-                    }
-                }
-                Err(e) => return Err(e.into()),
+            match self.attempt(change, |txn| txn).await {
+                Err(error) if is_moved(&error) => {}
+                result => return result,
             }
         }
-        Err(MetaError::Conflict { key: CLUSTER.into() }.into())
+        Err(moved())
+    }
+
+    /// As [`Control::apply`], but to the state that was looked at and no other, and if what `guard` adds to the transaction holds too;
+    /// else a conflict names what has changed.
+    pub async fn apply_if(
+        &self,
+        change: &Change,
+        looked_at: &State,
+        guard: impl Fn(Txn) -> Txn,
+    ) -> Result<State, ControlError> {
+        if self.known.borrow().state.cluster.generation != looked_at.cluster.generation {
+            return Err(moved());
+        }
+        self.attempt(change, guard).await
+    }
+
+    /// On the state as it is known; a conflict when that is not the state any more, and it has been read anew.
+    async fn attempt(&self, change: &Change, guard: impl Fn(Txn) -> Txn) -> Result<State, ControlError> {
+        let (before, revision) = {
+            let known = self.known.borrow();
+            (known.state.clone(), known.revision)
+        };
+        let mut after = before.clone();
+        if let Err(refused) = after.apply(change) {
+            // What we know may be old: what is refused must be refused by what is there now.
+            return Err(if self.refresh().await? { moved() } else { refused });
+        }
+        match self.store.commit(guard(difference(&before, &after, revision))).await {
+            Ok(revision) => {
+                self.learn(Known { state: after.clone(), revision });
+                Ok(after)
+            }
+            Err(MetaError::Conflict { key }) if key == CLUSTER => {
+                self.refresh().await?;
+                Err(moved())
+            }
+            Err(MetaError::Unknown(_)) => {
+                self.refresh().await?;
+                if self.known.borrow().state == after { Ok(after) } else { Err(moved()) }
+            }
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Reads the state anew; says whether it is newer than what was known.
@@ -121,6 +134,15 @@ impl<S: MetaStore> Control<S> {
         }
         newer
     }
+}
+
+/// The state is another one than that which was looked at.
+fn moved() -> ControlError {
+    MetaError::Conflict { key: CLUSTER.into() }.into()
+}
+
+fn is_moved(error: &ControlError) -> bool {
+    matches!(error, ControlError::Store(MetaError::Conflict { key }) if key == CLUSTER)
 }
 
 /// Follows a state that others change as well.

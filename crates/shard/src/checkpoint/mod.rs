@@ -210,7 +210,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     fn take_state(&self, candidates: &Candidates) -> Taken {
         let state = &mut *self.state.borrow_mut();
         let log_bytes = std::mem::take(&mut state.log_bytes_since_checkpoint);
-        state.retire_below = retire_below(state, self.config.ready_extents);
+        state.retire_below = retire_below(state);
         let listed = state.roots.listed;
         let moving =
             self.moves.get() > 0 || state.frames.iter().any(|f| f.busy && f.kind == FrameKind::Relocation);

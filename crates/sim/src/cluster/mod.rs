@@ -4,12 +4,14 @@
 //! Safety: hosts on all nodes see one history of every block (`register`), whatever happens. Then liveness: with all faults over, somebody serves
 //! every shard again, no column is missing, and every block is read.
 
+pub(crate) mod hosts;
 mod nodes;
-mod register;
+pub(crate) mod register;
 
 use crate::Outcome;
 use crate::node::world;
-use nodes::{BLOCKS, Nodes};
+use hosts::BLOCKS;
+use nodes::Nodes;
 use peristyle_base::Scheme;
 use peristyle_rt::Duration;
 use peristyle_rt::sim::{Rng, Stop, World};

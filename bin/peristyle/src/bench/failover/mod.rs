@@ -64,6 +64,9 @@ pub struct FailoverOptions {
     /// A path that gives no answer for so long is given up
     #[arg(long, default_value = "500ms", value_name = "TIME", value_parser = time)]
     pub limit: Duration,
+    /// A command that no path takes for so long fails
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = time)]
+    pub give_up: Duration,
     /// Of places and contents [default: drawn]
     #[arg(long)]
     pub seed: Option<u64>,
@@ -136,7 +139,11 @@ fn connect(options: &FailoverOptions, depth: u32) -> Rc<Paths> {
     // One command fewer than entries can be in flight.
     let host = HostOptions { entries: depth + 1, ..HostOptions::new(&host_nqn(), &options.nqn) };
     let portals = options.portal.iter().map(|addr| Addr::Tcp(*addr)).collect();
-    Paths::start(PathsOptions { answer_limit: options.limit, ..PathsOptions::new(host, portals) })
+    Paths::start(PathsOptions {
+        answer_limit: options.limit,
+        give_up: options.give_up,
+        ..PathsOptions::new(host, portals)
+    })
 }
 
 fn mark(failover: &Failover, name: &str, depth: u32) -> Result<(), Failure> {

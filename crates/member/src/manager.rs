@@ -1,11 +1,11 @@
 //! The manager's part: each member is ready to be it, one is. It decides who is to own which shard; I/O does not need it.
 
-use super::member::{DEAD_AFTER, Member};
+use crate::member::{DEAD_AFTER, Member};
 use peristyle_base::NodeId;
 use peristyle_control::desired::{Change, State};
 use peristyle_control::election::{MANAGER, Mandate, campaign, depose, observe};
 use peristyle_control::manager::{balance, may_decide, new_owners};
-use peristyle_control::{ControlError, MetaError};
+use peristyle_control::{ClusterStore, ControlError, MetaError};
 use peristyle_rt::{Duration, Instant, now, select, sleep, spawn};
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ const PERIOD: Duration = Duration::from_millis(20);
 /// A cluster is given time before its first shards are given out, while nodes come, and before each move of a shard that only evens out.
 const SETTLED: Duration = Duration::from_secs(1);
 
-pub fn start(member: &Rc<Member>) {
+pub(crate) fn start<S: ClusterStore + Clone + 'static>(member: &Rc<Member<S>>) {
     spawn(follow_manager(member.clone()));
     spawn(watch_manager(member.clone()));
     spawn(stand(member.clone()));
@@ -27,11 +27,11 @@ fn name(node: NodeId) -> String {
 }
 
 /// Which node a manager is.
-pub fn node_of(name: &str) -> Option<NodeId> {
+pub(crate) fn node_of(name: &str) -> Option<NodeId> {
     name.parse().ok().map(NodeId)
 }
 
-async fn follow_manager(member: Rc<Member>) {
+async fn follow_manager<S: ClusterStore + Clone + 'static>(member: Rc<Member<S>>) {
     let mut observer = observe(member.control.store().clone());
     loop {
         match observer.next().await {
@@ -41,12 +41,12 @@ async fn follow_manager(member: Rc<Member>) {
     }
 }
 
-fn hears_majority(member: &Member) -> bool {
+fn hears_majority<S: ClusterStore + Clone + 'static>(member: &Member<S>) -> bool {
     may_decide(&member.control.state(), |id| member.is_alive(id))
 }
 
 /// Of those who hear most of the cluster and not its manager, the first ends its mandate.
-async fn watch_manager(member: Rc<Member>) {
+async fn watch_manager<S: ClusterStore + Clone + 'static>(member: Rc<Member<S>>) {
     loop {
         sleep(PERIOD).await;
         let Some(manager) = member.manager.borrow().clone() else { continue };
@@ -60,7 +60,7 @@ async fn watch_manager(member: Rc<Member>) {
 }
 
 /// Is the manager whenever there is no other, and this node can know how the others do.
-async fn stand(member: Rc<Member>) {
+async fn stand<S: ClusterStore + Clone + 'static>(member: Rc<Member<S>>) {
     let store = member.control.store().clone();
     while !member.leaving.get() {
         let cut_off = async {
@@ -80,7 +80,7 @@ async fn stand(member: Rc<Member>) {
 }
 
 /// Returns when somebody else is the manager, or should be.
-async fn decide(member: &Member, mandate: &Mandate) {
+async fn decide<S: ClusterStore + Clone + 'static>(member: &Member<S>, mandate: &Mandate) {
     let mut quiet_since = now();
     let mut before: Option<(u64, usize)> = None;
     while hears_majority(member) && !member.leaving.get() {
@@ -95,7 +95,7 @@ async fn decide(member: &Member, mandate: &Mandate) {
             continue;
         };
         let guard = |txn| mandate.fence(txn);
-        match member.control.apply_if(&Change::SetOwners(owners), guard).await {
+        match member.control.apply_if(&Change::SetOwners(owners), &state, guard).await {
             Err(ControlError::Store(MetaError::Conflict { key })) if key == MANAGER => return,
             // Whatever it was, the next look decides anew.
             Err(_) => sleep(PERIOD).await,
