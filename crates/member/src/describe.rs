@@ -1,7 +1,7 @@
 //! What the desired state says to one node's data plane.
 
 use peristyle_base::NodeId;
-use peristyle_control::desired::{self, DeviceState, State};
+use peristyle_control::desired::{self, DeviceState, NodeState, State};
 use peristyle_control::member::{bring_devices, join};
 use peristyle_control::setup::FoundDevice;
 use peristyle_control::{ClusterStore, Control, ControlError, MetaError};
@@ -35,9 +35,11 @@ pub async fn enter<S: ClusterStore>(
     Ok(())
 }
 
-/// What becomes of a device.
-pub fn wish_of(state: DeviceState) -> Wish {
-    match state {
+/// What becomes of a device. One whose node is about to stop will be away for a while.
+pub fn wish_of(state: &State, device: &desired::Device) -> Wish {
+    let node = device.node.and_then(|node| state.nodes.get(&node));
+    match device.state {
+        DeviceState::Active if node.is_some_and(|n| n.state == NodeState::Stopping) => Wish::Leaving,
         DeviceState::Active => Wish::Active,
         DeviceState::Draining => Wish::Draining,
         DeviceState::Failed => Wish::Failed,
@@ -55,7 +57,7 @@ pub fn peer_devices(state: &State, me: NodeId) -> impl Iterator<Item = PeerDevic
     let theirs = state.devices.values().filter(|d| d.state != DeviceState::Removed);
     theirs.filter_map(move |d| {
         let node = d.node.filter(|node| *node != me)?;
-        Some(PeerDevice { id: d.id, node, domain: state.domain_of(d), wish: wish_of(d.state) })
+        Some(PeerDevice { id: d.id, node, domain: state.domain_of(d), wish: wish_of(state, d) })
     })
 }
 

@@ -154,7 +154,7 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
             self.node.add_peer_device(&device);
         }
         for device in state.devices.values() {
-            self.node.set_wish(device.id, describe::wish_of(device.state));
+            self.node.set_wish(device.id, describe::wish_of(state, device));
         }
     }
 

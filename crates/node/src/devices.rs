@@ -78,13 +78,15 @@ pub enum Wish {
     Failed = 2,
     /// It has left.
     Removed = 3,
+    /// To be away for a while, soon: nothing new comes to it, and what it has stays.
+    Leaving = 4,
 }
 
 impl Wish {
-    const ALL: [Wish; 4] = [Wish::Active, Wish::Draining, Wish::Failed, Wish::Removed];
+    const ALL: [Wish; 5] = [Wish::Active, Wish::Draining, Wish::Failed, Wish::Removed, Wish::Leaving];
     /// Its columns count.
     pub fn serves(self) -> bool {
-        matches!(self, Wish::Active | Wish::Draining)
+        matches!(self, Wish::Active | Wish::Draining | Wish::Leaving)
     }
 }
 
@@ -215,9 +217,12 @@ impl SharedDevice {
         match self.wish() {
             Wish::Failed | Wish::Removed => Fate::Lost,
             Wish::Draining if serves => Fate::Draining,
+            Wish::Leaving if serves => Fate::Leaving,
             Wish::Active if serves => Fate::Here,
-            Wish::Active | Wish::Draining if now.since(Instant(since)) >= patience => Fate::Lost,
-            Wish::Active | Wish::Draining => Fate::Away,
+            Wish::Active | Wish::Draining | Wish::Leaving if now.since(Instant(since)) >= patience => {
+                Fate::Lost
+            }
+            Wish::Active | Wish::Draining | Wish::Leaving => Fate::Away,
         }
     }
     /// Somebody waits for it longer than usual. True for the first who says so: it is to be probed.
@@ -252,7 +257,7 @@ impl SharedDevice {
             slots_used,
             healthy: self.wish().serves() && matches!(state, DeviceState::Healthy | DeviceState::Slow),
             avoid: state == DeviceState::Slow,
-            draining: self.wish() == Wish::Draining,
+            draining: matches!(self.wish(), Wish::Draining | Wish::Leaving),
         }
     }
 }

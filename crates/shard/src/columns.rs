@@ -15,10 +15,19 @@ pub enum Fate {
     Here,
     /// It serves, and its columns are to move off it.
     Draining,
+    /// It serves, and is about to be away for a while: it gets no new columns, and those that it has stay.
+    Leaving,
     /// It is not there, and may come back.
     Away,
     /// The operator gave it up, or it has been away for too long: its columns are made anew elsewhere.
     Lost,
+}
+
+impl Fate {
+    /// Its columns can be asked for.
+    pub fn serves(self) -> bool {
+        matches!(self, Fate::Here | Fate::Draining | Fate::Leaving)
+    }
 }
 
 /// Rows that a column does not have although it is longer: `(first, count)`, ascending.

@@ -27,6 +27,26 @@ pub(crate) struct Scan {
     pub whole: bool,
 }
 
+/// Rows of an unsealed extent that are read at first: many were in use for moments only.
+const FIRST_ROWS: u16 = 64;
+
+/// Rows of one column, read in one piece.
+struct Ahead {
+    column: usize,
+    row: u16,
+    view: View,
+}
+
+impl Ahead {
+    fn end(&self) -> u16 {
+        self.row + (self.view.len() / BLOCK_BYTES) as u16
+    }
+    fn block(&self, row: u16) -> Option<&[u8]> {
+        let at = row.checked_sub(self.row)? as usize * BLOCK_BYTES;
+        self.view.get(at..at + BLOCK_BYTES)
+    }
+}
+
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Steps 3 and 4: learn where the columns are, and fence those of unsealed extents.
     pub(crate) async fn find_extents(&self, record: &ShardRecord) -> Result<(), RecoverError> {
@@ -169,7 +189,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         &self,
         id: ExtentId,
         mark: ExtentId,
-        first: Option<(usize, View)>,
         replay: &mut Replay,
     ) -> Result<Scan, RecoverError> {
         let (nonce, phase, rows, needed) = {
@@ -183,9 +202,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let mut scan = Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: limit, whole: true };
         let mut row = 0;
         let mut entries: Vec<Entry> = Vec::new();
+        let mut ahead = None;
         while row < limit {
+            if row == 0 || ahead.as_ref().is_some_and(|ahead: &Ahead| row >= ahead.end()) {
+                // Whoever holds one large buffer and waits for another may wait for ever.
+                drop(ahead.take());
+                ahead = self.read_ahead(id, row, limit).await;
+            }
             let mut copies = HeaderCopies::default();
-            let header = self.header_at(id, row, first.as_ref(), &nonce, &mut entries, &mut copies).await;
+            let header = self.header_at(id, row, ahead.as_ref(), &nonce, &mut entries, &mut copies).await;
             let Some(header) = header else {
                 if phase != ExtentPhase::Sealed && copies.meaning() == NoHeader::End {
                     scan.end = row;
@@ -265,22 +290,18 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: 0, whole: true }
     }
 
-    /// What a scan of the extent begins with: a column with headers, as much of it as may hold any.
-    pub(crate) async fn first_look(&self, id: ExtentId) -> Option<(usize, View)> {
-        let (sealed, rows) = {
+    /// The first column with headers that can be read, a good part of it from a row on: row by row would take a round trip for each
+    /// frame, and who reads all of what hardly anybody has written to waits for nothing.
+    async fn read_ahead(&self, id: ExtentId, row: u16, limit: u16) -> Option<Ahead> {
+        let (scheme, sealed) = {
             let state = &mut *self.state.borrow_mut();
             let e = state.extents.at(id);
-            (e.phase == ExtentPhase::Sealed, e.committed_rows)
+            (e.scheme, e.phase == ExtentPhase::Sealed)
         };
-        self.read_header_column(id, if sealed { rows } else { COLUMN_ROWS }).await
-    }
-
-    /// The first column with headers that can be read, whole: row by row would take a round trip for each frame.
-    async fn read_header_column(&self, id: ExtentId, rows: u16) -> Option<(usize, View)> {
-        let scheme = self.state.borrow_mut().extents.at(id).scheme;
+        let rows = if row == 0 && !sealed { limit.min(FIRST_ROWS) } else { limit - row };
         for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
-            if let Some(view) = self.read_rows(id, column, 0, rows).await {
-                return Some((column, view));
+            if let Some(view) = self.read_rows(id, column, row, rows).await {
+                return Some(Ahead { column, row, view });
             }
         }
         None
@@ -311,7 +332,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         &self,
         id: ExtentId,
         row: u16,
-        whole: Option<&(usize, View)>,
+        ahead: Option<&Ahead>,
         nonce: &peristyle_base::Nonce,
         entries: &mut Vec<Entry>,
         copies: &mut HeaderCopies,
@@ -319,8 +340,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let scheme = self.state.borrow_mut().extents.at(id).scheme;
         for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
             let single;
-            let there = row as usize * BLOCK_BYTES..(row as usize + 1) * BLOCK_BYTES;
-            let read = whole.filter(|whole| whole.0 == column).and_then(|whole| whole.1.get(there));
+            let read = ahead.filter(|ahead| ahead.column == column).and_then(|ahead| ahead.block(row));
             let block = match read {
                 Some(block) => Some(block),
                 None => {

@@ -194,8 +194,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 scans.push(self.scan_of_nothing(id));
                 continue;
             }
-            let first = self.first_look(id).await;
-            scans.push(self.scan(id, mark, first, &mut replay).await?);
+            scans.push(self.scan(id, mark, &mut replay).await?);
         }
         let absent = match &record.checkpoint {
             Some(checkpoint) => self.load_checkpoint(checkpoint).await.map_err(RecoverError::Checkpoint)?,

@@ -197,7 +197,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Its columns can be read and freed now.
     pub(crate) fn is_reachable(&self, device: DeviceId) -> bool {
-        let serves = matches!(self.fates().of(device), Fate::Here | Fate::Draining);
+        let serves = self.fates().of(device).serves();
         !device.is_nil() && serves && !self.columns.is_away(device)
     }
 
@@ -376,13 +376,13 @@ fn why_due(e: &Extent, column: usize, fates: &Fates, unsure: bool, epoch: Epoch)
         Fate::Lost => Some(Why::Lost),
         Fate::Away => None,
         // One that missed its seal gets it from whoever remembers its rows' checksums.
-        Fate::Here | Fate::Draining if e.missing & bit != 0 => {
+        Fate::Here | Fate::Draining | Fate::Leaving if e.missing & bit != 0 => {
             (e.lost & bit != 0 || e.epoch != epoch).then_some(Why::Lost)
         }
-        Fate::Here | Fate::Draining if e.damaged & bit != 0 => Some(Why::Damaged),
-        Fate::Here | Fate::Draining if e.suspected & bit != 0 => Some(Why::Suspected),
+        Fate::Here | Fate::Draining | Fate::Leaving if e.damaged & bit != 0 => Some(Why::Damaged),
+        Fate::Here | Fate::Draining | Fate::Leaving if e.suspected & bit != 0 => Some(Why::Suspected),
         Fate::Draining => Some(Why::Drain),
-        Fate::Here => None,
+        Fate::Here | Fate::Leaving => None,
     }
 }
 

@@ -1,12 +1,12 @@
 //! Extents that are taken out of use: with a checkpoint, because they would hold its mark back, or because they never took a
 //! frame; and what becomes of their columns.
 
-use crate::columns::Columns;
+use crate::columns::{Columns, Fate};
 use crate::extent::{Extent, ExtentPhase, Width};
 use crate::shard::{Shard, State};
 use crate::stream::Stream;
 use crate::supply::SEAL_LIMIT;
-use peristyle_base::{ColumnName, ColumnPlace, ExtentId};
+use peristyle_base::{ColumnName, ColumnPlace, DeviceId, ExtentId};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::{Duration, join_all, timeout};
 use std::rc::Rc;
@@ -15,6 +15,9 @@ use std::rc::Rc;
 /// checkpoint taken, which lets go of them.
 const EMPTY_MAX: usize = 4;
 const DEAD_MAX: usize = 32;
+
+/// How often is looked whether devices are about to be away.
+const LEAVING_PERIOD: Duration = Duration::from_millis(100);
 
 /// Below which number a checkpoint that begins now has ready and open extents replaced: they are so far behind that
 /// the next one would have replay look at more than a few others for their sake. A shard that writes little keeps
@@ -46,6 +49,28 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             Width::Wide | Width::Narrow => has_young(width) || on_other || on_reserve,
         };
         old && go_on
+    }
+
+    /// Devices that are about to be away: all that takes frames is replaced by extents without them, while it still can be sealed, so
+    /// that no write waits when they go.
+    pub(crate) async fn run_stepping_aside(self: Rc<Self>) {
+        let (mut fates, mut leaving) = (Vec::new(), Vec::new());
+        while self.stopped().is_none() {
+            peristyle_rt::sleep(LEAVING_PERIOD).await;
+            fates.clear();
+            self.columns.fates(&mut fates);
+            let is_leaving = |device: DeviceId| fates.contains(&(device, Fate::Leaving));
+            leaving.retain(|&device| is_leaving(device));
+            let known = leaving.len();
+            let all = fates.iter().map(|f| f.0).filter(|&device| is_leaving(device));
+            let new: Vec<DeviceId> = all.filter(|device| !leaving.contains(device)).collect();
+            leaving.extend(new);
+            if leaving.len() > known {
+                let state = &mut *self.state.borrow_mut();
+                state.retire_below = state.retire_below.max(state.next_extent);
+                self.supply_wanted.notify_all();
+            }
+        }
     }
 
     /// Takes no more frames for old extents: they are sealed, or given back when they never took one. The next

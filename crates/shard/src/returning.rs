@@ -33,11 +33,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let back: Vec<DeviceId> = {
             let repair = &self.state.borrow().repair;
             let known = Fates(repair.known.clone());
-            let serves = |fate| matches!(fate, Fate::Here | Fate::Draining);
-            let new = |device| !serves(known.of(device)) || repair.unlisted.contains(&device);
-            fates.0.iter().filter(|(device, fate)| serves(*fate) && new(*device)).map(|d| d.0).collect()
+            let new = |device| !known.of(device).serves() || repair.unlisted.contains(&device);
+            fates.0.iter().filter(|(device, fate)| fate.serves() && new(*device)).map(|d| d.0).collect()
         };
-        let here = |device| matches!(fates.of(device), Fate::Here | Fate::Draining);
+        let here = |device| fates.of(device).serves();
         let due = self.state.borrow_mut().repair.take_rechecks(here);
         // What is open is sealed, so that it can be made anew elsewhere, also when nobody writes any more.
         for (device, _) in fates.0.iter().filter(|d| matches!(d.1, Fate::Draining | Fate::Lost)) {

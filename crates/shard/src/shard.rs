@@ -386,6 +386,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         peristyle_rt::spawn(self.clone().run_watchdog());
         // Work beside the I/O path: it may allocate.
         peristyle_rt::spawn_background(self.clone().run_supply());
+        peristyle_rt::spawn_background(self.clone().run_stepping_aside());
         peristyle_rt::spawn_background(self.clone().run_checkpoints());
         peristyle_rt::spawn_background(self.clone().run_space());
         peristyle_rt::spawn_background(self.clone().run_remains());

@@ -147,13 +147,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Allocates extents and lists them in the open set; only then are they ready (invariant 1, One writer).
     pub(crate) async fn refill_now(&self) -> bool {
-        let mut ok = true;
-        for width in [Width::Wide, Width::Narrow] {
-            let missing = self.missing(width, true);
-            if missing > 0 {
-                ok &= self.refill(width, missing, AllocClass::User).await.is_ok();
-            }
-        }
+        let wanted = [Width::Wide, Width::Narrow].into_iter().filter(|width| self.missing(*width, true) > 0);
+        let mut ok = self.refill_each(wanted.collect(), AllocClass::User).await.is_ok();
         // A takeover goes on in a full pool too, from what is kept back for it.
         let none = self.state.borrow().extents.ready.iter().all(|r| r.is_empty());
         if none {
@@ -166,35 +161,69 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn refill(&self, width: Width, count: usize, class: AllocClass) -> Result<(), CreateError> {
         let mut made = Vec::new();
         let mut result = Ok(());
-        let bad_before = self.bad_devices();
-        {
-            let state = &mut *self.state.borrow_mut();
-            state.creating = Some(state.next_extent);
-        }
+        let bad_before = self.begin_creating();
         for _ in 0..count {
             match self.create_extent(width, class).await {
-                Ok(extent) => made.push(extent),
+                Ok(extent) => made.push((width, extent)),
                 Err(error) => {
                     result = Err(error);
                     break;
                 }
             }
         }
-        let ids: Vec<ExtentId> = made.iter().map(|e| e.id).collect();
+        let none = made.is_empty();
+        self.list_made(made, &bad_before).await?;
+        match none || self.state.borrow().extents.ready[width as usize].is_empty() {
+            true => result,
+            false => Ok(()),
+        }
+    }
+
+    /// One extent of each of these widths, at the same time.
+    async fn refill_each(&self, widths: Vec<Width>, class: AllocClass) -> Result<(), CreateError> {
+        let bad_before = self.begin_creating();
+        let all = join_all(widths.iter().map(|&width| self.create_extent(width, class))).await;
+        let (mut made, mut result) = (Vec::new(), Ok(()));
+        for (&width, extent) in widths.iter().zip(all) {
+            match extent {
+                Ok(extent) => made.push((width, extent)),
+                Err(error) => result = Err(error),
+            }
+        }
+        self.list_made(made, &bad_before).await?;
+        result
+    }
+
+    /// Devices that are bad before extents are made.
+    fn begin_creating(&self) -> Vec<DeviceId> {
         {
             let state = &mut *self.state.borrow_mut();
-            made.into_iter().for_each(|e| state.extents.insert(e));
+            state.creating = Some(state.next_extent);
+        }
+        self.bad_devices()
+    }
+
+    /// Extents that were made are ready once the record lists them.
+    async fn list_made(
+        &self,
+        made: Vec<(Width, Extent)>,
+        bad_before: &[DeviceId],
+    ) -> Result<(), CreateError> {
+        let ids: Vec<(Width, ExtentId)> = made.iter().map(|(width, e)| (*width, e.id)).collect();
+        {
+            let state = &mut *self.state.borrow_mut();
+            made.into_iter().for_each(|(_, e)| state.extents.insert(e));
             state.creating = None;
         }
         if ids.is_empty() {
-            return result;
+            return Ok(());
         }
         self.write_record(|_| {}).await.map_err(|_| CreateError::Stopped)?;
         // A device may have failed meanwhile: such an extent never takes a frame.
         let bad = self.bad_devices();
         let failed = |device| bad.contains(&device) && !bad_before.contains(&device);
         let state = &mut *self.state.borrow_mut();
-        for id in ids {
+        for (width, id) in ids {
             let extent = state.extents.at(id);
             if extent.phase == ExtentPhase::Ready && extent.places.iter().any(|p| failed(p.device)) {
                 extent.phase = ExtentPhase::Closed;
@@ -202,10 +231,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 state.extents.ready[width as usize].push_back(id);
             }
         }
-        match state.extents.ready[width as usize].is_empty() {
-            true => result,
-            false => Ok(()),
-        }
+        Ok(())
     }
 
     async fn create_extent(&self, width: Width, class: AllocClass) -> Result<Extent, CreateError> {

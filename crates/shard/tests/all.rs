@@ -4,6 +4,7 @@ mod at_rest;
 mod checkpoints;
 mod collect;
 mod extents;
+mod geometry;
 mod memory;
 mod pool;
 mod recovery;

@@ -5,7 +5,7 @@ use peristyle_base::{COLUMN_ROWS, ExtentId, ShardId};
 use peristyle_cluster::{ExtentState, Fault};
 use peristyle_rt::{Duration, join_all, sim};
 use peristyle_shard::frame::Header;
-use peristyle_shard::{ColumnFault, ShardError, WriteClass};
+use peristyle_shard::{ColumnFault, Fate, ShardError, WriteClass};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -445,5 +445,37 @@ fn while_the_control_store_is_away_writes_go_on_until_no_ready_extent_of_any_wid
         home.kill(shard);
         let shard = home.recover().await.unwrap();
         expect(&shard, written % 31 * 128, 128, written).await;
+    });
+}
+
+#[test]
+fn nothing_waits_for_devices_that_were_said_to_leave_and_then_are_gone() {
+    sim::run(21, |_| async {
+        let home = Home::new("2+1", 5);
+        let shard = home.start().await;
+        for i in 0..24u64 {
+            write(&shard, i * 128, 128, i).await.unwrap();
+        }
+        home.pool.fate(4, Fate::Leaving);
+        ms(1000).await;
+        let of_record = |home: &Home| {
+            let record = home.record();
+            let places = record.open_set.iter().flat_map(|e| e.columns.to_vec());
+            places.filter(|p| home.pool.index_of(p.device) == Some(4)).count()
+        };
+        assert_eq!(of_record(&home), 0, "what takes frames is elsewhere");
+        let used = home.pool.used()[4];
+        assert!(used > 0, "and what the device has stays");
+        // It is gone in the middle of writes, and none of them has to be appended anew.
+        home.pool.take_log();
+        home.pool.fate(4, Fate::Away);
+        for i in 0..24u64 {
+            write(&shard, i * 128, 128, 100 + i).await.unwrap();
+        }
+        let failed: Vec<_> = home.pool.take_log().into_iter().filter(|(_, result)| result.is_err()).collect();
+        assert!(failed.is_empty(), "{failed:?}");
+        for i in 0..24u64 {
+            expect(&shard, i * 128, 128, 100 + i).await;
+        }
     });
 }

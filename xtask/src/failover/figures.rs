@@ -3,13 +3,14 @@
 use super::load::Phase;
 use std::fmt;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     Kill,
     Stop,
     /// SIGTERM: its shards go to others before it stops.
     End,
     /// The node comes back, and gets shards again.
+    #[value(skip)]
     Return,
 }
 

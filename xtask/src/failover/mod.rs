@@ -35,6 +35,9 @@ const RUNNING: u64 = 50;
 pub struct Options {
     #[arg(long, default_value_t = 12)]
     rounds: u32,
+    /// What every round does to the owner; without it, every third stops it, every fourth of the rest ends it, the others kill it.
+    #[arg(long)]
+    only: Option<Kind>,
     #[arg(long, default_value_t = 6)]
     nodes: u16,
     /// Commands in flight.
@@ -70,7 +73,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     load.until_running(0, running)?;
     let mut figures = Figures::default();
     for round in 1..=options.rounds {
-        one_round(round, &cluster, &mut load, &mut figures, running)
+        one_round(round, options.only, &cluster, &mut load, &mut figures, running)
             .with_context(|| format!("round {round}; {}", cluster.words()))?;
     }
     let summary = load.end()?;
@@ -88,17 +91,18 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 /// The owner goes, another one serves, it comes back.
 fn one_round(
     round: u32,
+    only: Option<Kind>,
     cluster: &Cluster,
     load: &mut Load,
     figures: &mut Figures,
     running: u64,
 ) -> Result<()> {
     let owner = cluster.owner()?;
-    let kind = match round {
+    let kind = only.unwrap_or(match round {
         n if n.is_multiple_of(STOP_ONE_IN) => Kind::Stop,
         n if n.is_multiple_of(END_ONE_IN) => Kind::End,
         _ => Kind::Kill,
-    };
+    });
     load.mark(&format!("{kind} {round}"))?;
     match kind {
         Kind::Stop => {

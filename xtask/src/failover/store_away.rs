@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> Result<()> {
     let shape = ["--nodes", &nodes, "--scheme", &options.scheme, "--device-size", &options.device_size];
     let rest = ["--volume", "writes=256MiB", "--volume", "reads=256MiB", "--listen", &options.listen];
     let cluster = Cluster::start(scratch.path(), &[&shape[..], &rest[..]].concat())?;
-    let writes = ["--reads", "0", "--qd", "8", "--pause", &options.pause, "--give-up", "24h"];
+    let writes = ["--reads", "0", "--qd", "8", "--pause", &options.pause, "--give-up", "1440m"];
     let mut writes = Load::start(scratch.path(), &cluster.ready, 0, &writes)?;
     let mut reads = Load::start(scratch.path(), &cluster.ready, 1, &["--reads", "100", "--pause", "1ms"])?;
     writes.until_running(0, RUNNING)?;

@@ -62,6 +62,7 @@ fn state_of(d: &SharedDevice) -> &'static str {
         (_, DeviceState::Closed) => "missing",
         (_, DeviceState::Failed) => "failed",
         (Wish::Draining, _) => "draining",
+        (Wish::Leaving, _) => "leaving",
         (Wish::Active, DeviceState::Healthy) => "healthy",
         (Wish::Active, DeviceState::Slow) => "slow",
     }

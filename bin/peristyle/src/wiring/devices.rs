@@ -36,8 +36,9 @@ impl Admin {
     }
 
     async fn set_state(&self, device: DeviceId, state: DeviceState) -> Result<Response, ApiError> {
-        self.control.apply(&Change::SetDeviceState { device, state }).await?;
-        self.node.set_wish(device, peristyle_member::wish_of(state));
+        let now = self.control.apply(&Change::SetDeviceState { device, state }).await?;
+        let wish = now.devices.get(&device).map(|d| peristyle_member::wish_of(&now, d));
+        wish.into_iter().for_each(|wish| self.node.set_wish(device, wish));
         Ok(Response::Done)
     }
 

@@ -255,6 +255,6 @@ fn device_config(plan: &Plan, state: &State, d: &KnownDevice, number: usize) -> 
         discard: planned.map_or(Discard::Auto, |p| p.discard),
         domain: state.domain_of(d),
         home: ReactorId((number % plan.reactors) as u16),
-        wish: wish_of(d.state),
+        wish: wish_of(state, d),
     }
 }

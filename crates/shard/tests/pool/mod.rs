@@ -388,7 +388,7 @@ impl Columns for Pool {
             },
             healthy: !d.away,
             avoid: false,
-            draining: d.fate == Fate::Draining,
+            draining: matches!(d.fate, Fate::Draining | Fate::Leaving),
         }));
     }
 

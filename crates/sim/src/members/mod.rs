@@ -90,11 +90,12 @@ const STEP: Duration = Duration::from_millis(5);
 
 impl Plan {
     pub fn draw(rng: &mut Rng) -> Plan {
-        let (k, m) = *rng.pick(&[(1, 1), (1, 1), (1, 2), (2, 1), (2, 2)]);
+        let (k, m) = *rng.pick(&[(1, 1), (1, 1), (1, 2), (2, 1), (2, 2), (4, 2)]);
         let width = usize::from(k + m);
         let late = *rng.pick(&[0, 0, 1, 2, 2]);
         // A majority has to be left when as many nodes as the scheme covers are away.
-        let nodes = width.max(2 * usize::from(m) + 1) + late;
+        let more = *rng.pick(&[0, 0, 0, 1, 4]);
+        let nodes = width.max(2 * usize::from(m) + 1) + more + late;
         let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| rng.coin()).collect();
         if kinds.is_empty() {
             kinds.push(*rng.pick(&KINDS));
@@ -151,7 +152,8 @@ impl Members {
             }
             self.run_for(5000);
             self.leave_without_store();
-            struck.iter().for_each(|&(node, kind)| self.heal(node, kind, there));
+            // Cuts first: a node that has just started reads the state before it can leave.
+            struck.iter().rev().for_each(|&(node, kind)| self.heal(node, kind, there));
             self.run_for(1000);
             self.until_sound();
         }
