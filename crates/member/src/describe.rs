@@ -35,11 +35,14 @@ pub async fn enter<S: ClusterStore>(
     Ok(())
 }
 
-/// What becomes of a device. One whose node is about to stop will be away for a while.
+/// What becomes of a device. One whose node is about to stop will be away for a while: that matters once others have its shards, who
+/// have enough to do before.
 pub fn wish_of(state: &State, device: &desired::Device) -> Wish {
-    let node = device.node.and_then(|node| state.nodes.get(&node));
+    let stopping =
+        |n: &&desired::Node| n.state == NodeState::Stopping && state.owned_by(n.id).next().is_none();
+    let leaves = device.node.and_then(|node| state.nodes.get(&node)).as_ref().is_some_and(stopping);
     match device.state {
-        DeviceState::Active if node.is_some_and(|n| n.state == NodeState::Stopping) => Wish::Leaving,
+        DeviceState::Active if leaves => Wish::Leaving,
         DeviceState::Active => Wish::Active,
         DeviceState::Draining => Wish::Draining,
         DeviceState::Failed => Wish::Failed,

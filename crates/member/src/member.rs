@@ -24,8 +24,9 @@ const LOOK_PERIOD: Duration = Duration::from_millis(500);
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 /// It takes checkpoints before, so that they have little to read; not for ever.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(2);
-/// It goes on to serve its devices for so long: whoever takes its shards recovers them with all their columns.
-const LINGER: Duration = Duration::from_millis(500);
+/// It goes on to serve its devices for so long: whoever takes its shards recovers them with all their columns, and all that takes
+/// frames is replaced by extents that are elsewhere.
+const LINGER: Duration = Duration::from_secs(1);
 /// A node that has not answered for so long is taken for dead.
 pub const DEAD_AFTER: Duration = Duration::from_millis(400);
 

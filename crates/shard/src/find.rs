@@ -2,12 +2,12 @@
 
 use crate::columns::{ColumnFault, Columns, ListedSlot, SlotState};
 use crate::extent::{Extent, ExtentPhase};
-use crate::frame::{Entry, FrameKind, Header, NotHeader, has_nonce};
+use crate::frame::{Entry, FRAME_BLOCKS_MAX, FrameKind, Header, NotHeader, has_nonce};
 use crate::recover::RecoverError;
 use crate::replay::{Found, HeaderCopies, NoHeader, Replay};
 use crate::shard::Shard;
 use peristyle_base::{
-    BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, ColumnPlace, DeviceId, ExtentId, RowIndex, SlotIndex,
+    BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, ColumnPlace, DeviceId, ExtentId, RowIndex, Seq, SlotIndex,
 };
 use peristyle_cluster::{ColumnPlaces, ShardRecord, ShardStore};
 use peristyle_rt::{View, join_all};
@@ -27,6 +27,8 @@ pub(crate) struct Scan {
     pub whole: bool,
 }
 
+/// Rows at the end of a sealed extent in which its last frame's header is looked for at first.
+const LAST_ROWS: u16 = 8;
 /// Rows of an unsealed extent that are read at first: many were in use for moments only.
 const FIRST_ROWS: u16 = 64;
 
@@ -288,6 +290,52 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         extent.frames.clear();
         (extent.committed_rows, extent.next_row) = (0, 0);
         Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: 0, whole: true }
+    }
+
+    /// Of these extents the sealed ones of which the checkpoint up to this number has all frames.
+    pub(crate) async fn covered(&self, ids: &[ExtentId], from: Seq) -> HashSet<ExtentId> {
+        let plain: Vec<ExtentId> = {
+            let state = self.state.borrow();
+            let is_plain =
+                |e: &Extent| e.phase == ExtentPhase::Sealed && !e.suspect && !e.in_record && !e.seal_is_due();
+            ids.iter().copied().filter(|id| state.extents.get(*id).is_some_and(is_plain)).collect()
+        };
+        let mut covered = HashSet::new();
+        for some in plain.chunks(TOGETHER) {
+            let last = join_all(some.iter().map(|&id| self.last_frame(id))).await;
+            let is_covered = |last: &Option<Seq>| last.is_some_and(|seq| seq <= from);
+            covered.extend(some.iter().zip(&last).filter(|(_, last)| is_covered(last)).map(|(id, _)| *id));
+        }
+        covered
+    }
+
+    /// The number of a sealed extent's last frame: users' frames stand in an extent in the order of their numbers. `None` when it
+    /// cannot be told, or the last one is no user's.
+    async fn last_frame(&self, id: ExtentId) -> Option<Seq> {
+        let (scheme, nonce, rows) = {
+            let state = &mut *self.state.borrow_mut();
+            let e = state.extents.at(id);
+            (e.scheme, e.nonce, e.committed_rows)
+        };
+        // Most frames are short; so much has the longest one's header in it.
+        let longest = (FRAME_BLOCKS_MAX / scheme.k() + 2) as u16;
+        for last in [LAST_ROWS, longest] {
+            let first = rows.saturating_sub(last);
+            let mut read = None;
+            for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
+                if read.is_none() {
+                    read = self.read_rows(id, column, first, rows - first).await;
+                }
+            }
+            let (view, mut entries) = (read?, Vec::new());
+            let mut blocks = (first..rows).zip(view.chunks_exact(BLOCK_BYTES)).rev();
+            if let Some((row, block)) = blocks.find(|(_, block)| has_nonce(block, &nonce)) {
+                let header = Header::decode(block, &nonce, &mut entries).ok()?;
+                let is_it = (header.extent, header.shard, header.first_row.0) == (id, self.id, row);
+                return (is_it && header.kind == FrameKind::User).then_some(header.seq);
+            }
+        }
+        None
     }
 
     /// The first column with headers that can be read, a good part of it from a row on: row by row would take a round trip for each

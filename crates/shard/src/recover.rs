@@ -185,16 +185,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             report.extents = state.extents.len();
             ids
         };
-        report.scanned = ids.len();
         let mut scans = Vec::new();
         // One after the other: whoever holds one large buffer and waits for another may wait for ever.
         let unwritten = self.unwritten(&ids).await;
+        let covered = self.covered(&ids, from).await;
         for id in ids {
             if unwritten.contains(&id) {
                 scans.push(self.scan_of_nothing(id));
                 continue;
             }
+            if covered.contains(&id) {
+                continue;
+            }
             scans.push(self.scan(id, mark, &mut replay).await?);
+            report.scanned += 1;
         }
         let absent = match &record.checkpoint {
             Some(checkpoint) => self.load_checkpoint(checkpoint).await.map_err(RecoverError::Checkpoint)?,

@@ -106,6 +106,35 @@ fn the_mark_advances_beyond_extents_that_are_rarely_used() {
 }
 
 #[test]
+fn of_sealed_extents_behind_the_mark_only_those_are_scanned_that_the_checkpoint_does_not_cover() {
+    sim::run(3, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        // It stays open, and so the mark is before all that is filled meanwhile.
+        write(&shard, 4000, 1, 77).await.unwrap();
+        fill_extents(&shard, 8).await;
+        shard.checkpoint().await.unwrap();
+        let before = home.pool.extents();
+        // Frames behind the checkpoint: in the open extents, which are sealed by then, and in new ones.
+        fill_extents(&shard, 3).await;
+        write(&shard, 4001, 1, 78).await.unwrap();
+        ms(2000).await;
+        let sealed = |e: &&ExtentId| home.pool.columns_of(**e).values().all(|rows| rows.is_some());
+        let behind = before.iter().filter(|e| **e >= mark(&home)).filter(sealed).count();
+        assert!(behind >= 8, "{behind} extents of before are sealed and behind the mark");
+        home.kill(shard);
+        let shard = home.recover().await.unwrap();
+        let report = home.report.get();
+        assert!((1..=6).contains(&report.scanned), "{report:?}");
+        expect(&shard, 4000, 1, 77).await;
+        expect(&shard, 4001, 1, 78).await;
+        for j in 0..16u64 {
+            expect(&shard, j * 128, 128, if j < 8 { 16 + j } else { j }).await;
+        }
+    });
+}
+
+#[test]
 fn few_extents_behind_the_mark_are_kept_in_use() {
     sim::run(4, |_| async {
         let home = Home::new("2+1", 4);
