@@ -37,7 +37,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let admin = cli.admin;
     match cli.command {
         Command::Dev(options) => offline::dev(options, admin),
-        Command::Node(options) => offline::node(options),
+        Command::Node(options) => offline::node(options, admin),
         Command::Cluster(command) => cluster::cluster(command, admin),
         Command::Device(command) => offline::or_online_device(command, admin),
         Command::Volume(command) => online::volume(command, admin),

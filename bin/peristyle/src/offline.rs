@@ -106,8 +106,11 @@ fn read_config(file: &Path) -> Result<Config, Failure> {
     Config::parse(&text).map_err(|e| Failure::usage(format!("{name}: {e}")))
 }
 
-pub fn node(options: NodeOptions) -> Result<(), Failure> {
-    let config = read_config(&options.config)?;
+pub fn node(options: NodeOptions, admin: Option<PathBuf>) -> Result<(), Failure> {
+    if let Some(order) = options.order {
+        return online::node(order, admin);
+    }
+    let config = read_config(&options.config.expect("clap requires it without a subcommand"))?;
     config.warnings().iter().for_each(|warning| eprintln!("peristyle: warning: {warning}"));
     if options.check {
         return Ok(());

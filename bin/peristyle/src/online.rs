@@ -1,7 +1,8 @@
 //! Commands that ask a running node.
 
 use crate::cli::{
-    DeviceCommand, InjectOptions, JsonOption, PoolCommand, SnapshotCommand, StatsOptions, VolumeCommand,
+    DeviceCommand, InjectOptions, JsonOption, NodeOrder, PoolCommand, SnapshotCommand, StatsOptions,
+    VolumeCommand,
 };
 use crate::client::Client;
 use crate::failure::Failure;
@@ -102,6 +103,18 @@ pub fn status(options: JsonOption, admin: Admin) -> Result<(), Failure> {
         other => return Err(unexpected(other)),
     }
     Ok(())
+}
+
+/// What is done to a node of the cluster.
+pub fn node(order: NodeOrder, admin: Admin) -> Result<(), Failure> {
+    let (node, draining) = match order {
+        NodeOrder::Drain { node } => (node, true),
+        NodeOrder::Keep { node } => (node, false),
+    };
+    match call(admin, Request::NodeDrain { node, draining })? {
+        Response::Done => Ok(()),
+        other => Err(unexpected(other)),
+    }
 }
 
 /// Commands for the devices of a running node.

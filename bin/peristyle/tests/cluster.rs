@@ -119,5 +119,30 @@ fn a_volume_goes_to_another_node_when_its_own_is_killed_or_ended_and_commands_sa
     // The same place and the same data after all have been stopped and started.
     let size = |cluster: &Cluster| cluster.show(1)["volumes"][0]["bytes"].as_u64();
     cluster.until("all know its size", || size(&cluster) == Some(80 << 20));
+    a_node_is_emptied(&cluster, owner);
     assert!(cluster.child.try_wait().unwrap().is_none());
+}
+
+/// Its shards and its columns go to the others, of which no second one can be spared.
+fn a_node_is_emptied(cluster: &Cluster, node: u64) {
+    let other = node % 3 + 1;
+    let seen = |key: &str| {
+        let shown = cluster.show(other);
+        shown["nodes"]
+            .as_array()
+            .and_then(|nodes| nodes.iter().find(|n| n["node"] == node))?
+            .get(key)
+            .cloned()
+    };
+    assert!(seen("columns").and_then(|c| c.as_u64()).is_some_and(|columns| columns > 0));
+    let (done, said) = cluster.ask(other, &["node", "drain", &node.to_string()]);
+    assert!(done, "{said}");
+    cluster.until("it is empty", || seen("columns") == Some(0.into()) && seen("shards") == Some(0.into()));
+    let (_, said) = cluster.ask(other, &["cluster", "show"]);
+    assert!(said.contains("alive, empty"), "{said}");
+    let (done, said) = cluster.ask(other, &["node", "drain", &other.to_string()]);
+    assert!(!done && said.contains("1 failure domains would be left"), "{said}");
+    let (done, said) = cluster.ask(other, &["node", "keep", &node.to_string()]);
+    assert!(done, "{said}");
+    cluster.until("it is used again", || seen("columns").and_then(|c| c.as_u64()).is_some_and(|n| n > 0));
 }

@@ -4,9 +4,9 @@ use crate::desired::{NodeState, State};
 use peristyle_base::{NodeId, ShardId};
 use std::collections::BTreeMap;
 
-/// Nodes that may own shards: alive, and not about to stop.
+/// Nodes that may own shards: alive, and neither about to stop nor to be emptied.
 fn candidates(state: &State, alive: impl Fn(NodeId) -> bool) -> BTreeMap<NodeId, usize> {
-    let may = state.nodes.values().filter(|n| n.state == NodeState::Active && alive(n.id));
+    let may = state.nodes.values().filter(|n| n.state == NodeState::Active && !n.draining && alive(n.id));
     may.map(|n| (n.id, state.owned_by(n.id).count())).collect()
 }
 

@@ -39,6 +39,7 @@ fn node(id: u32) -> Node {
         rack,
         zone,
         state,
+        draining: false,
     }
 }
 
@@ -163,6 +164,31 @@ fn shards_get_the_node_with_the_fewest_and_leave_one_that_is_dead_or_about_to_st
         assert!(may_decide(&control.state(), but(2)) && !may_decide(&control.state(), |id| id == NodeId(1)));
         let unknown = control.apply(&Change::SetOwners(owners(&[(0, 9)]))).await;
         assert!(matches!(unknown, Err(ControlError::NotFound { kind: "node", .. })));
+    });
+}
+
+#[test]
+fn a_node_that_is_to_be_emptied_owns_nothing_and_its_restart_changes_nothing_about_it() {
+    on_a_node(|store| async move {
+        let control = create(&store).await;
+        for id in 1..=2 {
+            control.apply(&Change::JoinNode(node(id))).await.unwrap();
+        }
+        let owners = new_owners(&control.state(), |_| true);
+        control.apply(&Change::SetOwners(owners)).await.unwrap();
+        assert_eq!(control.state().owned_by(NodeId(2)).count(), 2);
+        let drain = |draining| Change::DrainNode { node: NodeId(2), draining };
+        control.apply(&drain(true)).await.unwrap();
+        let owners = new_owners(&control.state(), |_| true);
+        assert_eq!(owners.iter().map(|o| o.1).collect::<Vec<_>>(), [NodeId(1); 2]);
+        control.apply(&Change::SetOwners(owners)).await.unwrap();
+        control.apply(&Change::JoinNode(node(2))).await.unwrap();
+        assert!(control.state().nodes[&NodeId(2)].draining);
+        assert_eq!(balance(&control.state(), |_| true), None, "it gets none back");
+        control.apply(&drain(false)).await.unwrap();
+        assert!(balance(&control.state(), |_| true).is_some());
+        let nobody = Change::DrainNode { node: NodeId(7), draining: true };
+        assert!(control.apply(&nobody).await.is_err());
     });
 }
 

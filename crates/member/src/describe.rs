@@ -38,11 +38,11 @@ pub async fn enter<S: ClusterStore>(
 /// What becomes of a device. One whose node is about to stop will be away for a while: that matters once others have its shards, who
 /// have enough to do before.
 pub fn wish_of(state: &State, device: &desired::Device) -> Wish {
-    let stopping =
-        |n: &&desired::Node| n.state == NodeState::Stopping && state.owned_by(n.id).next().is_none();
-    let leaves = device.node.and_then(|node| state.nodes.get(&node)).as_ref().is_some_and(stopping);
+    let node = device.node.and_then(|node| state.nodes.get(&node));
+    let leaves = |n: &desired::Node| n.state == NodeState::Stopping && state.owned_by(n.id).next().is_none();
     match device.state {
-        DeviceState::Active if leaves => Wish::Leaving,
+        DeviceState::Active if node.is_some_and(leaves) => Wish::Leaving,
+        DeviceState::Active if node.is_some_and(|n| n.draining) => Wish::Draining,
         DeviceState::Active => Wish::Active,
         DeviceState::Draining => Wish::Draining,
         DeviceState::Failed => Wish::Failed,

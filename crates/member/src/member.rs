@@ -4,11 +4,11 @@ use crate::volumes::{SettleError, settle_volume, spec_of};
 use crate::{describe, manager};
 use peristyle_base::{NodeId, ShardId};
 use peristyle_control::api::ClusterInfo;
-use peristyle_control::desired::{Change, NodeState, State};
+use peristyle_control::desired::{Change, Node, NodeState, State};
 use peristyle_control::election::Manager;
 use peristyle_control::member::{self, GoesBy};
 use peristyle_control::{ClusterStore, Control, ShardRecords};
-use peristyle_node::{Node, ShardPhase};
+use peristyle_node::ShardPhase;
 use peristyle_rt::sync::{Notify, Semaphore};
 use peristyle_rt::{Duration, Instant, join_all, select, sleep, spawn, timeout};
 use peristyle_shard::RecoveryTimes;
@@ -31,7 +31,7 @@ const LINGER: Duration = Duration::from_secs(1);
 pub const DEAD_AFTER: Duration = Duration::from_millis(400);
 
 /// A node whose shards' records are in the same store as the desired state.
-pub type ThisNode<S> = Node<ShardRecords<S>>;
+pub type ThisNode<S> = peristyle_node::Node<ShardRecords<S>>;
 
 /// Hears what people may want to know.
 pub type Voice = Rc<dyn Fn(String)>;
@@ -99,7 +99,8 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
     pub fn info(&self) -> ClusterInfo {
         let manager = self.manager.borrow().as_ref().and_then(|m| manager::node_of(&m.name));
         let (alive, serves) = (|id| self.is_alive(id), |shard| self.node.serves(shard));
-        ClusterInfo::of(&self.control.state(), self.me, manager, alive, serves)
+        let columns = |device| self.node.devices().get(device).map_or(0, |d| u64::from(d.usage().1));
+        ClusterInfo::of(&self.control.state(), self.me, manager, alive, serves, columns)
     }
 
     /// The node that is to own a shard, if it is another.
@@ -270,7 +271,8 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
     /// Nodes that can take its shards; when all stop at once there are none.
     fn has_heirs(&self) -> bool {
         let state = self.control.state();
-        state.nodes.values().any(|n| n.id != self.me && n.state == NodeState::Active && self.is_alive(n.id))
+        let may_own = |n: &Node| n.state == NodeState::Active && !n.draining && self.is_alive(n.id);
+        state.nodes.values().any(|n| n.id != self.me && may_own(n))
     }
 
     fn owns_any(&self) -> bool {

@@ -196,13 +196,19 @@ impl From<PollArg> for Poll {
     }
 }
 
-/// Run a node as a configuration file says
+/// Run a node as a configuration file says; or empty a node of a cluster
 #[derive(Args, Debug)]
-#[command(after_help = "The commented sample is deploy/peristyle.toml; unknown keys are errors.")]
+#[command(
+    after_help = "The commented sample is deploy/peristyle.toml; unknown keys are errors.",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub struct NodeOptions {
+    #[command(subcommand)]
+    pub order: Option<NodeOrder>,
     /// TOML file
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[arg(long, value_name = "FILE", required = true)]
+    pub config: Option<PathBuf>,
     /// Check the file, say what is wrong or doubtful, and stop
     #[arg(long)]
     pub check: bool,
@@ -212,6 +218,23 @@ pub struct NodeOptions {
     /// Of a development cluster: make missing files of this size, format blank ones, allow faults to be injected
     #[arg(long, hide = true, value_name = "SIZE", value_parser = device_size)]
     pub development: Option<u64>,
+}
+
+/// What is done to a node of a cluster, by whichever node is asked.
+#[derive(Subcommand, Debug, Clone, Copy)]
+pub enum NodeOrder {
+    /// Empty a node: its shards and all columns of its devices go to others, while it goes on to serve what it still has
+    ///
+    /// It stays a member, and votes. `cluster show` tells how many columns are left; a restart changes nothing about it.
+    Drain {
+        /// The node's number
+        node: u32,
+    },
+    /// Use a node again that was to be emptied
+    Keep {
+        /// The node's number
+        node: u32,
+    },
 }
 
 /// Figures of a running node, per stage, volume and device

@@ -21,6 +21,18 @@ fn the_command_line_is_well_made() {
 }
 
 #[test]
+fn a_node_needs_its_configuration_or_an_order() {
+    let node = |line: &str| match parse(line).unwrap().command {
+        Command::Node(options) => options,
+        other => panic!("{other:?}"),
+    };
+    assert!(node("peristyle node --config f --check").order.is_none());
+    assert!(matches!(node("peristyle node drain 3").order, Some(NodeOrder::Drain { node: 3 })));
+    assert!(parse("peristyle node").unwrap_err().contains("--config"));
+    assert!(parse("peristyle node drain").is_err() && parse("peristyle node --config f drain 3").is_err());
+}
+
+#[test]
 fn dev_needs_no_options() {
     let d = dev("peristyle dev");
     assert_eq!((d.devices_alone(), d.device_size, d.scheme.to_string().as_str()), (6, 4 << 30, "4+2"));

@@ -4,11 +4,16 @@ use super::table;
 use peristyle_control::api::{ClusterInfo, NodeInfo, OwnerInfo};
 use peristyle_control::desired::NodeState;
 
-fn state(node: &NodeInfo) -> &'static str {
-    match (node.alive, node.state) {
+fn state(node: &NodeInfo) -> String {
+    let word = match (node.alive, node.state) {
         (false, _) => "silent",
         (true, NodeState::Active) => "alive",
         (true, NodeState::Stopping) => "stopping",
+    };
+    match (node.draining, node.columns) {
+        (false, _) => word.into(),
+        (true, 0) => format!("{word}, empty"),
+        (true, left) => format!("{word}, draining: {left} columns left"),
     }
 }
 
@@ -19,7 +24,7 @@ pub fn cluster(info: &ClusterInfo) -> String {
         let shards = info.shards.iter().filter(|s| s.owner == Some(n.node));
         vec![
             n.node.to_string(),
-            state(n).into(),
+            state(n),
             manager(n.node).into(),
             n.devices.to_string(),
             numbers(shards),

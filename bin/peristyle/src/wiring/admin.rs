@@ -507,6 +507,10 @@ impl AdminHandler for Admin {
                 let not_one = || ApiError::new(Code::NotAllowed, "this node is alone: it is in no cluster");
                 Response::Cluster(self.member.as_ref().map(|m| m.info()).ok_or_else(not_one)?)
             }
+            Request::NodeDrain { node, draining } => {
+                let _turn = self.turn.acquire(1).await;
+                return self.drain_node(node, draining).await;
+            }
             Request::VolumeList => Response::Volumes { volumes: self.control.state().volume_infos() },
             Request::VolumeShow { name } => {
                 let volume = self.find(&name)?;

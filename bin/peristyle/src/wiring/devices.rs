@@ -3,13 +3,14 @@
 use super::admin::Admin;
 use super::{PlannedDevice, store};
 use peristyle_base::units::COLUMN_BYTES;
-use peristyle_base::{DeviceId, Scheme};
+use peristyle_base::{DeviceId, NodeId, Scheme};
 use peristyle_cluster::{DeviceView, DomainId, deviations, usable_domains};
 use peristyle_column::Discard;
 use peristyle_control::api::{ApiError, BalanceInfo, Code, DeviceBalance, RepairInfo, Response};
 use peristyle_control::desired::{Change, Device as KnownDevice, DeviceState};
 use peristyle_control::member::device_of;
 use peristyle_control::setup::{POOL, own_domain};
+use peristyle_node::devices::SharedDevice;
 use peristyle_node::{DeviceConfig, Wish};
 use peristyle_rt::device::WriteCache;
 use peristyle_rt::{Duration, ReactorId};
@@ -149,28 +150,47 @@ impl Admin {
                 )),
             };
         }
-        self.check_room_without(id)?;
+        self.check_room_without(&[id])?;
         self.set_state(id, DeviceState::Draining).await
     }
 
-    /// Its columns have somewhere to go.
-    fn check_room_without(&self, id: DeviceId) -> Result<(), ApiError> {
+    /// A node is emptied, or not any more: its shards and its columns go to others.
+    pub(super) async fn drain_node(&self, node: u32, draining: bool) -> Result<Response, ApiError> {
+        if self.member.is_none() {
+            return Err(ApiError::new(Code::NotAllowed, "this node is alone: it is in no cluster"));
+        }
+        let node = NodeId(node);
+        let devices: Vec<DeviceId> = {
+            let state = self.control.state();
+            let serves = |s: DeviceState| matches!(s, DeviceState::Active | DeviceState::Draining);
+            let of = state.devices.values().filter(|d| d.node == Some(node) && serves(d.state));
+            of.map(|d| d.id).collect()
+        };
+        if draining && !devices.is_empty() {
+            self.check_room_without(&devices)?;
+        }
+        self.control.apply(&Change::DrainNode { node, draining }).await?;
+        Ok(Response::Done)
+    }
+
+    /// What devices hold has somewhere to go.
+    fn check_room_without(&self, ids: &[DeviceId]) -> Result<(), ApiError> {
         let mut views = self.views();
-        views.iter_mut().filter(|d| d.id == id).for_each(|d| d.draining = true);
+        views.iter_mut().filter(|d| ids.contains(&d.id)).for_each(|d| d.draining = true);
         let (domains, scheme) = (usable_domains(&views, true), self.scheme());
         if domains < scheme.width() {
             return Err(refuse(format!(
-                "{domains} failure domains would be left, and {scheme} needs {}: add a device first, or give this one \
+                "{domains} failure domains would be left, and {scheme} needs {}: add a device first, or give what leaves \
                  up with `device fail`, and new data gets a smaller k",
                 scheme.width()
             )));
         }
         let free: u64 = views.iter().filter(|d| d.takes_columns()).map(|d| u64::from(d.slots_free())).sum();
-        let used = views.iter().filter(|d| d.id == id).map(|d| u64::from(d.slots_used)).sum::<u64>();
+        let used = views.iter().filter(|d| ids.contains(&d.id)).map(|d| u64::from(d.slots_used)).sum::<u64>();
         if free < used {
             let (used, free) = (used * COLUMN_BYTES, free * COLUMN_BYTES);
             return Err(refuse(format!(
-                "the others have {} free, and this one holds {}: add a device first",
+                "the others have {} free, and what leaves holds {}: add a device first",
                 peristyle_base::units::format_bytes(free),
                 peristyle_base::units::format_bytes(used)
             )));
@@ -257,9 +277,14 @@ impl Admin {
         let mut empty: Vec<(DeviceId, u32)> = Vec::new();
         loop {
             peristyle_rt::sleep(LEAVE_PERIOD).await;
-            let leaving =
-                self.node.devices().all().filter(|d| d.is_draining() && d.usage().1 == 0 && !d.is_peers());
-            let leaving: Vec<DeviceId> = leaving.map(|d| d.id).collect();
+            let is_empty = |d: &&SharedDevice| d.is_draining() && d.usage().1 == 0 && !d.is_peers();
+            // Those of a node that is emptied stay.
+            let was_asked = |id: &DeviceId| {
+                let state = self.control.state();
+                state.devices.get(id).is_some_and(|d| d.state == DeviceState::Draining)
+            };
+            let empty_now = self.node.devices().all().filter(is_empty).map(|d| d.id);
+            let leaving: Vec<DeviceId> = empty_now.filter(was_asked).collect();
             empty.retain(|(id, _)| leaving.contains(id));
             for id in leaving {
                 match empty.iter_mut().find(|e| e.0 == id) {

@@ -105,6 +105,7 @@ async fn become_member(
         rack: cluster.rack.clone(),
         zone: cluster.zone.clone(),
         state: NodeState::Active,
+        draining: false,
     };
     let waits = |absent: NodeId| {
         store::say(format!(

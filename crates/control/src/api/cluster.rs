@@ -23,6 +23,12 @@ pub struct NodeInfo {
     pub state: NodeState,
     /// It answers the node that tells this.
     pub alive: bool,
+    /// It is to be emptied.
+    #[serde(default)]
+    pub draining: bool,
+    /// On its devices, as far as is known.
+    #[serde(default)]
+    pub columns: u64,
     pub peers: String,
     pub portals: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,24 +59,28 @@ pub struct PlaceInfo {
 }
 
 impl ClusterInfo {
-    /// From what is wanted, which nodes answer, and what is served here.
+    /// From what is wanted, which nodes answer, what is served here, and how many columns devices have.
     pub fn of(
         state: &State,
         told_by: NodeId,
         manager: Option<NodeId>,
         alive: impl Fn(NodeId) -> bool,
         serves: impl Fn(peristyle_base::ShardId) -> bool,
+        columns: impl Fn(peristyle_base::DeviceId) -> u64,
     ) -> ClusterInfo {
+        let of = |node| state.devices.values().filter(move |d| d.node == Some(node));
         let nodes = state.nodes.values().map(|n| NodeInfo {
             node: n.id.0,
             state: n.state,
             alive: alive(n.id),
+            draining: n.draining,
+            columns: of(n.id).map(|d| columns(d.id)).sum(),
             peers: n.peers.to_string(),
             portals: n.portals.iter().map(|p| p.to_string()).collect(),
             rack: n.rack.clone(),
             zone: n.zone.clone(),
             shards: state.owned_by(n.id).count(),
-            devices: state.devices.values().filter(|d| d.node == Some(n.id)).count(),
+            devices: of(n.id).count(),
         });
         let shards = state.shards.values().map(|s| OwnerInfo {
             shard: s.id.0,

@@ -33,6 +33,11 @@ pub enum Request {
     Status,
     /// Of a node that is one of several.
     ClusterShow,
+    /// A node of the cluster is to be emptied, or not any more.
+    NodeDrain {
+        node: u32,
+        draining: bool,
+    },
     VolumeList,
     VolumeShow {
         name: String,

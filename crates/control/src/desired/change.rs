@@ -14,6 +14,11 @@ pub enum Change {
         node: NodeId,
         state: NodeState,
     },
+    /// It is to be emptied, or not any more.
+    DrainNode {
+        node: NodeId,
+        draining: bool,
+    },
     /// Shards, and the nodes that are to own them.
     SetOwners(Vec<(ShardId, NodeId)>),
     CreatePool(Pool),
@@ -88,6 +93,7 @@ impl State {
         match change {
             Change::JoinNode(node) => self.join_node(node)?,
             Change::SetNodeState { node, state } => self.set_node_state(*node, *state)?,
+            Change::DrainNode { node, draining } => self.drain_node(*node, *draining)?,
             Change::SetOwners(owners) => self.set_owners(owners)?,
             Change::CreatePool(pool) => self.create_pool(pool)?,
             Change::SetPool { pool, scheme, too_few_domains } => {

@@ -30,6 +30,9 @@ pub struct Node {
     pub zone: Option<String>,
     #[serde(default)]
     pub state: NodeState,
+    /// It is to be emptied: it owns no shards, and its devices' columns move to others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -85,19 +88,29 @@ impl State {
         if node.id.0 == 0 || node.id.0 as usize > NODES_MAX {
             return Err(ControlError::BadNode(node.id.0));
         }
-        match self.nodes.get(&node.id) {
+        let draining = match self.nodes.get(&node.id) {
             Some(there) if there.uuid != node.uuid => return Err(ControlError::NodeTaken(node.id.0)),
-            Some(_) => {}
+            // That is the operator's to say, whoever starts.
+            Some(there) => there.draining,
             // Who votes has changed.
-            None => self.cluster.membership += 1,
-        }
-        self.nodes.insert(node.id, node.clone());
+            None => {
+                self.cluster.membership += 1;
+                node.draining
+            }
+        };
+        self.nodes.insert(node.id, Node { draining, ..node.clone() });
         Ok(())
     }
 
     pub(super) fn set_node_state(&mut self, node: NodeId, state: NodeState) -> Result<(), ControlError> {
         let missing = ControlError::NotFound { kind: "node", name: node.to_string() };
         self.nodes.get_mut(&node).ok_or(missing)?.state = state;
+        Ok(())
+    }
+
+    pub(super) fn drain_node(&mut self, node: NodeId, draining: bool) -> Result<(), ControlError> {
+        let missing = ControlError::NotFound { kind: "node", name: node.to_string() };
+        self.nodes.get_mut(&node).ok_or(missing)?.draining = draining;
         Ok(())
     }
 
