@@ -302,40 +302,44 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         };
         let mut covered = HashSet::new();
         for some in plain.chunks(TOGETHER) {
-            let last = join_all(some.iter().map(|&id| self.last_frame(id))).await;
+            let mut last = join_all(some.iter().map(|&id| self.last_frame(id, LAST_ROWS))).await;
+            for (&id, last) in some.iter().zip(&mut last).filter(|(_, last)| last.is_none()) {
+                // Of large buffers only one is held at a time.
+                *last = self.last_frame(id, self.longest_frame(id)).await;
+            }
             let is_covered = |last: &Option<Seq>| last.is_some_and(|seq| seq <= from);
             covered.extend(some.iter().zip(&last).filter(|(_, last)| is_covered(last)).map(|(id, _)| *id));
         }
         covered
     }
 
-    /// The number of a sealed extent's last frame: users' frames stand in an extent in the order of their numbers. `None` when it
-    /// cannot be told, or the last one is no user's.
-    async fn last_frame(&self, id: ExtentId) -> Option<Seq> {
+    /// Rows that have the last frame's header in them, however long that frame is.
+    fn longest_frame(&self, id: ExtentId) -> u16 {
+        let k = self.state.borrow_mut().extents.at(id).scheme.k();
+        (FRAME_BLOCKS_MAX / k + 2) as u16
+    }
+
+    /// The number of a sealed extent's last frame, whose header is looked for in its last rows: users' frames stand in an extent in the
+    /// order of their numbers. `None` when it cannot be told, or the last one is no user's.
+    async fn last_frame(&self, id: ExtentId, last: u16) -> Option<Seq> {
         let (scheme, nonce, rows) = {
             let state = &mut *self.state.borrow_mut();
             let e = state.extents.at(id);
             (e.scheme, e.nonce, e.committed_rows)
         };
-        // Most frames are short; so much has the longest one's header in it.
-        let longest = (FRAME_BLOCKS_MAX / scheme.k() + 2) as u16;
-        for last in [LAST_ROWS, longest] {
-            let first = rows.saturating_sub(last);
-            let mut read = None;
-            for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
-                if read.is_none() {
-                    read = self.read_rows(id, column, first, rows - first).await;
-                }
-            }
-            let (view, mut entries) = (read?, Vec::new());
-            let mut blocks = (first..rows).zip(view.chunks_exact(BLOCK_BYTES)).rev();
-            if let Some((row, block)) = blocks.find(|(_, block)| has_nonce(block, &nonce)) {
-                let header = Header::decode(block, &nonce, &mut entries).ok()?;
-                let is_it = (header.extent, header.shard, header.first_row.0) == (id, self.id, row);
-                return (is_it && header.kind == FrameKind::User).then_some(header.seq);
+        let first = rows.saturating_sub(last);
+        let mut read = None;
+        for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
+            if read.is_none() {
+                read = self.read_rows(id, column, first, rows - first).await;
             }
         }
-        None
+        let (view, mut entries) = (read?, Vec::new());
+        let mut blocks = (first..rows).zip(view.chunks_exact(BLOCK_BYTES)).rev();
+        let (row, block) = blocks.find(|(_, block)| has_nonce(block, &nonce))?;
+        let header = Header::decode(block, &nonce, &mut entries).ok()?;
+        let is_it = (header.extent, header.shard, header.first_row.0) == (id, self.id, row);
+        (is_it && header.kind == FrameKind::User).then_some(header.seq)
     }
 
     /// The first column with headers that can be read, a good part of it from a row on: row by row would take a round trip for each

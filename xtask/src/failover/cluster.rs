@@ -151,7 +151,10 @@ impl Cluster {
     pub fn words(&self) -> String {
         let show = |node: &Node| {
             let admin = node.admin.display().to_string();
-            self.ask(&["cluster", "show", "--admin", &admin]).unwrap_or_else(|error| format!("{error:#}"))
+            let said = [["cluster", "show"].as_slice(), &["status"]].map(|what| {
+                self.ask(&[what, &["--admin", &admin]].concat()).unwrap_or_else(|error| format!("{error:#}"))
+            });
+            said.join("\n")
         };
         let words = |node: &Node| format!("{} says:\n{}\n", node.admin.display(), show(node));
         self.ready.nodes.iter().map(words).collect()
