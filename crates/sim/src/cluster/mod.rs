@@ -5,12 +5,14 @@
 //! every shard again, no column is missing, and every block is read.
 
 pub(crate) mod hosts;
+pub(crate) mod machines;
 mod nodes;
 pub(crate) mod register;
 
 use crate::Outcome;
 use crate::node::world;
 use hosts::BLOCKS;
+use machines::Cut;
 use nodes::Nodes;
 use peristyle_base::Scheme;
 use peristyle_rt::Duration;
@@ -139,17 +141,7 @@ impl Cluster {
         }
         self.until_sound(&owners);
         self.read_all();
-        let registers = self.nodes.registers.borrow();
-        Outcome {
-            trace: self.world.trace_hash(),
-            simulated_nanos: self.world.now_nanos(),
-            events: self.world.events(),
-            crashes: self.crashes,
-            faults: self.faults,
-            operations: registers.answered(),
-            verified: registers.reads,
-            ..Outcome::default()
-        }
+        machines::outcome(&self.world, &self.nodes.registers.borrow(), self.faults, self.crashes)
     }
 
     fn run_for(&mut self, most_ms: u64) {
@@ -193,18 +185,19 @@ impl Cluster {
     }
 
     fn cut(&self, node: usize, kind: Kind, on: bool) {
-        let (machines, count) = (&self.nodes.machines, self.plan.nodes);
-        for other in (0..count).filter(|&other| other != node) {
-            let (victim, peer) = (&machines[node], &machines[other]);
-            match kind {
-                Kind::CutOff => self.world.partition(victim, peer, on),
-                Kind::Mute => self.world.block(victim, peer, on),
-                Kind::Deaf => self.world.block(peer, victim, on),
-                Kind::Pair if other == (node + 1) % count => self.world.partition(victim, peer, on),
-                Kind::Reset if on => self.world.reset_connections(victim, peer),
-                _ => {}
+        let machines = &self.nodes.machines;
+        let cut = match kind {
+            Kind::CutOff => Cut::Off,
+            Kind::Mute => Cut::Mute,
+            Kind::Deaf => Cut::Deaf,
+            Kind::Pair => Cut::Pair,
+            Kind::Reset if on => {
+                let others = machines.iter().enumerate().filter(|(other, _)| *other != node);
+                return others.for_each(|(_, peer)| self.world.reset_connections(&machines[node], peer));
             }
-        }
+            _ => return,
+        };
+        cut.set(&self.world, machines, node, on);
     }
 
     /// A node that nothing has befallen.

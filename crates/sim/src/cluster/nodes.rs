@@ -3,21 +3,23 @@
 
 use super::Plan;
 use super::hosts::{BLOCKS, Host, VOLUME_BLOCKS};
+use super::machines::{device_id, machines};
 use super::register::Registers;
-use peristyle_base::{BLOCK_BYTES, DeviceId, LayerId, NodeId, ShardId, Uuid};
+use peristyle_base::{BLOCK_BYTES, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, MemoryShardStore};
-use peristyle_column::{Discard, FormatOptions, Geometry, format};
+use peristyle_column::Discard;
 use peristyle_node::{
     DeviceConfig, Node, NodeConfig, PeerConfig, PeerDevice, PeersConfig, ShardPhase, VolumeSpec, Wish, seeds,
 };
-use peristyle_rt::sim::{DiskConfig, DiskHandle, NodeHandle, World, WorldHandle};
-use peristyle_rt::{Device, Duration, ReactorId};
+use peristyle_rt::sim::{DiskHandle, NodeHandle, World, WorldHandle};
+use peristyle_rt::{Duration, ReactorId};
 use peristyle_shard::ShardConfig;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 const CLUSTER: Uuid = Uuid([0xC2; 16]);
+const NETWORK: u8 = 1;
 const PORT: u16 = 7400;
 
 /// What the world tells a node of one shard, and what it hears.
@@ -42,11 +44,8 @@ pub struct Nodes {
     plan: Plan,
 }
 
-fn device_id(node: usize) -> DeviceId {
-    Uuid([0xD0 + node as u8; 16])
-}
 fn addr(node: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 1, node as u8 + 1], PORT))
+    SocketAddr::from(([10, 0, NETWORK, node as u8 + 1], PORT))
 }
 fn shard(i: usize) -> ShardId {
     ShardId(i as u32)
@@ -55,19 +54,8 @@ fn shard(i: usize) -> ShardId {
 impl Nodes {
     /// Formats all devices; nobody runs yet.
     pub fn new(world: &World, plan: &Plan) -> Nodes {
-        let machines: Vec<NodeHandle> =
-            (0..plan.nodes).map(|i| world.add_node([10, 0, 1, i as u8 + 1].into())).collect();
-        let disk = DiskConfig { volatile_cache: plan.volatile_cache, ..DiskConfig::default() };
-        let bytes = Geometry::bytes_for(64 + 64 * plan.shards as u32);
-        let disks: Vec<DiskHandle> = machines.iter().map(|m| m.add_disk("d", bytes, disk.clone())).collect();
-        for (i, machine) in machines.iter().enumerate() {
-            machine.start(vec![disks[i].spec()], move |spec| async move {
-                let device = Device::open(&spec).await.expect("there");
-                let options = FormatOptions { cluster: CLUSTER, device: device_id(i), force: false };
-                format(&device, options).await.expect("blank");
-            });
-            assert!(world.run_until(|| !machine.is_running(), Duration::from_secs(10)));
-        }
+        let shape = (plan.nodes, plan.shards, plan.volatile_cache);
+        let (machines, disks) = machines(world, NETWORK, CLUSTER, shape);
         let orders = |_| Rc::new((0..plan.shards).map(|_| Order::default()).collect());
         Nodes {
             machines,

@@ -9,6 +9,7 @@ mod store;
 
 use crate::Outcome;
 use crate::cluster::hosts::BLOCKS;
+use crate::cluster::machines::{Cut, outcome};
 use crate::node::world;
 use nodes::Nodes;
 use peristyle_base::Scheme;
@@ -158,17 +159,7 @@ impl Members {
             self.until_sound();
         }
         self.read_all();
-        let registers = self.nodes.registers.borrow();
-        Outcome {
-            trace: self.world.trace_hash(),
-            simulated_nanos: self.world.now_nanos(),
-            events: self.world.events(),
-            crashes: self.crashes,
-            faults: self.faults,
-            operations: registers.answered(),
-            verified: registers.reads,
-            ..Outcome::default()
-        }
+        outcome(&self.world, &self.nodes.registers.borrow(), self.faults, self.crashes)
     }
 
     fn run_for(&mut self, most_ms: u64) {
@@ -246,18 +237,14 @@ impl Members {
         if matches!(kind, Kind::NoStore | Kind::Alone | Kind::HalfAlone) {
             self.nodes.reach[node].cut_off.set(on);
         }
-        for other in (0..there).filter(|&other| other != node) {
-            let (victim, peer) = (&machines[node], &machines[other]);
-            match kind {
-                Kind::CutOff | Kind::Alone => self.world.partition(victim, peer, on),
-                Kind::Mute => self.world.block(victim, peer, on),
-                Kind::Deaf => self.world.block(peer, victim, on),
-                Kind::Pair | Kind::HalfAlone if other == (node + 1) % there => {
-                    self.world.partition(victim, peer, on)
-                }
-                _ => {}
-            }
-        }
+        let cut = match kind {
+            Kind::CutOff | Kind::Alone => Cut::Off,
+            Kind::Mute => Cut::Mute,
+            Kind::Deaf => Cut::Deaf,
+            Kind::Pair | Kind::HalfAlone => Cut::Pair,
+            _ => return,
+        };
+        cut.set(&self.world, &machines[..there], node, on);
     }
 
     /// Now and then nobody reaches the store, in the middle of whatever goes on.

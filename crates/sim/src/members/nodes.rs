@@ -4,10 +4,11 @@
 use super::Plan;
 use super::store::{FarStore, Reach};
 use crate::cluster::hosts::{BLOCKS, Host, VOLUME_BLOCKS};
+use crate::cluster::machines::{device_id, machines};
 use crate::cluster::register::Registers;
-use peristyle_base::{BLOCK_BYTES, DeviceId, NodeId, ShardId, Uuid};
+use peristyle_base::{BLOCK_BYTES, NodeId, ShardId, Uuid};
 use peristyle_cluster::TooFewPolicy;
-use peristyle_column::{Discard, FormatOptions, Geometry, format};
+use peristyle_column::Discard;
 use peristyle_control::desired::{self, FailureDomain, NodeState, State};
 use peristyle_control::member::{NewCluster, create_cluster};
 use peristyle_control::setup::{FoundDevice, VolumeWish};
@@ -19,9 +20,9 @@ use peristyle_node::{
 use peristyle_nvme::QpairLimits;
 use peristyle_nvme::subsystem::Hosts;
 use peristyle_nvme::wire::fabrics::Nqn;
-use peristyle_rt::sim::{DiskConfig, DiskHandle, NodeHandle, World, WorldHandle};
+use peristyle_rt::sim::{DiskHandle, NodeHandle, World, WorldHandle};
 use peristyle_rt::sync::Semaphore;
-use peristyle_rt::{Addr, Device, Duration, Instant, ReactorId, sleep};
+use peristyle_rt::{Addr, Duration, Instant, ReactorId, sleep};
 use peristyle_shard::ShardConfig;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ type Store = ShardRecords<FarStore>;
 
 const CLUSTER: Uuid = Uuid([0xC3; 16]);
 const NQN: &str = "nqn.2026-01.io.peristyle:members";
+const NETWORK: u8 = 2;
 const PEER_PORT: u16 = 7400;
 const HOST_PORT: u16 = 4420;
 
@@ -63,29 +65,15 @@ pub struct Nodes {
 fn number(node: usize) -> NodeId {
     NodeId(node as u32 + 1)
 }
-fn device_id(node: usize) -> DeviceId {
-    Uuid([0xD0 + node as u8; 16])
-}
 fn addr(node: usize, port: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, 2, node as u8 + 1], port))
+    SocketAddr::from(([10, 0, NETWORK, node as u8 + 1], port))
 }
 
 impl Nodes {
     /// Formats all devices and makes the cluster; nobody runs yet.
     pub fn new(world: &World, plan: &Plan) -> Nodes {
-        let machines: Vec<NodeHandle> =
-            (0..plan.nodes).map(|i| world.add_node([10, 0, 2, i as u8 + 1].into())).collect();
-        let disk = DiskConfig { volatile_cache: plan.volatile_cache, ..DiskConfig::default() };
-        let bytes = Geometry::bytes_for(64 + 64 * plan.shards as u32);
-        let disks: Vec<DiskHandle> = machines.iter().map(|m| m.add_disk("d", bytes, disk.clone())).collect();
-        for (i, machine) in machines.iter().enumerate() {
-            machine.start(vec![disks[i].spec()], move |spec| async move {
-                let device = Device::open(&spec).await.expect("there");
-                let options = FormatOptions { cluster: CLUSTER, device: device_id(i), force: false };
-                format(&device, options).await.expect("blank");
-            });
-            assert!(world.run_until(|| !machine.is_running(), Duration::from_secs(10)));
-        }
+        let shape = (plan.nodes, plan.shards, plan.volatile_cache);
+        let (machines, disks) = machines(world, NETWORK, CLUSTER, shape);
         let clock = world.handle();
         let now = clock.clone();
         let store = MemoryStore::with_clock(move || Instant(now.now_nanos()));
