@@ -7,7 +7,7 @@ use crate::recover::RecoverError;
 use crate::replay::{Found, HeaderCopies, NoHeader, Replay};
 use crate::shard::Shard;
 use peristyle_base::{
-    BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, ColumnPlace, DeviceId, ExtentId, RowIndex, Seq, SlotIndex,
+    BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, ColumnPlace, DeviceId, ExtentId, RowIndex, Scheme, Seq, SlotIndex,
 };
 use peristyle_cluster::{ColumnPlaces, ShardRecord, ShardStore};
 use peristyle_rt::{View, join_all};
@@ -31,6 +31,21 @@ pub(crate) struct Scan {
 const LAST_ROWS: u16 = 8;
 /// Rows of an unsealed extent that are read at first: many were in use for moments only.
 const FIRST_ROWS: u16 = 64;
+
+/// What the last rows of a sealed extent say of its last frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    User(Seq),
+    /// It begins before these rows.
+    NotThere,
+    /// It is no user's, or cannot be read.
+    Unknown,
+}
+
+/// Columns that have the header of every frame.
+pub(crate) fn header_columns(scheme: Scheme) -> impl Iterator<Item = usize> {
+    std::iter::once(0).chain(scheme.k()..scheme.width())
+}
 
 /// Rows of one column, read in one piece.
 struct Ahead {
@@ -56,7 +71,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let mut sealed: BTreeMap<ExtentId, u32> = BTreeMap::new();
         let mut left_behind = Vec::new();
         let nobody = ColumnPlace { device: DeviceId::default(), slot: SlotIndex(0) };
-        let new_extent = |id, scheme: peristyle_base::Scheme, nonce, epoch| {
+        let new_extent = |id, scheme: Scheme, nonce, epoch| {
             let places = ColumnPlaces::new(&vec![nobody; scheme.width()]);
             let mut extent = Extent::new(id, scheme, nonce, epoch, places, ExtentPhase::Old);
             extent.missing = (1 << scheme.width()) - 1;
@@ -273,7 +288,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             (e.nonce, e.scheme)
         };
         let mut copies = HeaderCopies::default();
-        for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
+        for column in header_columns(scheme) {
             match self.read_rows(id, column, 0, 1).await {
                 Some(block) if has_nonce(&block, &nonce) => return false,
                 Some(_) => copies.absent += 1,
@@ -303,11 +318,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let mut covered = HashSet::new();
         for some in plain.chunks(TOGETHER) {
             let mut last = join_all(some.iter().map(|&id| self.last_frame(id, LAST_ROWS))).await;
-            for (&id, last) in some.iter().zip(&mut last).filter(|(_, last)| last.is_none()) {
+            for (&id, last) in some.iter().zip(&mut last).filter(|(_, last)| **last == Last::NotThere) {
                 // Of large buffers only one is held at a time.
                 *last = self.last_frame(id, self.longest_frame(id)).await;
             }
-            let is_covered = |last: &Option<Seq>| last.is_some_and(|seq| seq <= from);
+            let is_covered = |last: &Last| matches!(last, Last::User(seq) if *seq <= from);
             covered.extend(some.iter().zip(&last).filter(|(_, last)| is_covered(last)).map(|(id, _)| *id));
         }
         covered
@@ -319,39 +334,42 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         (FRAME_BLOCKS_MAX / k + 2) as u16
     }
 
-    /// The number of a sealed extent's last frame, whose header is looked for in its last rows: users' frames stand in an extent in the
-    /// order of their numbers. `None` when it cannot be told, or the last one is no user's.
-    async fn last_frame(&self, id: ExtentId, last: u16) -> Option<Seq> {
-        let (scheme, nonce, rows) = {
+    /// A sealed extent's last frame, whose header is looked for in so many of its last rows: users' frames stand in an extent in the
+    /// order of their numbers.
+    async fn last_frame(&self, id: ExtentId, last: u16) -> Last {
+        let (nonce, rows) = {
             let state = &mut *self.state.borrow_mut();
             let e = state.extents.at(id);
-            (e.scheme, e.nonce, e.committed_rows)
+            (e.nonce, e.committed_rows)
         };
         let first = rows.saturating_sub(last);
-        let mut read = None;
-        for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
-            if read.is_none() {
-                read = self.read_rows(id, column, first, rows - first).await;
+        let Some(read) = self.read_header_column(id, first, rows - first).await else { return Last::Unknown };
+        let mut blocks = (first..rows).zip(read.view.chunks_exact(BLOCK_BYTES)).rev();
+        let Some((row, block)) = blocks.find(|(_, block)| has_nonce(block, &nonce)) else {
+            return Last::NotThere;
+        };
+        match Header::decode(block, &nonce, &mut Vec::new()) {
+            Ok(h)
+                if h.kind == FrameKind::User && (h.extent, h.shard, h.first_row.0) == (id, self.id, row) =>
+            {
+                Last::User(h.seq)
             }
+            _ => Last::Unknown,
         }
-        let (view, mut entries) = (read?, Vec::new());
-        let mut blocks = (first..rows).zip(view.chunks_exact(BLOCK_BYTES)).rev();
-        let (row, block) = blocks.find(|(_, block)| has_nonce(block, &nonce))?;
-        let header = Header::decode(block, &nonce, &mut entries).ok()?;
-        let is_it = (header.extent, header.shard, header.first_row.0) == (id, self.id, row);
-        (is_it && header.kind == FrameKind::User).then_some(header.seq)
     }
 
-    /// The first column with headers that can be read, a good part of it from a row on: row by row would take a round trip for each
-    /// frame, and who reads all of what hardly anybody has written to waits for nothing.
+    /// Rows to read ahead, a good part of a column: row by row would take a round trip for each frame, and who reads all of what hardly
+    /// anybody has written to waits for nothing.
     async fn read_ahead(&self, id: ExtentId, row: u16, limit: u16) -> Option<Ahead> {
-        let (scheme, sealed) = {
-            let state = &mut *self.state.borrow_mut();
-            let e = state.extents.at(id);
-            (e.scheme, e.phase == ExtentPhase::Sealed)
-        };
+        let sealed = self.state.borrow_mut().extents.at(id).phase == ExtentPhase::Sealed;
         let rows = if row == 0 && !sealed { limit.min(FIRST_ROWS) } else { limit - row };
-        for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
+        self.read_header_column(id, row, rows).await
+    }
+
+    /// Rows of the first column with headers that can be read.
+    async fn read_header_column(&self, id: ExtentId, row: u16, rows: u16) -> Option<Ahead> {
+        let scheme = self.state.borrow_mut().extents.at(id).scheme;
+        for column in header_columns(scheme) {
             if let Some(view) = self.read_rows(id, column, row, rows).await {
                 return Some(Ahead { column, row, view });
             }
@@ -390,7 +408,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         copies: &mut HeaderCopies,
     ) -> Option<Header> {
         let scheme = self.state.borrow_mut().extents.at(id).scheme;
-        for column in std::iter::once(0).chain(scheme.k()..scheme.width()) {
+        for column in header_columns(scheme) {
             let single;
             let read = ahead.filter(|ahead| ahead.column == column).and_then(|ahead| ahead.block(row));
             let block = match read {

@@ -186,9 +186,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             ids
         };
         let mut scans = Vec::new();
-        // One after the other: whoever holds one large buffer and waits for another may wait for ever.
         let unwritten = self.unwritten(&ids).await;
         let covered = self.covered(&ids, from).await;
+        // One after the other: whoever holds one large buffer and waits for another may wait for ever.
         for id in ids {
             if unwritten.contains(&id) {
                 scans.push(self.scan_of_nothing(id));

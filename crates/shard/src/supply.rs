@@ -18,7 +18,7 @@ const ALLOCATE_LIMIT: Duration = Duration::from_millis(250);
 const ALLOCATE_LOOKS: u32 = 25;
 /// Tries to place one extent before the shard waits for something to change.
 const PLACE_TRIES: usize = 4;
-/// Pause between attempts while the pool is full or the control store is out of reach.
+/// Pause between attempts while the pool is full.
 const RETRY_PERIOD: Duration = Duration::from_millis(100);
 /// The first pauses are shorter: what was in the way may have been found out and avoided by then.
 const RETRY_MIN: Duration = Duration::from_millis(1);

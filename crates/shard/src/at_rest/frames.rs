@@ -2,6 +2,7 @@
 
 use super::Resting;
 use crate::columns::{ColumnFault, ListedSlot, SlotState};
+use crate::find::header_columns;
 use crate::frame::{Entry, Header, NotHeader};
 use peristyle_base::{
     BLOCK_BYTES, COLUMN_ROWS, ColumnIndex, ColumnName, DeviceId, ExtentId, Nonce, RowIndex, Scheme, ShardId,
@@ -50,7 +51,7 @@ impl ExtentSlots {
         self.columns.iter().flatten().filter(|s| s.state == SlotState::Sealed).map(|s| s.rows)
     }
     pub fn header_columns(&self) -> impl Iterator<Item = usize> + use<> {
-        std::iter::once(0).chain(self.scheme.k()..self.scheme.width())
+        header_columns(self.scheme)
     }
 }
 
