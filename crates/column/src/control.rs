@@ -3,10 +3,11 @@
 
 use crate::error::ColumnError;
 use crate::format::{RowRange, RowSet, RowTable, SlotState, column_crc};
-use crate::server::{Clearing, Inner, Server};
+use crate::server::{Inner, Server};
 use crate::slot::{OpenId, SlotTable};
 use crate::stats::WritePurpose;
-use peristyle_base::{BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, ColumnName, Epoch, RowIndex, SlotIndex};
+use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ColumnName, Epoch, RowIndex, SlotIndex};
+use peristyle_rt::alloc_count::background;
 use peristyle_rt::{Buf, IoError, IoVec};
 use std::future::Future;
 use std::rc::Rc;
@@ -113,12 +114,12 @@ impl Server {
         })?;
         // A seal that has begun is never followed by an append, which its zeros could overtake.
         inner.slots.borrow_mut().begin_seal(id, &holes);
-        for hole in seal.holes {
-            if inner.slots.borrow().hole_needs_zeros(slot, *hole) {
-                let (me, offset) = (inner.clone(), inner.geometry().row_offset(slot, hole.first.0));
-                let bytes = hole.count as u64 * BLOCK_BYTES as u64;
-                inner.write_slot(id, async move { me.zero(offset, bytes).await }).await?;
-            }
+        let needs_zeros = |hole: &RowRange| inner.slots.borrow().hole_needs_zeros(slot, *hole);
+        let unwritten: Vec<RowRange> = seal.holes.iter().filter(|hole| needs_zeros(hole)).copied().collect();
+        if !unwritten.is_empty() {
+            let me = inner.clone();
+            let fill = background(async move { me.fill_holes(slot, &unwritten).await });
+            inner.write_slot(id, fill).await?;
         }
         inner.stats.borrow_mut().wrote(WritePurpose::Seal, BLOCK_BYTES as u64);
         let (device, offset) = (inner.device.clone(), inner.geometry().checksum_block_offset(slot));
@@ -150,13 +151,10 @@ impl Server {
         inner.idle(slot).await;
         inner.slots.borrow_mut().free(slot);
         inner.pages.touch(slot);
-        let how = inner.clearing.get();
-        let clearing = inner.clear_slot(slot, how);
+        let given_back = inner.give_back(slot);
         inner.commit(slot).await?;
-        // The column is gone, durably. A slot that could not be zeroed or discarded is free all the same.
-        if inner.ops.wait(clearing).await.is_ok() && how != Clearing::Leave {
-            inner.stats.borrow_mut().returned(COLUMN_BYTES);
-        }
+        // The column is gone, durably.
+        let _ = inner.ops.wait(given_back).await;
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod clearing;
 mod control;
 mod data;
 pub mod error;

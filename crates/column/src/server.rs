@@ -1,17 +1,18 @@
 //! The column server of one device: the state that its operations share, allocation, and what can be asked of it.
-//! Appends and reads are in `data.rs`, fence, seal and free in `control.rs`, table writes in `pages.rs`.
+//! Appends and reads are in `data.rs`, fence, seal and free in `control.rs`, what becomes of
+//! freed slots in `clearing.rs`, table writes in `pages.rs`.
 
+use crate::clearing::Clearing;
 use crate::error::ColumnError;
 use crate::format::{Geometry, Label, SlotState};
 use crate::ops::Ops;
 use crate::pages::Pages;
 use crate::slot::{Allocate, Candidate, Reserve, SlotInfo, SlotTable, Usage};
-use crate::stats::{DeviceStats, Stats, WritePurpose};
+use crate::stats::{DeviceStats, Stats};
 use peristyle_base::stage::Stage;
-use peristyle_base::{BLOCK_BYTES, COLUMN_BYTES, DeviceId, ExtentId, Instant, ShardId, SlotIndex};
-use peristyle_rt::alloc_count::background;
+use peristyle_base::{COLUMN_BYTES, DeviceId, ExtentId, Instant, ShardId, SlotIndex};
 use peristyle_rt::sync::{Notify, Permit, Semaphore};
-use peristyle_rt::{Buf, Device, DeviceInfo, IoError, IoVec, KeptBufs, now, spawn, try_now};
+use peristyle_rt::{Device, IoError, KeptBufs, now, spawn, try_now};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
@@ -65,26 +66,6 @@ pub enum Discard {
     Off,
 }
 
-/// What is done to a slot that is free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Clearing {
-    /// It reads as zeros from then on, guaranteed.
-    Zero,
-    Discard,
-    Leave,
-}
-
-impl Clearing {
-    fn of(wish: Discard, device: &DeviceInfo) -> Clearing {
-        match wish {
-            Discard::Off => Clearing::Leave,
-            _ if device.cheap_zeroes => Clearing::Zero,
-            Discard::Auto if !device.discards => Clearing::Leave,
-            _ => Clearing::Discard,
-        }
-    }
-}
-
 /// Serves the columns of one device, on the reactor that opened it. Clones are the same server.
 #[derive(Clone)]
 pub struct Server(pub(crate) Rc<Inner>);
@@ -103,10 +84,12 @@ pub(crate) struct Inner {
     pub controls: Rc<Semaphore>,
     /// A device write to a slot has ended, an append was dismissed, or an exclusive operation is over.
     pub changed: Notify,
-    /// A slot has been zeroed, or could not be.
-    pub zeroed: Notify,
+    /// A slot can be given out that could not be.
+    pub cleared: Notify,
     /// What is done to freed slots; less once the device has failed to.
     pub clearing: Cell<Clearing>,
+    /// A task clears those that were freed.
+    pub clears: Cell<bool>,
     /// Slots on which a fence, seal or free is at work; at most `config.controls`.
     pub exclusive: RefCell<Vec<SlotIndex>>,
     pub stats: RefCell<Stats>,
@@ -133,8 +116,9 @@ impl Server {
             reads: Semaphore::new(config.reads.max(1)),
             controls: Semaphore::new(config.controls.max(1)),
             changed: Notify::default(),
-            zeroed: Notify::default(),
+            cleared: Notify::default(),
             clearing: Cell::new(clearing),
+            clears: Cell::new(false),
             exclusive: RefCell::new(Vec::with_capacity(config.controls)),
             stats: RefCell::new(Stats::default()),
         }))
@@ -198,7 +182,7 @@ impl Server {
                     let _ = inner.device.reserve(inner.geometry().row_offset(slot, 0), COLUMN_BYTES).await;
                 }
                 Candidate::Zero(slot) => {
-                    let zeroing = inner.clear_slot(slot, Clearing::Zero);
+                    let zeroing = inner.zero_slot(slot);
                     // Whether it could be zeroed or not, the slot is free again: look once more. But where not even
                     // its entry could be written, the device fails, and would in the next attempt.
                     if let Err(error) = inner.ops.wait(zeroing).await
@@ -207,7 +191,7 @@ impl Server {
                         return Err(ColumnError::Device(error));
                     }
                 }
-                Candidate::Wait => inner.zeroed.notified().await,
+                Candidate::Wait => inner.cleared.notified().await,
                 Candidate::Full => return Err(ColumnError::Full),
             }
         }
@@ -270,65 +254,7 @@ impl Inner {
         });
         op
     }
-
-    pub fn can_zero(&self) -> bool {
-        self.clearing.get() == Clearing::Zero
-    }
-
-    /// Zeroes or discards a free slot, once its entry says durably that it is free, and gives it back to the table. Until
-    /// then nobody else gets it: what its next owner writes would go with the rest.
-    pub fn clear_slot(self: &Rc<Inner>, slot: SlotIndex, how: Clearing) -> u32 {
-        let me = self.clone();
-        // Work beside the I/O path: it may allocate.
-        let work = background(async move {
-            me.commit_page(slot).await?;
-            let cleared = me.clear(slot, how).await;
-            if cleared.is_err() && me.clearing.get() == how {
-                // A slot that could not be zeroed is not discarded either: the device has shown that it is no use.
-                me.clearing.set(Clearing::Leave);
-            }
-            cleared
-        });
-        self.start(work, move |me, answer| {
-            // A discard promises nothing about what is read afterwards (DESIGN §11, "Columns and slots").
-            me.slots.borrow_mut().zeroed(slot, how == Clearing::Zero && answer.is_ok());
-            me.zeroed.notify_all();
-        })
-    }
-
-    async fn clear(&self, slot: SlotIndex, how: Clearing) -> Result<(), IoError> {
-        let offset = self.geometry().row_offset(slot, 0);
-        match how {
-            Clearing::Zero => self.zero(offset, COLUMN_BYTES).await,
-            Clearing::Discard => {
-                self.device.discard(offset, COLUMN_BYTES).await?;
-                self.stats.borrow_mut().discarded(COLUMN_BYTES);
-                Ok(())
-            }
-            Clearing::Leave => Ok(()),
-        }
-    }
-
-    /// Makes a range read as zeros, durably, by an operation that guarantees them.
-    pub async fn zero(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
-        self.stats.borrow_mut().wrote(WritePurpose::Zero, bytes);
-        if self.can_zero() {
-            self.device.write_zeroes(offset, bytes).await?;
-            self.stats.borrow_mut().flushed();
-            return self.device.flush().await;
-        }
-        let blank = Buf::zeroed(ZERO_BYTES.min(bytes as usize)).await.freeze();
-        let mut iov = IoVec::new();
-        while iov.bytes() < bytes as usize {
-            let left = bytes as usize - iov.bytes();
-            iov.push(blank.slice(0..left.min(blank.len())));
-        }
-        self.device.write(offset, iov, true).await
-    }
 }
-
-/// Zeros that are written at once share one buffer of this size.
-const ZERO_BYTES: usize = 16 * BLOCK_BYTES;
 
 /// A place among the control operations, and its time.
 pub(crate) struct Turn {
@@ -369,31 +295,5 @@ impl Drop for Timer {
         // The clock is out of reach when the reactor itself is being dropped; then nobody reads the figures.
         let now = try_now().unwrap_or(self.at);
         if self.ok { stage.leave(self.at, now) } else { stage.leave_failed(self.at, now) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Clearing, Discard as Wish};
-    use peristyle_rt::{DeviceInfo, DeviceKind};
-
-    #[test]
-    fn a_slot_is_cleared_by_the_best_that_the_device_can_and_the_operator_wants() {
-        use Clearing::*;
-        for (wish, cheap_zeroes, discards, expected) in [
-            (Wish::Auto, true, true, Zero),
-            (Wish::Auto, true, false, Zero),
-            (Wish::Auto, false, true, Discard),
-            (Wish::Auto, false, false, Leave),
-            (Wish::On, true, true, Zero),
-            (Wish::On, false, true, Discard),
-            (Wish::On, false, false, Discard),
-            (Wish::Off, true, true, Leave),
-            (Wish::Off, false, true, Leave),
-        ] {
-            let (kind, name) = (DeviceKind::Block, String::new());
-            let device = DeviceInfo { kind, name, bytes: 0, volatile_cache: true, cheap_zeroes, discards };
-            assert_eq!(Clearing::of(wish, &device), expected, "{wish:?} {cheap_zeroes} {discards}");
-        }
     }
 }

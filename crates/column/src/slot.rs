@@ -7,6 +7,7 @@ use crate::error::ColumnError;
 use crate::format::{AllocClass, Entry, RowRange, RowSet, SlotState};
 use crate::index::{NameIndex, key};
 use peristyle_base::{COLUMN_ROWS, ColumnName, DeviceId, Epoch, RowIndex, Scheme, ShardId, SlotIndex};
+use std::collections::VecDeque;
 
 const NONE: u32 = u32::MAX;
 
@@ -128,9 +129,9 @@ pub type OpenId = u32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Candidate {
     Take(SlotIndex),
-    /// Zero it first and give it back with [`SlotTable::zeroed`]; then ask again.
+    /// Zero it first and give it back with [`SlotTable::cleared`]; then ask again.
     Zero(SlotIndex),
-    /// Every free slot is being zeroed: wait.
+    /// Every free slot is being zeroed, or its entry written: wait.
     Wait,
     Full,
 }
@@ -143,10 +144,12 @@ pub struct SlotTable {
     open: Vec<OpenColumn>,
     open_free: Vec<OpenId>,
     index: NameIndex,
-    /// Free slots that read as zeros, and others.
+    /// Free slots that read as zeros; others; and those of the latter that were freed lately and are to be cleared, the oldest first.
     clean: Vec<u32>,
     plain: Vec<u32>,
-    zeroing: u32,
+    uncleared: VecDeque<u32>,
+    /// Free slots that nobody gets at the moment: their entry is being written, or they are being cleared.
+    held: u32,
     damaged: Vec<SlotIndex>,
     reserves: Vec<(ShardId, Reserve)>,
     reserve: Reserve,
@@ -155,8 +158,8 @@ pub struct SlotTable {
 
 /// Memory of a table of so many slots, without the open columns'.
 pub fn memory_bytes(slots: u64) -> u64 {
-    // An entry; its open column; two cells or four of the index; its place in a list of free ones.
-    slots * (size_of::<Entry>() as u64 + 4 + 16 + 8)
+    // An entry; its open column; two cells or four of the index; its place in each list of free ones.
+    slots * (size_of::<Entry>() as u64 + 4 + 16 + 12)
 }
 
 impl SlotTable {
@@ -176,7 +179,8 @@ impl SlotTable {
             index: NameIndex::new(slots),
             clean: Vec::with_capacity(entries.len()),
             plain: Vec::with_capacity(entries.len()),
-            zeroing: 0,
+            uncleared: VecDeque::with_capacity(entries.len()),
+            held: 0,
             damaged: Vec::new(),
             reserves: Vec::new(),
             reserve: Reserve::default(),
@@ -309,7 +313,8 @@ impl SlotTable {
 
     // Allocation
 
-    /// Picks a free slot for `class`. `can_zero`: the device zeroes cheaply, so slots are zeroed before use.
+    /// Picks a free slot for `class`. `can_zero`: the device zeroes cheaply, so slots are zeroed before use; but not those that were
+    /// freed lately: a pool that is nearly full uses them again at once, and would do little else than clear them.
     pub fn candidate(&mut self, class: AllocClass, can_zero: bool) -> Candidate {
         if self.usage.free <= self.reserve.floor(class) {
             return Candidate::Full;
@@ -319,23 +324,44 @@ impl SlotTable {
         }
         match self.plain.pop() {
             Some(slot) if can_zero => {
-                self.zeroing += 1;
-                Candidate::Zero(SlotIndex(slot))
+                self.held += 1;
+                return Candidate::Zero(SlotIndex(slot));
             }
+            Some(slot) => return Candidate::Take(SlotIndex(slot)),
+            None => {}
+        }
+        match self.uncleared.pop_back() {
             Some(slot) => Candidate::Take(SlotIndex(slot)),
-            None if self.zeroing > 0 => Candidate::Wait,
+            None if self.held > 0 => Candidate::Wait,
             None => Candidate::Full,
         }
     }
 
-    /// The answer to [`Candidate::Zero`]. The flag reaches the disk with the entry's next change; until then a restart
-    /// only forgets it.
-    pub fn zeroed(&mut self, slot: SlotIndex, done: bool) {
-        self.zeroing -= 1;
-        let entry = Entry { zeroed: done, ..*self.entry(slot) };
+    /// The answer to [`Candidate::Zero`], and what has become of a slot that was to be cleared. The flag reaches the disk with the entry's
+    /// next change; until then a restart only forgets it.
+    pub fn cleared(&mut self, slot: SlotIndex, zeroed: bool) {
+        self.held -= 1;
+        let entry = Entry { zeroed, ..*self.entry(slot) };
         assert_eq!(entry.state, SlotState::Free);
         self.set(slot, entry);
-        if done { self.clean.push(slot.0) } else { self.plain.push(slot.0) }
+        if zeroed { self.clean.push(slot.0) } else { self.plain.push(slot.0) }
+    }
+
+    /// That a slot is [`free`](Self::free) has been written, or could not be. It is cleared some time, if `clear`.
+    pub fn freed(&mut self, slot: SlotIndex, clear: bool) {
+        self.held -= 1;
+        if clear { self.uncleared.push_back(slot.0) } else { self.plain.push(slot.0) }
+    }
+
+    /// Slots to clear.
+    pub fn uncleared(&self) -> usize {
+        self.uncleared.len()
+    }
+    /// The one that has waited longest; [`cleared`](Self::cleared) gives it back.
+    pub fn next_uncleared(&mut self) -> Option<SlotIndex> {
+        let slot = self.uncleared.pop_front()?;
+        self.held += 1;
+        Some(SlotIndex(slot))
     }
 
     /// Gives `slot`, which [`candidate`](Self::candidate) took, to a column.
@@ -501,13 +527,13 @@ impl SlotTable {
         self.set(slot, Entry { state: SlotState::Sealed, rows, column_crc, ..old });
     }
 
-    /// The slot is free, but not to be given out before [`zeroed`](Self::zeroed) says whether it reads as zeros.
+    /// The slot is free, but not to be given out before [`freed`](Self::freed).
     pub fn free(&mut self, slot: SlotIndex) {
         let name = self.entry(slot).name;
         let entries = &self.entries;
         self.index.remove(key(&name), slot, |s| key(&entries[s as usize].name));
         self.release(slot);
-        self.zeroing += 1;
+        self.held += 1;
         self.set(slot, Entry::default());
     }
 

@@ -32,7 +32,8 @@ async fn device(env: peristyle_rt::sim::Env) -> (DiskHandle, Geometry) {
     bed.s().seal(HOLED, &name(2), E1, Seal { rows: RowIndex(10), holes: &holes, crcs: None }).await.unwrap();
     bed.append(OPEN, 3, 0, &[4]).await;
     bed.s().free(FREED, &name(4), E1).await.unwrap();
-    // That the slot was zeroed reaches the disk with the next change of its page.
+    // It is zeroed some time; that it was reaches the disk with the next change of its page.
+    peristyle_rt::sleep(AT_LEISURE).await;
     bed.s().fence(OPEN, &name(3), E2).await.unwrap();
     (bed.disk.clone(), bed.geometry())
 }

@@ -16,7 +16,7 @@ use peristyle_column::{
 use peristyle_rt::sim::{
     Crash, CrashState, DiskConfig, DiskHandle, Image, Rng, Stop, Sweep, Swept, WorldConfig, run_with,
 };
-use peristyle_rt::{Buf, BufConfig, Device, IoVec};
+use peristyle_rt::{Buf, BufConfig, Device, Duration, IoVec};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -28,6 +28,8 @@ const SLOTS: u32 = 6;
 /// Columns that are written at the same time.
 const WORKERS: u64 = 2;
 /// Columns that each worker takes through their life.
+/// Slots that nobody wants are cleared by then.
+const AT_LEISURE: Duration = Duration::from_secs(1);
 const LIVES: u64 = 3;
 
 /// Appends to one column, and rows of each; behind each there may be a hole of one row.
@@ -350,6 +352,10 @@ async fn one_life(server: &Server, model: &Model, rng: &mut Rng, extent: u64) {
     if rng.below(3) > 0 {
         let free = server.free(slot, &name, column.epoch);
         column.step(Operation::Free, Shape::Absent, free).await.expect("it is ours");
+        // Either somebody wants the slot now, or it is cleared.
+        if rng.coin() {
+            peristyle_rt::sleep(AT_LEISURE).await;
+        }
     }
 }
 

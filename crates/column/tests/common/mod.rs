@@ -9,11 +9,13 @@ use peristyle_column::{
     AllocClass, Allocate, ColumnError, FormatOptions, Geometry, Server, ServerConfig, WriteClass,
 };
 use peristyle_rt::sim::{self, DiskConfig, DiskHandle, Env};
-use peristyle_rt::{Buf, Device, IoVec};
+use peristyle_rt::{Buf, Device, Duration, IoVec};
 use std::future::Future;
 
 pub const CLUSTER: Uuid = Uuid([0xc1; 16]);
 pub const DEVICE: DeviceId = Uuid([0xde; 16]);
+/// A few slots that were freed are zeroed or discarded by then.
+pub const AT_LEISURE: Duration = Duration::from_secs(3);
 pub const E1: Epoch = Epoch(1);
 pub const E2: Epoch = Epoch(2);
 
