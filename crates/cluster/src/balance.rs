@@ -48,7 +48,7 @@ pub fn target(devices: &[DeviceView], taken: impl Fn(DomainId) -> bool) -> Optio
     let fits = |d: &DeviceView| d.takes_columns() && d.slots_free() > 0 && !taken(d.domain);
     let order = |a: &DeviceView, b: &DeviceView| -> Ordering {
         let (fill_a, fill_b) = (fill(a.slots_used, a.slots_total), fill(b.slots_used, b.slots_total));
-        a.avoid.cmp(&b.avoid).then_with(|| fill_a.total_cmp(&fill_b))
+        (a.away, a.avoid).cmp(&(b.away, b.avoid)).then_with(|| fill_a.total_cmp(&fill_b))
     };
     (0..devices.len()).filter(|&i| fits(&devices[i])).min_by(|&a, &b| order(&devices[a], &devices[b]))
 }
@@ -65,7 +65,8 @@ pub fn best_move(devices: &[DeviceView], columns: &[Option<usize>], taken: &[Dom
         let after = fill(source.slots_used.saturating_sub(1), source.slots_total);
         let gain = fill(source.slots_used, source.slots_total) - fill(goal.slots_used, goal.slots_total);
         let overshoots = after < fill(goal.slots_used + 1, goal.slots_total);
-        if !overshoots && !goal.avoid && gain > UNEVEN_END && best.is_none_or(|b| gain > b.gain) {
+        if !overshoots && !goal.avoid && !goal.away && gain > UNEVEN_END && best.is_none_or(|b| gain > b.gain)
+        {
             best = Some(Move { column, to, gain });
         }
     }
@@ -87,6 +88,7 @@ mod tests {
             slots_used: 0,
             healthy: true,
             avoid: false,
+            away: false,
             draining: false,
         }
     }

@@ -20,8 +20,8 @@ pub use codec::{RecordError, fuzz_record};
 pub use column::{AllocClass, ColumnFault, ListedSlot, SlotState, WriteClass};
 pub use place::{PlacementError, Placer};
 pub use pool::{
-    DEVICES_MAX, DeviceView, DomainId, Effective, PoolView, Protection, TooFewDomains, TooFewPolicy,
-    effective_scheme, usable_domains,
+    DEVICES_MAX, DeviceView, DomainId, Effective, PoolView, Protection, Shuns, TooFewDomains, TooFewPolicy,
+    effective_scheme, extents_free, usable_domains,
 };
 pub use record::{
     BlockPlace, CheckpointPtr, ColumnPlaces, ExtentState, OPEN_EXTENTS_MAX, OpenExtent, RECORD_BYTES_MAX,

@@ -39,7 +39,8 @@ impl core::error::Error for PlacementError {}
 struct Candidate {
     used: u64,
     total: u64,
-    avoid: bool,
+    /// Away, and slow.
+    late: (bool, bool),
     device: usize,
 }
 
@@ -51,7 +52,7 @@ impl Candidate {
     /// more than is used rounds evenly (Sainte-Laguë), so that small devices are neither first nor last always.
     fn order(&self, other: &Candidate) -> Ordering {
         let fill = |x: &Candidate, y: &Candidate| (2 * x.used as u128 + 1) * y.total as u128;
-        (self.avoid.cmp(&other.avoid))
+        (self.late.cmp(&other.late))
             .then_with(|| fill(self, other).cmp(&fill(other, self)))
             .then_with(|| other.total.cmp(&self.total))
             .then_with(|| self.device.cmp(&other.device))
@@ -123,7 +124,7 @@ fn best_of_domain(devices: &[DeviceView], group: &[u16]) -> Option<Candidate> {
         let this = Candidate {
             used: device.slots_used as u64,
             total: device.slots_total as u64,
-            avoid: device.avoid,
+            late: (device.away, device.avoid),
             device: i as usize,
         };
         if device.slots_free() > 0 && best.is_none_or(|b| this.order(&b).is_lt()) {
@@ -162,6 +163,7 @@ mod tests {
             slots_used: 0,
             healthy: true,
             avoid: false,
+            away: false,
             draining: false,
         }
     }

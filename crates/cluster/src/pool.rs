@@ -21,8 +21,10 @@ pub struct DeviceView {
     pub slots_used: u32,
     /// Reachable, and its column server takes orders.
     pub healthy: bool,
-    /// Slow at the moment: used only when protection would shrink without it.
+    /// Slow at the moment: see [`PoolView::shuns`].
     pub avoid: bool,
+    /// So slow that it did not answer when it was asked how it is.
+    pub away: bool,
     /// Its columns move off it: it serves them meanwhile, and gets no others.
     pub draining: bool,
 }
@@ -122,12 +124,50 @@ pub fn effective_scheme(
     Ok(Effective { scheme: scheme(1, domains - 1), protection: Protection::Reduced })
 }
 
-/// How many failure domains have a healthy device; with `avoided`, slow ones count too. Full ones count: they
+/// Which devices new extents do without while they answer late.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shuns {
+    Slow,
+    Away,
+    Nobody,
+}
+
+impl Shuns {
+    pub fn shuns(self, device: &DeviceView) -> bool {
+        match self {
+            Shuns::Slow => device.avoid || device.away,
+            Shuns::Away => device.away,
+            Shuns::Nobody => false,
+        }
+    }
+}
+
+/// How many failure domains have a healthy device that is not shunned. Full ones count: they
 /// are not lost, and a full pool must say "full" rather than shrink its scheme.
-pub fn usable_domains(devices: &[DeviceView], avoided: bool) -> usize {
-    let usable = |d: &&DeviceView| d.takes_columns() && (avoided || !d.avoid);
+pub fn usable_domains(devices: &[DeviceView], shuns: Shuns) -> usize {
+    let usable = |d: &&DeviceView| d.takes_columns() && !shuns.shuns(d);
     let new = |i: usize, d: &DeviceView| !devices[..i].iter().filter(usable).any(|e| e.domain == d.domain);
     devices.iter().enumerate().filter(|(i, d)| usable(d) && new(*i, d)).count()
+}
+
+/// How many extents of so many columns the free slots of healthy devices are enough for: each takes one of as many failure domains, so
+/// where there are few domains the fullest decides. A pool with fewer domains than columns makes narrower extents.
+pub fn extents_free(devices: &[DeviceView], columns: usize) -> usize {
+    let takes = |d: &&DeviceView| d.takes_columns();
+    let first = |i: usize, d: &DeviceView| !devices[..i].iter().filter(takes).any(|e| e.domain == d.domain);
+    let slots = |domain: DomainId| -> usize {
+        devices.iter().filter(takes).filter(|d| d.domain == domain).map(|d| d.slots_free() as usize).sum()
+    };
+    let firsts = devices.iter().enumerate().filter(|(i, d)| takes(d) && first(*i, d));
+    let free: Vec<usize> = firsts.map(|(_, d)| slots(d.domain)).collect();
+    let columns = columns.min(free.len()).max(1);
+    let fits = |n: usize| free.iter().map(|&slots| slots.min(n)).sum::<usize>() >= n * columns;
+    let (mut fit, mut not) = (0, free.iter().sum::<usize>() / columns + 1);
+    while fit + 1 < not {
+        let n = fit.midpoint(not);
+        *(if fits(n) { &mut fit } else { &mut not }) = n;
+    }
+    fit
 }
 
 /// A pool at one moment.
@@ -140,11 +180,22 @@ pub struct PoolView<'a> {
 }
 
 impl PoolView<'_> {
-    /// The scheme that new wide extents get now. Slow devices are left out while m+1 domains remain without them.
+    /// The scheme that new wide extents get now.
     pub fn effective(&self) -> Result<Effective, TooFewDomains> {
-        let quick = usable_domains(self.devices, false);
-        let domains = if quick > self.scheme.m() { quick } else { usable_domains(self.devices, true) };
-        effective_scheme(self.scheme, domains, self.too_few)
+        effective_scheme(self.scheme, usable_domains(self.devices, self.shuns()), self.too_few)
+    }
+
+    /// Whom new extents do without. Nobody without whom protection would shrink; and slow devices not where more domains are slow
+    /// than the scheme can lose, unless the others are enough for it: then it is what they share that is slow, and the same
+    /// work on fewer devices, with more parity to it, would make all slower still.
+    pub fn shuns(&self) -> Shuns {
+        let (width, m) = (self.scheme.width(), self.scheme.m());
+        let [quick, answering] = [Shuns::Slow, Shuns::Away].map(|shuns| usable_domains(self.devices, shuns));
+        match () {
+            () if quick >= width || (quick > m && answering - quick <= m.max(1)) => Shuns::Slow,
+            () if answering > m => Shuns::Away,
+            () => Shuns::Nobody,
+        }
     }
 
     /// Scheme and devices of one new extent, narrow or wide. `out[..scheme.width()]` receives indexes into
@@ -218,6 +269,7 @@ mod tests {
             slots_used: 0,
             healthy: true,
             avoid: false,
+            away: false,
             draining: false,
         };
         (0..n).map(device).collect()
@@ -247,6 +299,30 @@ mod tests {
     }
 
     #[test]
+    fn slowness_of_more_devices_than_can_be_lost_is_not_theirs() {
+        let mut six = devices(6);
+        six[..2].iter_mut().for_each(|d| d.avoid = true);
+        assert_eq!(plan(&six, false).unwrap().0.scheme.to_string(), "2+2");
+        six[2].avoid = true;
+        assert_eq!(plan(&six, false).unwrap().0.scheme.to_string(), "4+2", "all of them");
+        six[2].away = true;
+        assert_eq!(plan(&six, false).unwrap().0.scheme.to_string(), "1+2", "3 are quick, and 2 of 5 slow");
+        six[3..].iter_mut().for_each(|d| d.away = true);
+        let (effective, columns) = plan(&six, true).unwrap();
+        assert_eq!(
+            (effective.protection, columns.len()),
+            (Protection::Full, 3),
+            "two that answer, one that does not"
+        );
+        assert!(columns.contains(&0) && columns.contains(&1));
+        let mut nine = devices(9);
+        nine[..3].iter_mut().for_each(|d| d.avoid = true);
+        let (effective, columns) = plan(&nine, false).unwrap();
+        assert_eq!(effective.protection, Protection::Full);
+        assert!(columns.iter().all(|c| *c >= 3), "the others are enough");
+    }
+
+    #[test]
     fn slow_devices_serve_when_protection_would_shrink_without_them() {
         let mut six = devices(6);
         six[..4].iter_mut().for_each(|d| d.avoid = true);
@@ -264,6 +340,25 @@ mod tests {
         assert_eq!((effective.protection, columns.contains(&2)), (Protection::Full, false));
         seven[3].draining = true;
         assert_eq!(plan(&seven, false).unwrap().0.scheme.to_string(), "3+2");
+    }
+
+    #[test]
+    fn where_every_domain_is_needed_the_fullest_decides_how_many_extents_there_is_room_for() {
+        let free = |slots: &[u32], columns| {
+            let mut pool = devices(slots.len());
+            pool.iter_mut().zip(slots).for_each(|(d, free)| d.slots_used = 100 - free);
+            extents_free(&pool, columns)
+        };
+        assert_eq!(free(&[50, 50, 50, 50, 50, 3], 6), 3);
+        assert_eq!(free(&[50, 50, 50, 50, 50, 3], 5), 50);
+        assert_eq!(free(&[4, 4, 4, 4, 4, 4, 4], 6), 4, "28 slots");
+        assert_eq!(free(&[9, 1, 1], 2), 2, "each takes two domains");
+        assert_eq!(free(&[7, 5], 6), 5, "narrower ones");
+        assert_eq!((free(&[0; 6], 6), free(&[], 6)), (0, 0));
+        let mut pool = devices(7);
+        pool[0].draining = true;
+        pool[1].domain = DomainId(2);
+        assert_eq!(extents_free(&pool, 5), 100, "domain 2 has 200 slots, and gives each extent one");
     }
 
     #[test]

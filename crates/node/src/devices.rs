@@ -257,6 +257,7 @@ impl SharedDevice {
             slots_used,
             healthy: self.wish().serves() && matches!(state, DeviceState::Healthy | DeviceState::Slow),
             avoid: state == DeviceState::Slow,
+            away: self.bad.load(Relaxed) & AWAY != 0,
             draining: matches!(self.wish(), Wish::Draining | Wish::Leaving),
         }
     }

@@ -13,7 +13,7 @@ use crate::stats::{CollectionFigures, CollectionState};
 use crate::stream::{Classes, Stream, class_of};
 use crate::victims::{MOVED_BLOCKS, Policy, Victim, choose, may_be_victim, share};
 use peristyle_base::{COLUMN_ROWS, ExtentId, Instant, Scheme};
-use peristyle_cluster::ShardStore;
+use peristyle_cluster::{ShardStore, extents_free};
 use peristyle_rt::{Duration, timeout};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -290,13 +290,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let mut devices = Vec::new();
         self.columns.devices(AllocClass::User, &mut devices);
         let width = self.config.scheme.width();
-        let slots = |f: fn(&peristyle_cluster::DeviceView) -> u32| {
-            devices.iter().map(|d| f(d) as usize).sum::<usize>() / width
-        };
         let state = self.state.borrow();
         Room {
-            total: slots(|d| d.slots_total),
-            free: slots(|d| d.slots_free()),
+            total: devices.iter().map(|d| d.slots_total as usize).sum::<usize>() / width,
+            free: extents_free(&devices, width),
             ready: state.extents.ready[crate::extent::Width::Wide as usize].len(),
             dead: state.extents.gone,
         }
@@ -366,10 +363,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Whether the pool is full: it has no room, and none can be made.
     pub(crate) fn judge(&self, state: &mut State) {
-        // Those that were taken out of use without a frame in them are given back in a moment.
+        // What earlier epochs left is given back first; and those that were taken out of use without a frame in them in a moment.
         let unused = |e: &Extent| e.phase == ExtentPhase::Closed && e.committed_rows == 0;
         let hope = || {
-            state.freeing > 0
+            !state.settled
+                || state.freeing > 0
                 || !state.freeable.is_empty()
                 || (state.extents.dead > 0 && state.collect.futile < FUTILE_MAX)
                 || state.extents.iter().any(unused)

@@ -1,7 +1,7 @@
 //! Commits in log order, and what happens when a column fails or stalls: abandon the extent, append anew.
 
 use crate::ages::Overwritten;
-use crate::columns::{ColumnFault, Columns};
+use crate::columns::{AllocClass, ColumnFault, Columns};
 use crate::error::ShardError;
 use crate::extent::{Extent, ExtentPhase, Extents};
 use crate::frame::{Entry, FrameKind, Layout};
@@ -9,13 +9,15 @@ use crate::map::{Lookup, Map, MapFull, Ptr};
 use crate::path::Place;
 use crate::relocate::apply_moved;
 use crate::shard::{Shard, State};
-use peristyle_base::{ExtentId, Instant};
+use peristyle_base::{DeviceId, ExtentId, Instant};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::Duration;
 use std::rc::Rc;
 
 /// How often columns in flight are looked at for stalls.
 const WATCH_PERIOD: Duration = Duration::from_millis(4);
+/// Where all are late, an append may take so many times as long as otherwise.
+const ALL_LATE: u32 = 10;
 /// At most one abandonment per device in this time (DESIGN §11, "Slowness").
 const ABANDON_PERIOD: Duration = Duration::from_secs(1);
 
@@ -173,27 +175,50 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
+    /// A column that takes so long that its extent is given up. Where more devices are late than a scheme can do without, doing it
+    /// all again would be no quicker: then only one that takes much longer still is given up.
     fn stalled_column(&self) -> Option<(ExtentId, usize)> {
+        let late = self.late_columns(1);
+        if late.is_empty() {
+            return None;
+        }
+        let mut devices = Vec::new();
+        self.columns.devices(AllocClass::User, &mut devices);
+        for device in devices.iter_mut().filter(|d| late.iter().any(|l| l.2 == d.id)) {
+            device.avoid = true;
+        }
+        let shuns = self.pool(&devices).shuns();
+        let stands_out =
+            |id: &DeviceId| devices.iter().find(|d| d.id == *id).is_none_or(|d| !d.healthy || shuns.shuns(d));
+        let found = late
+            .iter()
+            .find(|(_, _, device)| stands_out(device))
+            .map(|&(extent, column, _)| (extent, column));
+        found.or_else(|| self.late_columns(ALL_LATE).first().map(|&(extent, column, _)| (extent, column)))
+    }
+
+    /// Columns of frames that have taken so many times the longest that one may take, and were not given up a moment ago.
+    fn late_columns(&self, times: u32) -> Vec<(ExtentId, usize, DeviceId)> {
         let state = self.state.borrow();
-        let now = peristyle_rt::now();
+        let (now, mut late) = (peristyle_rt::now(), Vec::new());
         for frame in state.frames.iter().filter(|f| f.busy && f.waiting != 0) {
-            if now.since(frame.started) < self.config.append_limit_min {
+            if now.since(frame.started) < self.config.append_limit_min * times {
                 continue;
             }
-            let extent = state.extents.get(frame.extent)?;
+            let Some(extent) = state.extents.get(frame.extent) else { continue };
             let sent = frame.waiting & !frame.unsent;
             for column in (0..frame.layout.scheme.width()).filter(|c| sent >> c & 1 == 1) {
                 let device = extent.place(column).device;
                 let p99 = Duration::from_nanos(self.columns.append_p99_ns(device));
                 let limit = self.config.append_limit_min.max(p99 * self.config.append_limit_p99s);
                 let recently = |at: &Instant| now.since(*at) < ABANDON_PERIOD;
-                if now.since(frame.started) >= limit && !state.abandoned_at.get(&device).is_some_and(recently)
-                {
-                    return Some((frame.extent, column));
+                let was_given_up = state.abandoned_at.get(&device).is_some_and(recently);
+                if now.since(frame.started) >= limit * times && !was_given_up {
+                    late.push((frame.extent, column, device));
                 }
             }
         }
-        None
+        late
     }
 
     /// Waits until no accepted effect touches the range: then the map has the newest accepted version.

@@ -54,6 +54,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             let mut data = Vec::with_capacity(header.blocks as usize);
             let verdict = self.examine(&found, Some(&mut data)).await;
+            if verdict == Verdict::Unknown && !scan.replayed {
+                return Ok(cut); // most of it was given back; if not, its blocks are verified one by one
+            }
             if verdict == Verdict::Unknown {
                 // A checkpoint may need it: what cannot be read now is no reason to give it up.
                 let (extent, row) = (scan.extent, header.first_row.0);

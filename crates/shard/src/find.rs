@@ -25,6 +25,8 @@ pub(crate) struct Scan {
     pub end: u16,
     /// Every header up to the end of the log was read.
     pub whole: bool,
+    /// The log behind the checkpoint may have frames in it.
+    pub replayed: bool,
 }
 
 /// Rows at the end of a sealed extent in which its last frame's header is looked for at first.
@@ -208,15 +210,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         mark: ExtentId,
         replay: &mut Replay,
     ) -> Result<Scan, RecoverError> {
-        let (nonce, phase, rows, needed) = {
+        let (nonce, phase, rows, replayed, needed) = {
             let state = &mut *self.state.borrow_mut();
             let e = state.extents.at(id);
             // Replay does without what lies before the mark; and there is no use in waiting for columns that no
             // device has. If a committed frame was among them, the log has a gap, and that is found out.
-            (e.nonce, e.phase, e.committed_rows, e.in_record || (e.id >= mark && !e.suspect))
+            let replayed = e.in_record || e.id >= mark;
+            (e.nonce, e.phase, e.committed_rows, replayed, e.in_record || (replayed && !e.suspect))
         };
         let limit = if phase == ExtentPhase::Sealed { rows } else { COLUMN_ROWS };
-        let mut scan = Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: limit, whole: true };
+        let (headers, entries) = (Vec::new(), Vec::new());
+        let mut scan = Scan { extent: id, headers, entries, end: limit, whole: true, replayed };
         let mut row = 0;
         let mut entries: Vec<Entry> = Vec::new();
         let mut ahead = None;
@@ -247,7 +251,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             } else {
                 found.entries.clone()
             });
-            replay.add(found);
+            match replayed {
+                true => replay.add(found),
+                false => replay.hear(&found.header),
+            }
         }
         let state = &mut *self.state.borrow_mut();
         let extent = state.extents.at(id);
@@ -304,7 +311,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let extent = state.extents.at(id);
         extent.frames.clear();
         (extent.committed_rows, extent.next_row) = (0, 0);
-        Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: 0, whole: true }
+        Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: 0, whole: true, replayed: true }
     }
 
     /// Of these extents the sealed ones of which the checkpoint up to this number has all frames.

@@ -35,6 +35,7 @@ pub mod replay;
 mod resize;
 mod retire;
 mod returning;
+mod row_crcs;
 mod scrub;
 mod settle;
 mod shard;

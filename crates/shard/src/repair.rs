@@ -10,6 +10,7 @@ use peristyle_base::{ColumnIndex, ColumnName, ColumnPlace, DeviceId, Epoch, Exte
 use peristyle_cluster::{DeviceView, ShardStore, best_move, is_uneven};
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, timeout};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Columns of a shard that are made anew at the same time.
@@ -22,6 +23,8 @@ const MOVES_MAX: usize = 16;
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Pause before a column whose remake failed is tried again.
 const RETRY_PERIOD: Duration = Duration::from_secs(5);
+/// Freed extents that are remembered for the sake of devices that have not told what they have.
+const LET_GO_MAX: usize = 4096;
 /// Time after which a device is asked what it has that was to be freed: what it was slow at is done by then.
 const RECHECK_PERIOD: Duration = Duration::from_secs(5);
 
@@ -127,6 +130,8 @@ pub(crate) struct Repair {
     pub unlisted: Vec<DeviceId>,
     /// Devices that did not answer the start: they may have extents that nobody else has, and of which nothing is known.
     pub unknown: Vec<DeviceId>,
+    /// Extents that were freed although such a device may have a column of theirs: it is freed when the device tells of it.
+    pub let_go: BTreeSet<ExtentId>,
     /// Devices that may have slots which nobody needs: one that was to be freed while the device was slow, or that it gave
     /// out when nobody waited for it any more. One entry each at most.
     pub rechecks: Vec<Recheck>,
@@ -145,6 +150,23 @@ pub(crate) struct Recheck {
 }
 
 impl Repair {
+    /// Remembers a freed extent of which a device may have a column that has not told. False: there are too many such.
+    pub fn remember(&mut self, id: ExtentId) -> bool {
+        let known = self.let_go.contains(&id) || self.let_go.len() < LET_GO_MAX;
+        if known {
+            self.let_go.insert(id);
+        }
+        known
+    }
+
+    /// A column of a freed extent stays on its device for now.
+    pub fn leave_behind(&mut self, id: ExtentId, device: DeviceId) {
+        if self.unknown.contains(&device) {
+            self.remember(id); // one that is not remembered is found by the next start
+        }
+        self.recheck(device);
+    }
+
     /// A device may have a slot that nobody needs.
     pub fn recheck(&mut self, device: DeviceId) {
         if device.is_nil() {

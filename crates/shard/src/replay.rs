@@ -39,12 +39,18 @@ impl Replay {
         Replay { committed: committed.max(from), from, ..Replay::default() }
     }
 
-    /// Takes note of a frame that was found.
-    pub fn add(&mut self, found: Found) {
-        let h = &found.header;
+    /// Takes note of what a header says of the log. Its own frame is no part of that behind the checkpoint: its extent lies before the
+    /// mark and was not open, so what it has of higher numbers was dropped.
+    pub fn hear(&mut self, h: &Header) {
         self.committed = self.committed.max(h.committed);
         let cut = self.cuts.entry(h.epoch).or_insert(h.cut);
         *cut = (*cut).min(h.cut);
+    }
+
+    /// Takes note of a frame that was found.
+    pub fn add(&mut self, found: Found) {
+        self.hear(&found.header);
+        let h = &found.header;
         if h.kind == FrameKind::User {
             let copies = self.copies.entry(h.seq).or_default();
             let key = |f: &Found| (f.header.epoch, f.header.extent);

@@ -121,7 +121,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let is_bad = bad.contains(&place.device);
             async move {
                 match is_bad {
-                    true => self.state.borrow_mut().repair.recheck(place.device),
+                    true => self.state.borrow_mut().repair.leave_behind(extent.id, place.device),
                     false => drop(self.free_slot(place, name, SEAL_LIMIT).await),
                 }
             }
@@ -133,7 +133,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn free_slot(&self, place: ColumnPlace, name: ColumnName, limit: Duration) -> bool {
         let freed = timeout(limit, self.columns.free(place, name, self.epoch())).await == Some(Ok(()));
         if !freed {
-            self.state.borrow_mut().repair.recheck(place.device);
+            self.state.borrow_mut().repair.leave_behind(name.extent, place.device);
         }
         freed
     }

@@ -140,7 +140,7 @@ fn claim(state: &State, slot: &ListedSlot) -> Claim {
         let new = id >= state.creating.unwrap_or(state.next_extent);
         let listed = state.record.open_set.iter().any(|o| o.extent == id);
         // The map may point at it, if nobody was there to tell of it.
-        let unknown = state.repair.unknown.contains(&slot.place.device);
+        let unknown = state.repair.unknown.contains(&slot.place.device) && !state.repair.let_go.contains(&id);
         return if new || listed || unknown { Claim::Leave } else { Claim::Free };
     };
     if column >= e.scheme.width() || e.nonce != slot.name.nonce || e.scheme != slot.scheme {

@@ -2,42 +2,38 @@
 
 use crate::columns::Columns;
 use crate::extent::{Extent, ExtentPhase};
-use crate::frame::{Header, Layout};
 use crate::recover::RecoverError;
 use crate::shard::Shard;
-use peristyle_base::{BLOCK_BYTES, ColumnIndex, ExtentId, RowIndex, crc32c};
+use crate::supply::stock_of;
+use peristyle_base::ExtentId;
 use peristyle_cluster::ShardStore;
-use peristyle_rt::Buf;
+use peristyle_rt::join_all;
 use std::rc::Rc;
 
-/// Unused extents that a takeover tolerates until it serves.
-const PILE: usize = 16;
+/// Stocks of unused extents that a takeover tolerates until it serves: one owner leaves two, one of each width, and little else.
+const PILE_STOCKS: usize = 4;
+/// Unused extents that are given back at the same time: slots of a device that are freed at once share a write of its slot table.
+const TOGETHER: usize = 16;
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn settle_old_extents(self: Rc<Self>) {
-        let old: Vec<(ExtentId, bool)> = {
+        // What gives room first, for it is at once: a full pool has no other.
+        self.free_all_unused(self.leftovers()).await;
+        let old: Vec<ExtentId> = {
             let state = self.state.borrow();
             let epoch = state.record.epoch;
-            let due = |e: &&Extent| {
-                e.epoch != epoch
-                    && !e.completing
-                    && (e.phase == ExtentPhase::Old || e.leftover || e.seal_is_due())
+            let unsealed = |e: &Extent| {
+                let used = e.committed_rows > 0 || e.empty;
+                used && !e.leftover && (e.phase == ExtentPhase::Old || e.seal_is_due())
             };
-            state
-                .extents
-                .iter()
-                .filter(due)
-                .map(|e| (e.id, (e.committed_rows > 0 || e.empty) && !e.leftover))
-                .collect()
+            let due = |e: &&Extent| e.epoch != epoch && !e.completing && unsealed(e);
+            state.extents.iter().filter(due).map(|e| e.id).collect()
         };
-        for (id, used) in old {
+        for id in old {
             if self.stopped().is_some() {
                 return;
             }
-            match used {
-                true => self.seal_old(id).await,
-                false => self.free_unused(id).await,
-            }
+            self.seal_old(id).await;
         }
         self.state.borrow_mut().settled = true;
         self.space.notify_all();
@@ -45,17 +41,30 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Takeovers that were cut short again and again leave many extents that were never used: they are given back
-    /// before more are allocated, or the pool would fill up. They leave the open set first.
+    /// before more are allocated, or the pool would fill up; and so is what the former owner left in a pool that has room for nothing
+    /// else. They leave the open set first.
     pub(crate) async fn free_pile(&self) -> Result<(), RecoverError> {
-        let unused: Vec<ExtentId> =
-            self.state.borrow().extents.iter().filter(|e| e.leftover).map(|e| e.id).collect();
-        if unused.len() >= PILE {
+        let (unused, room) = (self.leftovers(), self.room());
+        let stock = stock_of(self.config.ready_extents, room.total, self.config.shards);
+        if unused.len() >= PILE_STOCKS * stock || (room.free < stock && !unused.is_empty()) {
             self.write_record(|_| {}).await.map_err(|_| RecoverError::Fenced)?;
-            for id in unused {
-                self.free_unused(id).await;
-            }
+            self.free_all_unused(unused).await;
         }
         Ok(())
+    }
+
+    fn leftovers(&self) -> Vec<ExtentId> {
+        self.state.borrow().extents.iter().filter(|e| e.leftover).map(|e| e.id).collect()
+    }
+
+    async fn free_all_unused(&self, ids: Vec<ExtentId>) {
+        for some in ids.chunks(TOGETHER) {
+            if self.stopped().is_some() {
+                return;
+            }
+            join_all(some.iter().map(|&id| self.free_unused(id))).await;
+            self.supply_wanted.notify_all();
+        }
     }
 
     /// Seals with checksums that come from the headers and from encoding verified data, never from what a
@@ -79,104 +88,27 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if state.extents.get(id).is_none_or(|e| !e.leftover) {
                 return;
             }
-            let epoch = state.record.epoch;
-            (state.extents.remove(id).expect("just seen"), epoch)
+            let extent = state.extents.remove(id).expect("just seen");
+            let unplaced = extent.places.iter().filter(|p| p.device.is_nil()).count();
+            if unplaced > extent.columns_gone as usize {
+                state.repair.remember(id); // one that is forgotten is found by the next start
+            }
+            (extent, state.record.epoch)
         };
-        for column in (0..extent.scheme.width()).filter(|c| !extent.place(*c).device.is_nil()) {
+        let columns = (0..extent.scheme.width()).filter(|&c| !extent.place(c).device.is_nil());
+        join_all(columns.map(|column| {
             let (place, name) = (extent.place(column), extent.name(self.id, column));
-            // A device that does not answer keeps a leftover: it is asked for those when it does.
-            let freed = match self.is_silent(place.device) {
-                true => None,
-                false => self.or_silent(place.device, self.columns.free(place, name, epoch)).await,
-            };
-            if freed != Some(Ok(())) {
-                self.state.borrow_mut().repair.recheck(place.device);
-            }
-        }
-    }
-
-    /// CRC32C of every row of every column. `None` when something of the extent cannot be read or rebuilt now:
-    /// it stays unsealed, and its blocks are verified one by one.
-    pub(crate) async fn row_crcs(self: &Rc<Self>, id: ExtentId) -> Option<Vec<Vec<u32>>> {
-        let (code, scheme, rows, frames, nonce) = {
-            let state = &mut *self.state.borrow_mut();
-            let e = state.extents.at(id);
-            let found = (e.scheme, e.committed_rows, e.frames.clone(), e.nonce);
-            (Self::code(state, found.0), found.0, found.1, found.2, found.3)
-        };
-        let zero = crc32c(&[0; BLOCK_BYTES]);
-        let mut crcs = vec![vec![zero; rows as usize]; scheme.width()];
-        for (first, blocks) in frames.into_iter().filter(|f| f.0 < rows) {
-            let layout = Layout { scheme, first_row: RowIndex(first), blocks };
-            let (header_crc, data_crcs) = self.verified_header(id, &layout, &nonce).await?;
-            for column in (0..scheme.width()).filter(|&c| layout.has_header(c)) {
-                crcs[column][first as usize] = header_crc;
-            }
-            for r in 0..layout.data_rows() as u16 {
-                let row = first + 1 + r;
-                let mut data: Vec<Option<Buf>> = Vec::with_capacity(scheme.k());
-                for (column, crcs) in crcs.iter_mut().enumerate().take(scheme.k()) {
-                    let Some(i) = layout.block_at(column, row) else {
-                        data.push(None);
-                        continue;
-                    };
-                    crcs[row as usize] = data_crcs[i];
-                    data.push(Some(self.verified_block(id, column, row, data_crcs[i]).await?));
-                }
-                let sources: Vec<Option<&[u8]>> = data.iter().map(|b| b.as_deref()).collect();
-                let mut parity = vec![[0u8; BLOCK_BYTES]; scheme.m()];
-                let mut out: Vec<&mut [u8]> = parity.iter_mut().map(|p| &mut p[..]).collect();
-                code.encode_sparse(&sources, &mut out);
-                for (p, bytes) in parity.iter().enumerate() {
-                    crcs[scheme.k() + p][row as usize] = crc32c(bytes);
+            async move {
+                // A device that does not answer keeps a leftover: it is asked for those when it does.
+                let freed = match self.is_silent(place.device) {
+                    true => None,
+                    false => self.or_silent(place.device, self.columns.free(place, name, epoch)).await,
+                };
+                if freed != Some(Ok(())) {
+                    self.state.borrow_mut().repair.leave_behind(id, place.device);
                 }
             }
-        }
-        Some(crcs)
-    }
-
-    /// Checksum of a frame's header block and of its data blocks, from any valid copy.
-    async fn verified_header(
-        &self,
-        id: ExtentId,
-        layout: &Layout,
-        nonce: &peristyle_base::Nonce,
-    ) -> Option<(u32, Vec<u32>)> {
-        for column in (0..layout.scheme.width()).filter(|&c| layout.has_header(c)) {
-            let (place, name) = {
-                let state = &mut *self.state.borrow_mut();
-                let e = state.extents.at(id);
-                (e.place(column), e.name(self.id, column))
-            };
-            if place.device.is_nil() {
-                continue;
-            }
-            let answer = self.read_or_give_up(place, name, layout.first_row, BLOCK_BYTES).await;
-            let mut entries = Vec::new();
-            if let Some((Ok(()), buf)) = answer
-                && Header::decode(&buf, nonce, &mut entries).is_ok_and(|h| h.layout() == *layout)
-            {
-                return Some((crc32c(&buf), entries.iter().filter_map(|e| e.data_crc()).collect()));
-            }
-        }
-        None
-    }
-
-    async fn verified_block(self: &Rc<Self>, id: ExtentId, column: usize, row: u16, crc: u32) -> Option<Buf> {
-        let (place, name) = {
-            let state = &mut *self.state.borrow_mut();
-            let e = state.extents.at(id);
-            (e.place(column), e.name(self.id, column))
-        };
-        if !place.device.is_nil() {
-            let answer = self.read_or_give_up(place, name, RowIndex(row), BLOCK_BYTES).await;
-            if let Some((Ok(()), buf)) = answer
-                && crc32c(&buf) == crc
-            {
-                return Some(buf);
-            }
-        }
-        let column = ColumnIndex(column as u8);
-        self.reconstruct(id, column, RowIndex(row), crc).await.ok()
+        }))
+        .await;
     }
 }

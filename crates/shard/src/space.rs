@@ -221,8 +221,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Some(extent)
     }
 
-    /// Columns without their seal go first. One that was left alone would be taken for a part of the log at the next
-    /// start, and could bring back what an earlier takeover had dropped.
+    /// Columns without their seal go first. One that is left alone looks like a part of the log at the next start, which knows by
+    /// the checkpoint's mark that it is none. What devices have that are away now is freed when they tell of it.
     async fn free_unsealed(&self, id: ExtentId) -> bool {
         let (unsealed, epoch) = {
             let state = &mut *self.state.borrow_mut();
@@ -231,14 +231,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let columns: Vec<_> = missing.map(|c| (e.place(c), e.name(self.id, c))).collect();
             // More than those that are gone for good: a device that is away may have one.
             let unplaced = columns.iter().filter(|(place, _)| place.device.is_nil()).count();
-            if unplaced > e.columns_gone as usize {
+            if unplaced > e.columns_gone as usize && !state.repair.remember(id) {
                 return false;
             }
             (columns, epoch)
         };
         let placed = unsealed.into_iter().filter(|(place, _)| !place.device.is_nil());
-        let frees = placed.map(|(place, name)| timeout(SILENCE_LIMIT, self.columns.free(place, name, epoch)));
-        join_all(frees).await.iter().all(|answer| *answer == Some(Ok(())))
+        let frees = placed.map(|(place, name)| async move {
+            if self.columns.is_away(place.device) {
+                self.state.borrow_mut().repair.leave_behind(id, place.device);
+                return true;
+            }
+            timeout(SILENCE_LIMIT, self.columns.free(place, name, epoch)).await == Some(Ok(()))
+        });
+        join_all(frees).await.into_iter().all(|freed| freed)
     }
 
     /// Counts are hints: every entry of the extent's headers is looked up before it goes (DESIGN §11).

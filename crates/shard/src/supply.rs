@@ -5,7 +5,7 @@ use crate::error::StopReason;
 use crate::extent::{Extent, ExtentPhase, Width};
 use crate::shard::{Shard, State};
 use peristyle_base::{ColumnName, ColumnPlace, DeviceId, ExtentId, Nonce, Scheme};
-use peristyle_cluster::{ColumnPlaces, PlacementError, PoolView, ShardStore};
+use peristyle_cluster::{ColumnPlaces, DeviceView, PlacementError, PoolView, ShardStore};
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, join_all};
 use std::pin::pin;
@@ -40,13 +40,17 @@ enum CreateError {
     Stopped,
 }
 
-/// Ready extents of each width in the smallest pool; larger ones keep a share of their space.
-pub(crate) const STOCK_MIN: usize = 4;
+/// Ready extents of each width in the smallest pool; larger ones keep a share of their space: the larger share until there are a few.
+pub(crate) const STOCK_MIN: usize = 2;
+const STOCK_FEW: usize = 4;
 const STOCK_SHARE: usize = 128;
+const STOCK_FEW_SHARE: usize = 32;
 
 /// How many ready extents of each width one of so many shards keeps, in a pool of so many extents, when it may have `most`.
-fn stock_of(most: usize, extents: usize, shards: usize) -> usize {
-    most.min((extents / (STOCK_SHARE * shards.max(1))).max(STOCK_MIN))
+pub(crate) fn stock_of(most: usize, extents: usize, shards: usize) -> usize {
+    let each = extents / shards.max(1);
+    let few = (each / STOCK_FEW_SHARE).clamp(STOCK_MIN, STOCK_FEW);
+    most.min((each / STOCK_SHARE).max(few))
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
@@ -340,12 +344,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     ) -> Result<(Scheme, Vec<DeviceId>), PlacementError> {
         let mut devices = Vec::new();
         self.columns.devices(class, &mut devices);
-        let pool = PoolView {
-            id: peristyle_base::PoolId(0),
-            scheme: self.config.scheme,
-            too_few: self.config.too_few,
-            devices: &devices,
-        };
+        let pool = self.pool(&devices);
         let mut chosen = [0; Scheme::WIDTH_MAX];
         let narrow = width == Width::Narrow;
         let effective = pool.plan(&mut state.placer, narrow, id.0, &mut chosen)?;
@@ -407,11 +406,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         state.extents.iter().find(ready).map(|e| e.id)
     }
 
-    /// Devices that failed or stalled and have not come back.
+    pub(crate) fn pool<'a>(&self, devices: &'a [DeviceView]) -> PoolView<'a> {
+        let (scheme, too_few) = (self.config.scheme, self.config.too_few);
+        PoolView { id: peristyle_base::PoolId(0), scheme, too_few, devices }
+    }
+
+    /// Devices that failed or stalled and have not come back. Those that are slow because all are can be asked.
     pub(crate) fn bad_devices(&self) -> Vec<DeviceId> {
         let mut devices = Vec::new();
         self.columns.devices(AllocClass::User, &mut devices);
-        devices.iter().filter(|d| !d.healthy || d.avoid).map(|d| d.id).collect()
+        let shuns = self.pool(&devices).shuns();
+        devices.iter().filter(|d| !d.healthy || shuns.shuns(d)).map(|d| d.id).collect()
     }
 
     fn next_to_seal(&self) -> Option<ExtentId> {
@@ -554,7 +559,9 @@ mod tests {
     fn a_large_pool_keeps_what_is_set_and_a_small_one_a_share_of_it() {
         assert_eq!(stock_of(32, 1 << 20, 1), 32);
         assert_eq!(stock_of(32, 1024, 1), 8);
-        assert_eq!(stock_of(32, 1024, 2), STOCK_MIN, "shards share it");
+        assert_eq!(stock_of(32, 1024, 2), 4, "shards share it");
+        assert_eq!(stock_of(32, 1024, 8), 4);
+        assert_eq!(stock_of(32, 1024, 12), 2);
         assert_eq!(stock_of(32, 0, 0), STOCK_MIN);
         assert_eq!(stock_of(1, 1 << 20, 1), 1);
     }

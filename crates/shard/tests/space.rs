@@ -1,7 +1,7 @@
 //! Space comes back while the shard serves (DESIGN §4, §5.9, §11 "Collection and layers").
 
 use crate::pool::*;
-use peristyle_base::{ExtentId, LayerId};
+use peristyle_base::{ExtentId, LayerId, Seq};
 use peristyle_rt::sim::{self, Rng};
 use peristyle_rt::{Duration, timeout};
 use peristyle_shard::{ColumnFault, ShardError, WriteClass};
@@ -281,6 +281,82 @@ fn a_device_that_is_away_keeps_a_leftover_that_the_next_start_recognises() {
         ms(3000).await;
         assert!(left.iter().all(|e| home.pool.columns_of(*e).is_empty()), "{left:?}");
         expect_filled(&shard, 100).await;
+    });
+}
+
+#[test]
+fn what_is_dead_is_freed_though_a_device_has_never_told_the_owner_what_it_has() {
+    sim::run(10, |_| async {
+        for back_while_it_runs in [true, false] {
+            let home = Home::new("2+1", 4);
+            let shard = with_dead_extents(&home).await;
+            let before: BTreeSet<ExtentId> = home.pool.extents().into_iter().collect();
+            home.kill(shard);
+            home.pool.away(0, true);
+            let mut shard = home.recover().await.unwrap();
+            ms(500).await;
+            fill_extents(&shard, 12, 200).await;
+            shard.checkpoint().await.unwrap();
+            ms(2000).await;
+            let only_there = |e: &&ExtentId| {
+                let columns = home.pool.columns_of(**e);
+                columns.len() == 1 && columns.keys().all(|c| home.pool.device_of(**e, *c) == 0)
+            };
+            let left: Vec<ExtentId> = before.iter().filter(only_there).copied().collect();
+            assert!(left.len() > 4, "{left:?} of {before:?}");
+            home.pool.away(0, false);
+            if !back_while_it_runs {
+                home.kill(shard);
+                shard = home.recover().await.unwrap();
+            }
+            ms(8000).await;
+            let still: Vec<_> = left.iter().filter(|e| !home.pool.columns_of(**e).is_empty()).collect();
+            assert!(still.is_empty(), "{still:?} of {left:?}, {back_while_it_runs}");
+            expect_filled(&shard, 200).await;
+            home.kill(shard);
+        }
+    });
+}
+
+/// The highest number of users' frames in the log.
+fn last_seq(home: &Home) -> Seq {
+    let mut last = Seq(0);
+    for extent in home.pool.extents() {
+        let mut row = 0;
+        while let Some((header, _)) = home.pool.header(extent, 0, row) {
+            last = last.max(header.seq);
+            row += 1 + header.blocks.div_ceil(header.scheme.k() as u16);
+        }
+    }
+    last
+}
+
+#[test]
+fn a_column_that_was_left_behind_unsealed_is_no_part_of_the_log_whatever_its_headers_say() {
+    sim::run(11, |_| async {
+        let home = Home::new("2+1", 5);
+        let shard = with_dead_extents(&home).await;
+        // One device keeps a column that never got its seal, of an extent that goes.
+        let is_wide = |e: &ExtentId| home.pool.header(*e, 0, 0).is_some_and(|(h, _)| h.blocks > 2);
+        let old = used(&home).into_iter().find(is_wide).unwrap();
+        let there = home.pool.device_of(old, 0);
+        let (keeper, other) = ((there + 1) % 5, (there + 2) % 5);
+        home.pool.copy_column(old, 0, keeper, |_, sealed| *sealed = None);
+        shard.checkpoint().await.unwrap();
+        ms(2000).await;
+        assert_eq!(home.pool.columns_of(old).len(), 1, "it is freed but for that");
+        home.kill(shard);
+        // Its last frame was dropped by an earlier takeover, and its number is the next one now.
+        let (mut header, entries) = home.pool.header(old, 0, 0).unwrap();
+        header.seq = last_seq(&home).next();
+        home.pool.change_row(old, 0, 0, |block| header.encode(entries.iter(), block));
+        // What a frame's other columns say cannot be known while a device is away that might have them.
+        home.pool.away(other, true);
+        let shard = home.recover().await.unwrap();
+        expect_filled(&shard, 100).await;
+        home.pool.away(other, false);
+        ms(8000).await;
+        assert!(home.pool.columns_of(old).is_empty());
     });
 }
 

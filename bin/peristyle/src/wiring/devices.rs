@@ -4,12 +4,13 @@ use super::admin::Admin;
 use super::{PlannedDevice, store};
 use peristyle_base::units::COLUMN_BYTES;
 use peristyle_base::{DeviceId, NodeId, Scheme};
-use peristyle_cluster::{DeviceView, DomainId, deviations, usable_domains};
+use peristyle_cluster::{DeviceView, DomainId, Shuns, deviations, usable_domains};
 use peristyle_column::Discard;
 use peristyle_control::api::{ApiError, BalanceInfo, Code, DeviceBalance, RepairInfo, Response};
-use peristyle_control::desired::{Change, Device as KnownDevice, DeviceState};
+use peristyle_control::desired::{Change, Device as KnownDevice, DeviceState, State};
 use peristyle_control::member::device_of;
 use peristyle_control::setup::{POOL, own_domain};
+use peristyle_control::{ControlError, MetaError};
 use peristyle_node::devices::SharedDevice;
 use peristyle_node::{DeviceConfig, Wish};
 use peristyle_rt::device::WriteCache;
@@ -22,6 +23,8 @@ use std::rc::Rc;
 const LEAVE_PERIOD: Duration = Duration::from_secs(1);
 /// Looks at which a device must have been empty before it goes: something may just be on its way to it.
 const EMPTY_LOOKS: u32 = 3;
+/// Attempts at a change to a state that others change meanwhile.
+const LOOKS_MAX: u32 = 8;
 
 fn refuse(why: String) -> ApiError {
     ApiError::new(Code::Invalid, why)
@@ -38,9 +41,14 @@ impl Admin {
 
     async fn set_state(&self, device: DeviceId, state: DeviceState) -> Result<Response, ApiError> {
         let now = self.control.apply(&Change::SetDeviceState { device, state }).await?;
-        let wish = now.devices.get(&device).map(|d| peristyle_member::wish_of(&now, d));
-        wish.into_iter().for_each(|wish| self.node.set_wish(device, wish));
+        self.told(device, &now);
         Ok(Response::Done)
+    }
+
+    /// The node does as the state says of a device.
+    fn told(&self, device: DeviceId, state: &State) {
+        let wish = state.devices.get(&device).map(|d| peristyle_member::wish_of(state, d));
+        wish.into_iter().for_each(|wish| self.node.set_wish(device, wish));
     }
 
     /// A device joins: durably in the store first, then all reactors use it.
@@ -150,8 +158,10 @@ impl Admin {
                 )),
             };
         }
-        self.check_room_without(&[id])?;
-        self.set_state(id, DeviceState::Draining).await
+        let state =
+            self.empty(&[id], &Change::SetDeviceState { device: id, state: DeviceState::Draining }).await?;
+        self.told(id, &state);
+        Ok(Response::Done)
     }
 
     /// A node is emptied, or not any more: its shards and its columns go to others.
@@ -166,18 +176,37 @@ impl Admin {
             let of = state.devices.values().filter(|d| d.node == Some(node) && serves(d.state));
             of.map(|d| d.id).collect()
         };
-        if draining && !devices.is_empty() {
-            self.check_room_without(&devices)?;
-        }
-        self.control.apply(&Change::DrainNode { node, draining }).await?;
+        let change = Change::DrainNode { node, draining };
+        match draining && !devices.is_empty() {
+            true => self.empty(&devices, &change).await?,
+            false => self.control.apply(&change).await?,
+        };
         Ok(Response::Done)
     }
 
+    /// Has devices emptied, if the others have room. Nodes that are asked for as much at the same time do not both take the same room:
+    /// the change is made to the state that was looked at.
+    async fn empty(&self, ids: &[DeviceId], change: &Change) -> Result<State, ApiError> {
+        for _ in 0..LOOKS_MAX {
+            let state = self.control.state().clone();
+            self.check_room_without(ids, &state)?;
+            match self.control.apply_if(change, &state, |txn| txn).await {
+                Err(ControlError::Store(MetaError::Conflict { .. })) => {}
+                changed => return Ok(changed?),
+            }
+        }
+        Err(ApiError::new(Code::Busy, "the cluster's state changes all the time: try again"))
+    }
+
     /// What devices hold has somewhere to go.
-    fn check_room_without(&self, ids: &[DeviceId]) -> Result<(), ApiError> {
+    fn check_room_without(&self, ids: &[DeviceId], state: &State) -> Result<(), ApiError> {
+        let leaves = |id: &DeviceId| {
+            let wish = state.devices.get(id).map(|d| peristyle_member::wish_of(state, d));
+            ids.contains(id) || wish.is_some_and(|wish| wish != Wish::Active)
+        };
         let mut views = self.views();
-        views.iter_mut().filter(|d| ids.contains(&d.id)).for_each(|d| d.draining = true);
-        let (domains, scheme) = (usable_domains(&views, true), self.scheme());
+        views.iter_mut().filter(|d| leaves(&d.id)).for_each(|d| d.draining = true);
+        let (domains, scheme) = (usable_domains(&views, Shuns::Nobody), self.scheme());
         if domains < scheme.width() {
             return Err(refuse(format!(
                 "{domains} failure domains would be left, and {scheme} needs {}: add a device first, or give what leaves \

@@ -416,5 +416,8 @@ pub(crate) fn replay_mark(state: &State) -> ExtentId {
         .iter()
         .filter(|e| e.phase != ExtentPhase::Sealed && !e.leftover && !e.aside)
         .map(|e| e.id);
-    unsealed.chain(state.creating).min().unwrap_or(state.next_extent)
+    let mark = unsealed.chain(state.creating).min().unwrap_or(state.next_extent);
+    // What lay before it once has no part of the log for ever: columns of it that come back are not replayed. An unsealed extent of an
+    // earlier epoch that lies there took what was moved aside.
+    state.record.checkpoint.as_ref().map_or(mark, |c| c.mark.max(mark))
 }

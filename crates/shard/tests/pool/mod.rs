@@ -388,6 +388,7 @@ impl Columns for Pool {
             },
             healthy: !d.away,
             avoid: false,
+            away: false,
             draining: matches!(d.fate, Fate::Draining | Fate::Leaving),
         }));
     }
