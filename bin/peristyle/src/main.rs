@@ -39,6 +39,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dev(options) => offline::dev(options, admin),
         Command::Node(options) => offline::node(options, admin),
         Command::Cluster(command) => cluster::cluster(command, admin),
+        Command::Host(command) => online::host(command, admin),
         Command::Device(command) => offline::or_online_device(command, admin),
         Command::Volume(command) => online::volume(command, admin),
         Command::Snapshot(command) => online::snapshot(command, admin),

@@ -1,11 +1,11 @@
 //! Commands that ask a running node.
 
 use crate::cli::{
-    DeviceCommand, InjectOptions, JsonOption, NodeOrder, PoolCommand, SnapshotCommand, StatsOptions,
-    VolumeCommand,
+    DeviceCommand, HostCommand, InjectOptions, JsonOption, NodeOrder, PoolCommand, SnapshotCommand,
+    StatsOptions, VolumeCommand,
 };
 use crate::client::Client;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::render;
 use peristyle_control::api::{Request, Response};
 use std::io::{IsTerminal, Write};
@@ -102,6 +102,23 @@ pub fn status(options: JsonOption, admin: Admin) -> Result<(), Failure> {
         Response::Status(status) => print(&render::status(&status)),
         other => return Err(unexpected(other)),
     }
+    Ok(())
+}
+
+/// Who is connected, and to which nodes.
+pub fn host(command: HostCommand, admin: Admin) -> Result<(), Failure> {
+    let HostCommand::Show { nqn, json } = command;
+    let mut info = match call(admin, Request::HostShow)? {
+        Response::Hosts(info) => info,
+        other => return Err(unexpected(other)),
+    };
+    if let Some(nqn) = nqn {
+        info.hosts.retain(|host| host.nqn == nqn);
+        if info.hosts.is_empty() {
+            return Err(Failure::new(Kind::NotFound, format!("no host {nqn} is connected")));
+        }
+    }
+    print(&if json.json { render::json(&info) } else { render::hosts(&info) });
     Ok(())
 }
 

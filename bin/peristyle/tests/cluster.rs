@@ -119,8 +119,36 @@ fn a_volume_goes_to_another_node_when_its_own_is_killed_or_ended_and_commands_sa
     // The same place and the same data after all have been stopped and started.
     let size = |cluster: &Cluster| cluster.show(1)["volumes"][0]["bytes"].as_u64();
     cluster.until("all know its size", || size(&cluster) == Some(80 << 20));
+    a_host_lacks_a_path(&cluster);
     a_node_is_emptied(&cluster, owner);
     assert!(cluster.child.try_wait().unwrap().is_none());
+}
+
+/// One that knows two of the three nodes is told of, by any of them, with what it lacks; and not any more when it has gone.
+fn a_host_lacks_a_path(cluster: &Cluster) {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut host = Command::new(PERISTYLE);
+    host.args(["bench", "failover", "--json", "--duration", "10m", "--size", "1MiB", "--pause", "10ms"]);
+    host.args(["--nqn", &text(&cluster.ready["nqn"]), "--portal"]);
+    host.args([0, 1].map(|node: usize| text(&cluster.ready["nodes"][node]["listen"])));
+    let mut host = host.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let shown = || -> Value {
+        let (well, said) = cluster.ask(3, &["host", "show", "--json"]);
+        if well { serde_json::from_str(&said).unwrap() } else { Value::Null }
+    };
+    let nodes = |shown: &Value| -> Vec<u64> {
+        let paths = shown["hosts"][0]["paths"].as_array().cloned().unwrap_or_default();
+        paths.iter().filter_map(|path| path["node"].as_u64()).collect()
+    };
+    cluster.until("two nodes tell of the host", || nodes(&shown()) == [1, 2]);
+    assert_eq!(shown()["hosts"][0]["missing"], serde_json::json!([3]));
+    let (well, said) = cluster.ask(2, &["host", "show"]);
+    assert!(well && said.contains("2 of 3 paths") && said.contains("no path to node 3"), "{said}");
+    let (well, said) = cluster.ask(2, &["host", "show", "nqn.2014-08.org.example:nobody"]);
+    assert!(!well && said.contains("no host"), "{said}");
+    host.kill().unwrap();
+    host.wait().unwrap();
+    cluster.until("it is gone", || shown()["hosts"].as_array().is_some_and(Vec::is_empty));
 }
 
 /// Its shards and its columns go to the others, of which no second one can be spared.

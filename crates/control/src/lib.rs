@@ -16,6 +16,7 @@ pub mod manager;
 pub mod member;
 mod memory;
 mod meta;
+pub mod presence;
 mod records;
 mod serial;
 pub mod served;

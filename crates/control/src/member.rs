@@ -5,19 +5,15 @@
 //! stay exclusive (`cluster::lease`).
 
 use crate::desired::{Change, Control, ControlError, Device, FailureDomain, Node, Pool, State};
-use crate::meta::{ClusterStore, LeaseId, MetaError, MetaStore, Revision, Txn};
+use crate::meta::{ClusterStore, MetaError, MetaStore, Revision, Txn};
+use crate::presence::{self, Member};
 use crate::setup::{FoundDevice, POOL, nqn_of};
 use peristyle_base::{Duration, NodeId, Scheme, Uuid};
 use peristyle_cluster::TooFewPolicy;
-use peristyle_rt::{select, sleep, sync::Notify};
-use serde::{Deserialize, Serialize};
-use std::cell::Cell;
+use peristyle_rt::sleep;
 
-/// A node that does not run is no member soon after this.
-const PRESENCE: Duration = Duration::from_secs(3);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
-const PREFIX: &str = "member/";
 
 /// What a new cluster is made with.
 #[derive(Clone, Debug)]
@@ -29,13 +25,6 @@ pub struct NewCluster {
     pub too_few_domains: TooFewPolicy,
     pub failure_domain: FailureDomain,
     pub shards: usize,
-}
-
-/// What a running node says of itself.
-#[derive(Serialize, Deserialize)]
-struct Member {
-    /// The membership that it goes by.
-    membership: u64,
 }
 
 /// Makes a cluster without nodes. Cut short, it is completed when it is called again with the same UUID.
@@ -97,10 +86,10 @@ async fn missing<S: ClusterStore>(
     store: &S,
     state: &State,
 ) -> Result<Result<Vec<(String, Revision)>, NodeId>, ControlError> {
-    let there = store.range(PREFIX, crate::desired::NODES_MAX).await?;
+    let there = store.range(presence::MEMBERS, crate::desired::NODES_MAX).await?;
     let mut guards = Vec::with_capacity(state.nodes.len());
     for &node in state.nodes.keys() {
-        let key = key(node);
+        let key = presence::member_key(node);
         let current = |value: &[u8]| {
             serde_json::from_slice::<Member>(value).is_ok_and(|m| m.membership == state.cluster.membership)
         };
@@ -110,10 +99,6 @@ async fn missing<S: ClusterStore>(
         }
     }
     Ok(Ok(guards))
-}
-
-fn key(node: NodeId) -> String {
-    format!("{PREFIX}{}", node.0)
 }
 
 /// Puts a node's devices into the state, with where they are now. One that another node had has moved.
@@ -128,59 +113,4 @@ pub async fn bring_devices<S: MetaStore>(
 /// A device of a node, as it joins the pool.
 pub fn device_of(node: Option<NodeId>, id: Uuid, path: String, domain: u32) -> Device {
     Device { id, pool: POOL, domain, path, state: Default::default(), node }
-}
-
-/// Which membership the node goes by.
-#[derive(Default)]
-pub struct GoesBy {
-    membership: Cell<u64>,
-    changed: Notify,
-}
-
-impl GoesBy {
-    /// All that depends on the membership has been done before.
-    pub fn set(&self, membership: u64) {
-        if self.membership.replace(membership) != membership {
-            self.changed.notify_all();
-        }
-    }
-}
-
-/// Says that the node runs, for as long as it is polled. A store that is away is waited for.
-pub async fn stay_present<S: ClusterStore>(store: &S, node: NodeId, goes_by: &GoesBy) {
-    loop {
-        let Ok(lease) = store.grant(PRESENCE).await else {
-            sleep(PAUSE).await;
-            continue;
-        };
-        let mut said = None;
-        loop {
-            let membership = goes_by.membership.get();
-            let result = match said {
-                Some(last) if last == membership => store.keep_alive(lease).await,
-                _ => say(store, node, membership, lease).await,
-            };
-            match result {
-                Ok(()) => said = Some(membership),
-                Err(MetaError::NoLease) => break,
-                Err(_) => {
-                    // It may or may not have happened: it is said again.
-                    said = None;
-                    sleep(PAUSE).await;
-                    continue;
-                }
-            }
-            select(goes_by.changed.notified(), sleep(PRESENCE / 3)).await;
-        }
-    }
-}
-
-async fn say<S: ClusterStore>(
-    store: &S,
-    node: NodeId,
-    membership: u64,
-    lease: LeaseId,
-) -> Result<(), MetaError> {
-    let value = serde_json::to_vec(&Member { membership }).expect("plain data");
-    store.commit(Txn::default().put_leased(key(node), value, lease)).await.map(drop)
 }

@@ -4,7 +4,8 @@ use peristyle_base::{Duration, NodeId, PoolId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, TooFewPolicy};
 use peristyle_control::desired::{FailureDomain, Node, NodeState};
 use peristyle_control::manager::{balance, may_decide, new_owners};
-use peristyle_control::member::{self, GoesBy, NewCluster};
+use peristyle_control::member::{self, NewCluster};
+use peristyle_control::presence::{self, HostHere, Presence};
 use peristyle_control::*;
 use peristyle_rt::{TaskHandle, sleep, spawn, timeout};
 use std::cell::RefCell;
@@ -49,14 +50,14 @@ async fn open(store: &MemoryStore) -> Control<MemoryStore> {
 
 /// A node that runs, and goes by the membership that it reads, until the task is aborted.
 fn run(store: &MemoryStore, id: u32) -> [TaskHandle; 2] {
-    let goes_by = Rc::new(GoesBy::default());
+    let goes_by = Rc::new(Presence::default());
     let (a, b, by) = (store.clone(), store.clone(), goes_by.clone());
-    let says = spawn(async move { member::stay_present(&a, NodeId(id), &by).await });
+    let says = spawn(async move { presence::stay_present(&a, NodeId(id), &by).await });
     let follows = spawn(async move {
         let control = open(&b).await;
         let mut follower = control.follow();
         loop {
-            goes_by.set(control.state().cluster.membership);
+            goes_by.set_membership(control.state().cluster.membership);
             control.changed(&mut follower).await;
         }
     });
@@ -80,6 +81,30 @@ fn a_cluster_is_made_once_and_completed_when_that_was_cut_short() {
             shards: 1,
         };
         assert!(member::create_cluster(store, &other).await.is_err());
+    });
+}
+
+#[test]
+fn who_is_connected_to_a_node_is_told_as_long_as_it_runs() {
+    on_a_node(|store| async move {
+        let presence = Rc::new(Presence::default());
+        let (a, said) = (store.clone(), presence.clone());
+        let says = spawn(async move { presence::stay_present(&a, NodeId(3), &said).await });
+        let host = |id: &str| HostHere { nqn: "nqn.x:a".into(), id: id.into(), controllers: 1, io_queues: 2 };
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(presence::hosts(&store).await.unwrap(), []);
+        // Somebody comes and goes all the time: the lease is kept alive all the same.
+        for round in 0..40u32 {
+            presence.set_hosts(
+                vec![host("01"), host(&format!("{round:02x}"))][..1 + round as usize % 2].to_vec(),
+            );
+            sleep(Duration::from_millis(250)).await;
+        }
+        let expected = vec![(NodeId(3), vec![host("01"), host("27")])];
+        assert_eq!(presence::hosts(&store).await.unwrap(), expected);
+        says.abort();
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(presence::hosts(&store).await.unwrap(), []);
     });
 }
 

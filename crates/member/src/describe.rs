@@ -3,10 +3,12 @@
 use peristyle_base::NodeId;
 use peristyle_control::desired::{self, DeviceState, NodeState, State};
 use peristyle_control::member::{bring_devices, join};
+use peristyle_control::presence::HostHere;
 use peristyle_control::setup::FoundDevice;
 use peristyle_control::{ClusterStore, Control, ControlError, MetaError};
 use peristyle_node::{PeerConfig, PeerDevice, Wish};
 use peristyle_nvme::discovery::Portal;
+use peristyle_nvme::inventory::HostSeen;
 use peristyle_rt::{Duration, sleep};
 use std::net::SocketAddr;
 
@@ -48,6 +50,15 @@ pub fn wish_of(state: &State, device: &desired::Device) -> Wish {
         DeviceState::Failed => Wish::Failed,
         DeviceState::Removed => Wish::Removed,
     }
+}
+
+/// Hosts that have connected to a node, in the state's words.
+pub fn hosts_here(seen: Vec<HostSeen>) -> Vec<HostHere> {
+    let here = |HostSeen { nqn, id, controllers, io_queues }: HostSeen| {
+        let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        HostHere { nqn: nqn.as_str().into(), id, controllers, io_queues }
+    };
+    seen.into_iter().map(here).collect()
 }
 
 /// Where others find a node.

@@ -7,6 +7,6 @@ mod manager;
 mod member;
 mod volumes;
 
-pub use describe::{enter, peer_config, peer_devices, portals, portals_of, wish_of};
+pub use describe::{enter, hosts_here, peer_config, peer_devices, portals, portals_of, wish_of};
 pub use member::{DEAD_AFTER, Member, ThisNode, Voice};
 pub use volumes::{SettleError, settle_volume, spec_of};

@@ -3,11 +3,11 @@
 use crate::volumes::{SettleError, settle_volume, spec_of};
 use crate::{describe, manager};
 use peristyle_base::{NodeId, ShardId};
-use peristyle_control::api::ClusterInfo;
+use peristyle_control::api::{ClusterInfo, HostsInfo, PathNode};
 use peristyle_control::desired::{Change, Node, NodeState, State};
 use peristyle_control::election::Manager;
-use peristyle_control::member::{self, GoesBy};
-use peristyle_control::{ClusterStore, Control, ShardRecords};
+use peristyle_control::presence::{self, Presence, stay_present};
+use peristyle_control::{ClusterStore, Control, MetaError, ShardRecords};
 use peristyle_node::ShardPhase;
 use peristyle_rt::sync::{Notify, Semaphore};
 use peristyle_rt::{Duration, Instant, join_all, select, sleep, spawn, timeout};
@@ -27,6 +27,8 @@ const CHECKPOINT_LIMIT: Duration = Duration::from_secs(2);
 /// It goes on to serve its devices for so long: whoever takes its shards recovers them with all their columns, and all that takes
 /// frames is replaced by extents that are elsewhere.
 const LINGER: Duration = Duration::from_secs(1);
+/// Between two looks at which hosts are connected.
+const HOSTS_PERIOD: Duration = Duration::from_secs(1);
 /// A node that has not answered for so long is taken for dead.
 pub const DEAD_AFTER: Duration = Duration::from_millis(400);
 
@@ -42,7 +44,7 @@ pub struct Member<S: ClusterStore + Clone + 'static> {
     pub node: Rc<ThisNode<S>>,
     pub control: Rc<Control<S>>,
     say: Voice,
-    goes_by: GoesBy,
+    presence: Presence,
     /// The state is another.
     changed: Notify,
     /// Shards that it was told to own.
@@ -69,7 +71,7 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
             node,
             control,
             say,
-            goes_by: GoesBy::default(),
+            presence: Presence::default(),
             changed: Notify::default(),
             owned: RefCell::default(),
             manager: RefCell::default(),
@@ -82,8 +84,9 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
         spawn(member.clone().follow_volumes());
         spawn({
             let member = member.clone();
-            async move { member::stay_present(member.control.store(), me, &member.goes_by).await }
+            async move { stay_present(member.control.store(), me, &member.presence).await }
         });
+        spawn(member.clone().follow_hosts());
         manager::start(&member);
         member
     }
@@ -101,6 +104,30 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
         let (alive, serves) = (|id| self.is_alive(id), |shard| self.node.serves(shard));
         let columns = |device| self.node.devices().get(device).map_or(0, |d| u64::from(d.usage().1));
         ClusterInfo::of(&self.control.state(), self.me, manager, alive, serves, columns)
+    }
+
+    /// Hosts of the whole cluster, as all nodes have said in the store; this one says what is so now.
+    pub async fn hosts(&self) -> Result<HostsInfo, MetaError> {
+        let said = timeout(STORE_LIMIT, presence::hosts(self.control.store())).await;
+        let mut seen = said.unwrap_or(Err(MetaError::Unavailable("it does not answer".into())))?;
+        seen.retain(|(node, _)| *node != self.me);
+        seen.push((self.me, describe::hosts_here(self.node.hosts_seen())));
+        seen.sort_unstable_by_key(|(node, _)| *node);
+        let state = self.control.state();
+        let path = |n: &Node| PathNode {
+            node: n.id.0,
+            alive: n.state == NodeState::Active && self.is_alive(n.id),
+            portals: n.portals.iter().map(|p| p.to_string()).collect(),
+        };
+        Ok(HostsInfo::of(state.nodes.values().map(path).collect(), &seen))
+    }
+
+    /// Tells the others who is connected.
+    async fn follow_hosts(self: Rc<Self>) {
+        loop {
+            self.presence.set_hosts(describe::hosts_here(self.node.hosts_seen()));
+            sleep(HOSTS_PERIOD).await;
+        }
     }
 
     /// The node that is to own a shard, if it is another.
@@ -135,7 +162,7 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
             self.meet_nodes(&state);
             self.meet_devices(&state);
             // From here on majorities are those of this membership.
-            self.goes_by.set(state.cluster.membership);
+            self.presence.set_membership(state.cluster.membership);
             self.own_shards(&state).await;
             self.look_again(state.cluster.generation).await;
             // Another may have been asked to own what this node has lost.

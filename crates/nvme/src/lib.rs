@@ -9,6 +9,7 @@ pub mod controller;
 pub mod discovery;
 pub mod fuzz;
 pub mod host;
+pub mod inventory;
 pub mod io_command;
 pub mod qpair;
 pub mod registry;

@@ -126,10 +126,10 @@ pub enum TargetEvent {
 }
 
 /// An association: a controller and its queues' connections, by queue identifier.
-struct Association {
-    controller: Controller,
-    subsystem: Option<SubsystemId>,
-    queues: Vec<Option<ConnId>>,
+pub(crate) struct Association {
+    pub controller: Controller,
+    pub subsystem: Option<SubsystemId>,
+    pub queues: Vec<Option<ConnId>>,
 }
 
 #[derive(Default)]
@@ -178,7 +178,7 @@ impl Registry {
         let slot = self.slots.get(usize::from(c.index)).filter(|s| s.generation == c.generation)?;
         slot.association.as_ref()
     }
-    fn associations(&self) -> impl Iterator<Item = (usize, &Association)> {
+    pub(crate) fn associations(&self) -> impl Iterator<Item = (usize, &Association)> {
         self.slots.iter().enumerate().filter_map(|(i, s)| Some((i, s.association.as_ref()?)))
     }
 }

@@ -538,3 +538,27 @@ fn the_opening_moves_of_a_linux_host_all_succeed() {
         assert_eq!(t.events(), []);
     }
 }
+
+#[test]
+fn hosts_are_listed_with_their_controllers_and_queues() {
+    let mut t = Target::new();
+    assert_eq!(t.registry.hosts(), []);
+    t.connect_discovery(); // asks where to go, and uses nothing
+    let first = t.ready();
+    let second = t.ready();
+    for qid in [1, 2] {
+        t.connect_io(first.cntlid, qid).unwrap();
+    }
+    let queue = t.connect_io(second.cntlid, 1).unwrap();
+    t.connect_admin_as(IO_HOST);
+    let seen = |t: &Target| -> Vec<(String, u16, u16)> {
+        let hosts = t.registry.hosts();
+        hosts.iter().map(|h| (h.nqn.as_str().to_owned(), h.controllers, h.io_queues)).collect()
+    };
+    let mut expected = vec![(HOST.to_owned(), 2, 3), (IO_HOST.to_owned(), 1, 0)];
+    expected.sort();
+    assert_eq!(seen(&t), expected);
+    t.registry.disconnected(&queue);
+    t.registry.disconnected(&second);
+    assert!(seen(&t).contains(&(HOST.to_owned(), 1, 2)));
+}

@@ -39,6 +39,17 @@ impl Node {
     }
 }
 
+/// What is looked at of `peristyle host show --json`.
+#[derive(Deserialize, Debug)]
+struct ShownHosts {
+    hosts: Vec<ShownHost>,
+}
+
+#[derive(Deserialize, Debug)]
+struct ShownHost {
+    missing: Vec<u32>,
+}
+
 /// What is looked at of `peristyle cluster show --json`.
 #[derive(Deserialize, Debug)]
 pub struct Shown {
@@ -215,6 +226,22 @@ impl DevCluster {
         match self.child.try_wait()? {
             None => Ok(()),
             Some(status) => bail!("the cluster ended by itself: {status}"),
+        }
+    }
+
+    /// Waits until the nodes tell of one host, and of no node that it has no path to.
+    pub fn wait_paths(&self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let shown: Result<ShownHosts> = self.ask(&self.ready.nodes[0], &["host", "show"]);
+            let whole = |shown: &ShownHosts| shown.hosts.len() == 1 && shown.hosts[0].missing.is_empty();
+            match shown {
+                Ok(shown) if whole(&shown) => return Ok(()),
+                shown if start.elapsed() > SOUND_LIMIT => {
+                    bail!("the host does not have all paths: {shown:?}")
+                }
+                _ => std::thread::sleep(PERIOD),
+            }
         }
     }
 

@@ -41,6 +41,8 @@ pub fn run(size: Size) -> Result<()> {
 fn kill_two(cluster: &DevCluster, round: u16) -> Result<()> {
     let owner = cluster.owner("demo")?.node;
     let other = (owner + round % (NODES - 1)) % NODES + 1;
+    // Its kernel comes back to nodes that were away.
+    cluster.wait_paths()?;
     std::thread::sleep(Duration::from_secs(1));
     for node in [owner, other] {
         cluster.order("kill", node)?;

@@ -3,6 +3,7 @@
 mod cluster;
 mod dev;
 mod devices;
+mod hosts;
 #[cfg(test)]
 mod tests;
 pub(crate) mod values;
@@ -11,6 +12,7 @@ mod volumes;
 pub use cluster::{ClusterCommand, CreateOptions};
 pub use dev::DevOrder;
 pub use devices::{DeviceCommand, PoolCommand, StoreOptions};
+pub use hosts::HostCommand;
 pub use values::{DeviceArg, VolumeArg};
 pub use volumes::{SnapshotCommand, VolumeCommand};
 
@@ -50,6 +52,9 @@ pub enum Command {
     /// Make a cluster of nodes, and look at one
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Hosts that are connected, and the paths that they have
+    #[command(subcommand)]
+    Host(HostCommand),
     /// Prepare and look at devices
     #[command(subcommand)]
     Device(DeviceCommand),

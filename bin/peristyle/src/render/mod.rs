@@ -2,6 +2,7 @@
 
 mod at_rest;
 mod cluster;
+mod hosts;
 mod profile;
 mod ready;
 mod stats;
@@ -9,6 +10,7 @@ mod tables;
 
 pub use at_rest::{extents, pool_check};
 pub use cluster::cluster;
+pub use hosts::hosts;
 pub use profile::{percent, profile};
 pub use ready::{Rates, Ready, ReadyVolume, StatusLine};
 pub use stats::{microseconds, stats};

@@ -6,13 +6,13 @@ use peristyle_base::units::COLUMN_BYTES;
 use peristyle_base::{BLOCK_BYTES, DeviceId, Scheme, ShardId};
 use peristyle_cluster::{PoolView, Protection};
 use peristyle_control::api::{
-    ApiError, Code, DeviceInfo, ExtentCount, FaultKind, PoolInfo, ProfilePage, Request, Response, ShardInfo,
-    Stats, Status, UsageInfo, VolumeInfo,
+    ApiError, Code, DeviceInfo, ExtentCount, FaultKind, HostsInfo, PathNode, PoolInfo, ProfilePage, Request,
+    Response, ShardInfo, Stats, Status, UsageInfo, VolumeInfo,
 };
 use peristyle_control::config::ListenAddr;
 use peristyle_control::desired::{Change, Volume};
 use peristyle_control::setup::VolumeWish;
-use peristyle_control::{AdminHandler, AnyStore, Control};
+use peristyle_control::{AdminHandler, AnyStore, Control, ControlError};
 use peristyle_member::{Member, spec_of};
 use peristyle_node::devices::SharedDevice;
 use peristyle_node::{DeviceState, ShardPhase, Wish};
@@ -475,6 +475,16 @@ impl Admin {
         }
     }
 
+    /// Hosts, and to which nodes they are connected.
+    async fn hosts(&self) -> Result<HostsInfo, ApiError> {
+        if let Some(member) = &self.member {
+            return Ok(member.hosts().await.map_err(ControlError::from)?);
+        }
+        let (node, here) = (self.node.config().node, peristyle_member::hosts_here(self.node.hosts_seen()));
+        let portals = self.fronts.listen.iter().map(|a| a.to_string()).collect();
+        Ok(HostsInfo::of(vec![PathNode { node: node.0, alive: true, portals }], &[(node, here)]))
+    }
+
     /// Shards that this node serves, or is to serve.
     async fn shards(&self) -> Vec<ShardInfo> {
         let wanted: Vec<ShardId> = match &self.member {
@@ -507,6 +517,7 @@ impl AdminHandler for Admin {
                 let not_one = || ApiError::new(Code::NotAllowed, "this node is alone: it is in no cluster");
                 Response::Cluster(self.member.as_ref().map(|m| m.info()).ok_or_else(not_one)?)
             }
+            Request::HostShow => Response::Hosts(self.hosts().await?),
             Request::NodeDrain { node, draining } => {
                 let _turn = self.turn.acquire(1).await;
                 return self.drain_node(node, draining).await;

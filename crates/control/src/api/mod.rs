@@ -9,10 +9,12 @@
 //! Access is the socket file's: whoever may open it may do everything.
 
 mod cluster;
+mod hosts;
 mod pool;
 mod profile;
 
 pub use cluster::{ClusterInfo, NodeInfo, OwnerInfo, PlaceInfo};
+pub use hosts::{HostInfo, HostsInfo, PathInfo, PathNode};
 pub use pool::{BalanceInfo, CollectionInfo, DeviceBalance, ExtentCount, PoolInfo, RepairInfo};
 pub use profile::{PAGE_DEVICES, ProfilePage, RawDevice, RawStage};
 
@@ -33,6 +35,8 @@ pub enum Request {
     Status,
     /// Of a node that is one of several.
     ClusterShow,
+    /// Who is connected, and to which nodes.
+    HostShow,
     /// A node of the cluster is to be emptied, or not any more.
     NodeDrain {
         node: u32,
@@ -153,6 +157,7 @@ pub enum FaultKind {
 pub enum Response {
     Status(Status),
     Cluster(ClusterInfo),
+    Hosts(HostsInfo),
     Volumes {
         volumes: Vec<VolumeInfo>,
     },

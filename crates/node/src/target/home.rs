@@ -8,6 +8,7 @@ use peristyle_base::{NodeId, ShardId};
 use peristyle_cluster::ShardStore;
 use peristyle_nvme::controller::{AdminOutcome, ErrorReport, admin_data_bytes};
 use peristyle_nvme::discovery::Portal;
+use peristyle_nvme::inventory::HostSeen;
 use peristyle_nvme::registry::{
     ConnId, Connected, ControllerRef, Refused, Registry, RegistryConfig, SubsystemId, TargetEvent,
 };
@@ -259,6 +260,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         let done = home.registry.borrow_mut().set_hosts(home.subsystem, hosts).is_ok();
         home.changed();
         done
+    }
+
+    /// Hosts that have connected to the subsystem (home reactor).
+    pub fn hosts_seen(&self) -> Vec<HostSeen> {
+        self.home_part().map(|home| home.registry.borrow().hosts()).unwrap_or_default()
     }
 
     /// The volumes that are exported now (home reactor).
