@@ -17,6 +17,7 @@ const TOGETHER: usize = 16;
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn settle_old_extents(self: Rc<Self>) {
+        self.find_given_back();
         // What gives room first, for it is at once: a full pool has no other.
         self.free_all_unused(self.leftovers()).await;
         let old: Vec<ExtentId> = {
@@ -38,6 +39,18 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.state.borrow_mut().settled = true;
         self.space.notify_all();
         self.let_go_of_empty().await;
+    }
+
+    /// Unsealed extents that lack more columns than can have been lost with their devices were being given back: nothing of them was needed,
+    /// and nobody can seal what is left, which would hold back the mark of every checkpoint for ever.
+    fn find_given_back(&self) {
+        let state = &mut *self.state.borrow_mut();
+        let (epoch, untold) = (state.record.epoch, state.repair.unlisted.len());
+        for e in state.extents.iter_mut().filter(|e| e.phase == ExtentPhase::Old && e.epoch != epoch) {
+            let unplaced = e.places.iter().filter(|place| place.device.is_nil()).count();
+            let given_back = unplaced > untold + e.scheme.m() && !e.in_record && !e.completing;
+            e.leftover |= given_back && e.live == 0 && e.meta == 0;
+        }
     }
 
     /// Takeovers that were cut short again and again leave many extents that were never used: they are given back

@@ -529,7 +529,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         extent.missing = unsealed.iter().fold(0, |set, c| set | 1 << c);
         extent.completing = false;
         extent.verified_at = peristyle_rt::now();
-        if extent.scheme.width() - unsealed.len() >= extent.scheme.k() {
+        // One of which nothing was committed needs no columns: those that are there say so. Most of it may have been given back, and it
+        // would hold back the mark of every checkpoint for ever.
+        if extent.committed_rows == 0 || extent.scheme.width() - unsealed.len() >= extent.scheme.k() {
             extent.phase = ExtentPhase::Sealed;
         } else if extent.phase == ExtentPhase::Sealing {
             extent.phase = ExtentPhase::Closed; // to be tried again

@@ -361,6 +361,74 @@ fn a_column_that_was_left_behind_unsealed_is_no_part_of_the_log_whatever_its_hea
 }
 
 #[test]
+fn an_extent_of_which_a_single_column_was_not_given_back_does_not_hold_back_what_can_be_freed() {
+    sim::run(12, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        fill_extents(&shard, 2, 0).await;
+        // A first frame that is written to some columns only; the extent is given back, but for a column with that frame's header.
+        let given_up = Rc::new(Cell::new(None));
+        let it = given_up.clone();
+        home.pool.rule(move |a| match a.what {
+            What::Append if (a.column, a.row) == (2, 0) && it.get().is_none() => {
+                it.set(Some(a.extent));
+                Do::Fail(ColumnFault::Device)
+            }
+            What::Free if a.column == 0 && it.get() == Some(a.extent) => Do::Fail(ColumnFault::Device),
+            _ => Do::It,
+        });
+        fill_extents(&shard, 2, 0).await;
+        ms(300).await;
+        let old: ExtentId = given_up.get().unwrap();
+        assert_eq!(home.pool.columns_of(old).len(), 1);
+        assert!(home.pool.header(old, 0, 0).is_some());
+        home.kill(shard);
+        home.pool.no_rule();
+        let shard = home.recover().await.unwrap();
+        ms(500).await;
+        for round in 1..4 {
+            fill_extents(&shard, 12, round * 100).await;
+            shard.checkpoint().await.unwrap();
+            ms(500).await;
+        }
+        assert!(home.record().checkpoint.unwrap().mark > old, "it holds back the mark");
+        assert!(home.pool.extents().len() < 24, "{:?}", home.pool.extents());
+        expect_filled(&shard, 300).await;
+    });
+}
+
+#[test]
+fn what_is_left_of_an_extent_that_was_being_given_back_is_given_back_though_its_frames_count_as_committed() {
+    sim::run(13, |_| async {
+        let home = Home::new("2+1", 4);
+        let shard = home.start().await;
+        fill_extents(&shard, 3, 0).await;
+        fill_extents(&shard, 3, 100).await;
+        ms(500).await;
+        shard.checkpoint().await.unwrap();
+        home.kill(shard);
+        // Of one that is dead, and not before the mark, a single column is left, without its seal.
+        let mark = home.record().checkpoint.unwrap().mark;
+        let is_sealed = |e: &ExtentId| home.pool.columns_of(*e).values().all(Option::is_some);
+        let is_wide = |e: &ExtentId| home.pool.header(*e, 0, 0).is_some_and(|(h, _)| h.blocks > 2);
+        let old = used(&home).into_iter().find(|e| *e > mark && is_sealed(e) && is_wide(e)).unwrap();
+        let to = (home.pool.device_of(old, 0) + 1) % 4;
+        home.pool.move_column(old, 0, to, |_, sealed| *sealed = None);
+        [1, 2].into_iter().for_each(|column| home.pool.lose_column(old, column));
+        let shard = home.recover().await.unwrap();
+        ms(500).await;
+        for round in 2..5 {
+            fill_extents(&shard, 12, round * 100).await;
+            shard.checkpoint().await.unwrap();
+            ms(500).await;
+        }
+        assert!(home.record().checkpoint.unwrap().mark > old, "it holds back the mark");
+        assert!(home.pool.columns_of(old).is_empty());
+        expect_filled(&shard, 400).await;
+    });
+}
+
+#[test]
 fn columns_that_missed_their_seal_go_first() {
     sim::run(8, |_| async {
         let home = Home::new("2+1", 4);
