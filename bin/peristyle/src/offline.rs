@@ -132,9 +132,10 @@ pub fn or_online_device(command: DeviceCommand, admin: Option<PathBuf>) -> Resul
 
 pub fn or_online_pool(command: PoolCommand, admin: Option<PathBuf>) -> Result<(), Failure> {
     match command {
-        online @ (PoolCommand::Show(_) | PoolCommand::Balance(_) | PoolCommand::Scrub) => {
-            online::pool(online, admin)
-        }
+        online @ (PoolCommand::Show(_)
+        | PoolCommand::Balance(_)
+        | PoolCommand::Plan(_)
+        | PoolCommand::Scrub) => online::pool(online, admin),
         PoolCommand::Check { store, full, json } => {
             let report = wiring::pool_check(&source(store)?, full)?;
             print(&if json.json { render::json(&report) } else { render::pool_check(&report) });

@@ -1,8 +1,8 @@
 //! Commands that ask a running node.
 
 use crate::cli::{
-    DeviceCommand, HostCommand, InjectOptions, JsonOption, NodeOrder, PoolCommand, SnapshotCommand,
-    StatsOptions, VolumeCommand,
+    DeviceCommand, HostCommand, InjectOptions, JsonOption, NodeOrder, PlanOptions, PoolCommand,
+    SnapshotCommand, StatsOptions, VolumeCommand,
 };
 use crate::client::Client;
 use crate::failure::{Failure, Kind};
@@ -169,6 +169,10 @@ pub fn pool(command: PoolCommand, admin: Admin) -> Result<(), Failure> {
     let (request, json) = match command {
         PoolCommand::Show(json) => (Request::PoolShow, json.json),
         PoolCommand::Balance(json) => (Request::PoolBalance, json.json),
+        PoolCommand::Plan(PlanOptions { add_nodes, remove_devices, remove_nodes, json }) => {
+            let add = add_nodes.into_iter().map(|sizes| sizes.0).collect();
+            (Request::PoolPlan { add, remove_devices, remove_nodes }, json.json)
+        }
         PoolCommand::Scrub => (Request::PoolScrub, false),
         PoolCommand::Check { .. } | PoolCommand::DumpExtent { .. } => unreachable!("asked of no node"),
     };
@@ -177,6 +181,8 @@ pub fn pool(command: PoolCommand, admin: Admin) -> Result<(), Failure> {
         Response::Pool(pool) => print(&render::pool(&pool)),
         Response::Balance(balance) if json => print(&render::json(&balance)),
         Response::Balance(balance) => print(&render::balance(&balance)),
+        Response::Plan(plan) if json => print(&render::json(&plan)),
+        Response::Plan(plan) => print(&render::plan(&plan)),
         Response::Done => {}
         other => return Err(unexpected(other)),
     }

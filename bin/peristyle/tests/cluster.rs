@@ -120,6 +120,7 @@ fn a_volume_goes_to_another_node_when_its_own_is_killed_or_ended_and_commands_sa
     let size = |cluster: &Cluster| cluster.show(1)["volumes"][0]["bytes"].as_u64();
     cluster.until("all know its size", || size(&cluster) == Some(80 << 20));
     a_host_lacks_a_path(&cluster);
+    what_would_move(&cluster);
     a_node_is_emptied(&cluster, owner);
     assert!(cluster.child.try_wait().unwrap().is_none());
 }
@@ -149,6 +150,38 @@ fn a_host_lacks_a_path(cluster: &Cluster) {
     host.kill().unwrap();
     host.wait().unwrap();
     cluster.until("it is gone", || shown()["hosts"].as_array().is_some_and(Vec::is_empty));
+}
+
+/// What a new node would get is said, and what would not fit if two of three went.
+fn what_would_move(cluster: &Cluster) {
+    let plan = |args: &[&str]| -> Value {
+        let (well, said) = cluster.ask(1, &[&["pool", "plan", "--json"], args].concat());
+        assert!(well, "{said}");
+        serde_json::from_str(&said).unwrap()
+    };
+    let sum = |plan: &Value, key: &str| -> u64 {
+        plan["devices"].as_array().unwrap().iter().map(|d| d[key].as_u64().unwrap()).sum()
+    };
+    let more = plan(&["--add-node", "512MiB"]);
+    let devices = more["devices"].as_array().unwrap();
+    let new = devices.last().unwrap();
+    assert_eq!((devices.len(), &new["fate"], &new["node"]), (4, &"comes".into(), &Value::Null));
+    assert_eq!(
+        new["bytes"], devices[0]["bytes"],
+        "as large for users as the others, which are on files of 512 MiB"
+    );
+    let moved = more["moved_bytes"].as_u64().unwrap();
+    assert!(moved > 0 && moved >= new["planned_bytes"].as_u64().unwrap(), "{more}");
+    assert_eq!(
+        (sum(&more, "used_bytes"), &more["left_over_bytes"]),
+        (sum(&more, "planned_bytes"), &0.into())
+    );
+    let less = plan(&["--remove-node", "1", "--remove-node", "2"]);
+    assert_eq!((&less["domains"], less["devices"][0]["planned_bytes"].as_u64()), (&1.into(), Some(0)));
+    let (_, said) = cluster.ask(1, &["pool", "plan", "--remove-node", "1", "--remove-node", "2"]);
+    assert!(said.contains("1+1 needs 2 failure domains"), "{said}");
+    let (well, said) = cluster.ask(1, &["pool", "plan", "--remove-node", "9"]);
+    assert!(!well && said.contains("no node 9"), "{said}");
 }
 
 /// Its shards and its columns go to the others, of which no second one can be spared.

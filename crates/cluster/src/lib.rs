@@ -11,6 +11,7 @@ mod column;
 pub mod lease;
 pub mod peer;
 mod place;
+mod plan;
 mod pool;
 mod record;
 mod store;
@@ -19,6 +20,7 @@ pub use balance::{Move, best_move, deviations, is_uneven, target};
 pub use codec::{RecordError, fuzz_record};
 pub use column::{AllocClass, ColumnFault, ListedSlot, SlotState, WriteClass};
 pub use place::{PlacementError, Placer};
+pub use plan::{Plan, PlanDevice, plan};
 pub use pool::{
     DEVICES_MAX, DeviceView, DomainId, Effective, PoolView, Protection, Shuns, TooFewDomains, TooFewPolicy,
     effective_scheme, extents_free, usable_domains,

@@ -1,6 +1,7 @@
 //! All tests of whole shards as one program: a shard is compiled for its columns and its store, which takes longer than the tests.
 
 mod at_rest;
+mod balance;
 mod checkpoints;
 mod collect;
 mod extents;

@@ -1,6 +1,7 @@
 //! Commands for pools and their devices.
 
 use super::JsonOption;
+use super::values::{Sizes, device_sizes};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -15,6 +16,13 @@ A device's share is what it would hold if all were as full as the pool; columns 
 capacity off. One that is larger than 1/(k+m) of the pool cannot have its share: an extent has one column on it.
 Example: peristyle pool balance --json")]
     Balance(JsonOption),
+    /// What would move if nodes or devices came or went; nothing does
+    #[command(after_help = "\
+Each device gets its share of all columns by its capacity, and no failure domain more than one column of each extent.
+Examples:
+  peristyle pool plan --add-node 4TB,4TB
+  peristyle pool plan --remove-node 2 --add-node 7.6TB --json")]
+    Plan(PlanOptions),
     /// Read all columns now, and repair what is damaged; `pool show` tells how far it is
     Scrub,
     /// Check all that can be checked of a pool that no node serves
@@ -47,6 +55,22 @@ Examples:
         #[command(flatten)]
         json: JsonOption,
     },
+}
+
+/// What comes and what goes
+#[derive(Args, Debug)]
+pub struct PlanOptions {
+    /// A node, or another failure domain, with devices of these sizes; once for each
+    #[arg(long = "add-node", value_name = "SIZE,…", value_parser = device_sizes)]
+    pub add_nodes: Vec<Sizes>,
+    /// A device leaves: UUID, path, or number in `device list`; once for each
+    #[arg(long = "remove-device", value_name = "DEVICE")]
+    pub remove_devices: Vec<String>,
+    /// All devices of a node leave; once for each
+    #[arg(long = "remove-node", value_name = "NODE")]
+    pub remove_nodes: Vec<u32>,
+    #[command(flatten)]
+    pub json: JsonOption,
 }
 
 /// Which pool an offline tool looks at

@@ -11,7 +11,7 @@ mod volumes;
 
 pub use cluster::{ClusterCommand, CreateOptions};
 pub use dev::DevOrder;
-pub use devices::{DeviceCommand, PoolCommand, StoreOptions};
+pub use devices::{DeviceCommand, PlanOptions, PoolCommand, StoreOptions};
 pub use hosts::HostCommand;
 pub use values::{DeviceArg, VolumeArg};
 pub use volumes::{SnapshotCommand, VolumeCommand};

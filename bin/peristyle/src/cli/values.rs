@@ -23,6 +23,14 @@ pub(super) fn device_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Sizes of devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sizes(pub Vec<u64>);
+
+pub(super) fn device_sizes(text: &str) -> Result<Sizes, String> {
+    text.split(',').map(device_size).collect::<Result<_, _>>().map(Sizes)
+}
+
 /// What stands for a device of a development store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceArg {

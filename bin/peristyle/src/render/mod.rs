@@ -14,7 +14,7 @@ pub use hosts::hosts;
 pub use profile::{percent, profile};
 pub use ready::{Rates, Ready, ReadyVolume, StatusLine};
 pub use stats::{microseconds, stats};
-pub use tables::{balance, device_reports, devices, pool, snapshots, status, volume, volumes};
+pub use tables::{balance, device_reports, devices, plan, pool, snapshots, status, volume, volumes};
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;

@@ -5,9 +5,11 @@ use crate::wiring::DeviceReport;
 use peristyle_base::BLOCK_BYTES;
 use peristyle_base::units::format_bytes;
 use peristyle_control::api::{
-    BalanceInfo, CollectionInfo, DeviceBalance, DeviceInfo, PoolInfo, RepairInfo, Status, VolumeInfo,
+    BalanceInfo, CollectionInfo, DeviceBalance, DeviceInfo, PlanInfo, PlannedUse, PoolInfo, RepairInfo,
+    Status, VolumeInfo,
 };
 use peristyle_control::desired::VolumeState;
+use std::cmp::Ordering;
 
 fn state(state: VolumeState) -> String {
     match state {
@@ -221,6 +223,43 @@ pub fn balance(b: &BalanceInfo) -> String {
     let mut out = table(&header, &[2, 3, 4, 5, 6], b.devices.iter().map(row));
     out += &format!("\nno device is more than {:.1} % of its capacity off its share\n", b.deviation_percent);
     out += &pairs(&repair(&b.repair));
+    out
+}
+
+/// What would move, for people.
+pub fn plan(p: &PlanInfo) -> String {
+    let change = |d: &PlannedUse| match d.planned_bytes.cmp(&d.used_bytes) {
+        Ordering::Greater => format!("+{}", format_bytes(d.planned_bytes - d.used_bytes)),
+        Ordering::Less => format!("-{}", format_bytes(d.used_bytes - d.planned_bytes)),
+        Ordering::Equal => String::new(),
+    };
+    let row = |d: &PlannedUse| {
+        let node = d.node.map(|node| node.to_string()).unwrap_or_default();
+        let sizes = [d.bytes, d.used_bytes, d.planned_bytes].map(format_bytes);
+        [vec![d.path.clone(), node, d.fate.clone()], sizes.to_vec(), vec![change(d)]].concat()
+    };
+    let header = ["device", "node", "", "size", "now", "then", "change"];
+    let mut out = table(&header, &[3, 4, 5, 6], p.devices.iter().map(row));
+    let capacity =
+        format!("{} now, {} then", format_bytes(p.capacity_bytes), format_bytes(p.planned_capacity_bytes));
+    let time = format!("{} s at least, as the background class allows on every node", p.seconds_at_least);
+    out.push('\n');
+    out += &pairs(&[
+        ("would move", format_bytes(p.moved_bytes)),
+        ("takes", time),
+        ("capacity", capacity),
+        ("domains", format!("{} failure domains for {}", p.domains, p.scheme)),
+    ]);
+    let needed = p.scheme.split('+').filter_map(|n| n.parse::<usize>().ok()).sum();
+    if p.left_over_bytes > 0 {
+        out += &format!("\nwarning: {} do not fit\n", format_bytes(p.left_over_bytes));
+    }
+    if p.domains < needed {
+        out += &format!(
+            "\nwarning: {} needs {needed} failure domains; with fewer, new data gets a smaller k\n",
+            p.scheme
+        );
+    }
     out
 }
 

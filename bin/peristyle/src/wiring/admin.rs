@@ -543,6 +543,9 @@ impl AdminHandler for Admin {
             Request::SnapshotExport { name, exported } => return self.export(name, exported).await,
             Request::PoolShow => Response::Pool(self.pool().await),
             Request::PoolBalance => Response::Balance(self.balance().await),
+            Request::PoolPlan { add, remove_devices, remove_nodes } => {
+                return self.plan_pool(&add, &remove_devices, &remove_nodes).map(Response::Plan);
+            }
             Request::PoolScrub => {
                 self.node.scrub_now().await;
                 Response::Done

@@ -31,7 +31,7 @@ fn refuse(why: String) -> ApiError {
 }
 
 impl Admin {
-    fn scheme(&self) -> Scheme {
+    pub(super) fn scheme(&self) -> Scheme {
         self.control.state().pools.get(&POOL).map_or(self.plan.scheme, |pool| pool.scheme)
     }
 

@@ -7,6 +7,7 @@ mod devices;
 pub mod found;
 mod member;
 mod offline;
+mod planning;
 mod serve;
 mod serve_store;
 mod stats;

@@ -15,7 +15,9 @@ mod profile;
 
 pub use cluster::{ClusterInfo, NodeInfo, OwnerInfo, PlaceInfo};
 pub use hosts::{HostInfo, HostsInfo, PathInfo, PathNode};
-pub use pool::{BalanceInfo, CollectionInfo, DeviceBalance, ExtentCount, PoolInfo, RepairInfo};
+pub use pool::{
+    BalanceInfo, CollectionInfo, DeviceBalance, ExtentCount, PlanInfo, PlannedUse, PoolInfo, RepairInfo,
+};
 pub use profile::{PAGE_DEVICES, ProfilePage, RawDevice, RawStage};
 
 use crate::desired::{ControlError, State, Volume, VolumeState};
@@ -125,6 +127,17 @@ pub enum Request {
     },
     PoolShow,
     PoolBalance,
+    /// What would move.
+    PoolPlan {
+        /// Devices that come, in bytes; each list is a failure domain of its own.
+        #[serde(default)]
+        add: Vec<Vec<u64>>,
+        /// UUID, path, or number in `device list`.
+        #[serde(default)]
+        remove_devices: Vec<String>,
+        #[serde(default)]
+        remove_nodes: Vec<u32>,
+    },
     /// Everything is read and what is damaged is repaired, now.
     PoolScrub,
     Stats,
@@ -167,6 +180,7 @@ pub enum Response {
     },
     Pool(PoolInfo),
     Balance(BalanceInfo),
+    Plan(PlanInfo),
     Stats(Stats),
     Profile(ProfilePage),
     /// It is done, and there is nothing to say.

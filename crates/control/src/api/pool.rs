@@ -95,6 +95,34 @@ pub struct BalanceInfo {
     pub repair: RepairInfo,
 }
 
+/// What would move if devices came or went.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct PlanInfo {
+    pub scheme: String,
+    /// Failure domains that would be left. With fewer than k+m of them new data gets a smaller k.
+    pub domains: usize,
+    pub devices: Vec<PlannedUse>,
+    /// Bytes of columns that would be written to other devices, and what does not fit any.
+    pub moved_bytes: u64,
+    pub left_over_bytes: u64,
+    /// At what the background class may take of every node.
+    pub seconds_at_least: u64,
+    /// Of columns, for users, now and then.
+    pub capacity_bytes: u64,
+    pub planned_capacity_bytes: u64,
+}
+
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct PlannedUse {
+    pub path: String,
+    pub node: Option<u32>,
+    /// "stays", "comes" or "goes".
+    pub fate: String,
+    pub bytes: u64,
+    pub used_bytes: u64,
+    pub planned_bytes: u64,
+}
+
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct DeviceBalance {
     pub path: String,

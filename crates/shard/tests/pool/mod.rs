@@ -140,6 +140,9 @@ impl Pool {
     pub fn no_rule(&self) {
         self.rule(|_| Do::It);
     }
+    pub fn all_fates(&self) -> Vec<Fate> {
+        self.inner.borrow().devices.iter().map(|d| d.fate).collect()
+    }
     pub fn away(&self, device: usize, away: bool) {
         self.fate(device, if away { Fate::Away } else { Fate::Here });
     }
