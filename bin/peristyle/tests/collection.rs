@@ -54,10 +54,10 @@ fn pool_show_tells_what_collection_does_and_what_it_costs() {
         "{after}"
     );
     assert!((number("write_amplification") - number("device_bytes") / number("user_bytes")).abs() < 1e-9);
-    assert!(
-        ["running", "held back", "in need", "nothing to collect"].contains(&after["state"].as_str().unwrap()),
-        "{after}"
-    );
+    // It may have caught up by now.
+    let rests = after["state"] == "resting" && number("room_bytes") > number("begins_below_bytes");
+    let works = ["running", "held back", "in need", "nothing to collect"];
+    assert!(rests || works.contains(&after["state"].as_str().unwrap()), "{after}");
     let text = daemon.ask(&["pool", "show"]);
     assert!(
         text.contains("collection begins below") && text.contains("device bytes for each byte"),

@@ -44,12 +44,13 @@ impl Admin {
             let fate = if stays { "stays" } else { "goes" };
             uses.push((path, node, fate));
         }
-        let shards = self.control.state().shards.len();
+        let shards = self.control.state().shards.len() as u32;
         for (number, sizes) in add.iter().enumerate() {
             for &bytes in sizes {
                 let slots = Geometry::of(bytes).map_or(0, |geometry| geometry.slots);
-                let kept = reserve(slots, shards);
-                let slots_total = slots.saturating_sub(kept.collection + kept.meta + kept.reappend);
+                let kept = reserve(slots, shards as usize);
+                let each = kept.collection + kept.meta + kept.reappend;
+                let slots_total = slots.saturating_sub(each * shards);
                 // A number that no other domain has.
                 let domain = DomainId(u32::MAX - number as u32);
                 devices.push(PlanDevice { domain, slots_total, slots_used: 0, stays: true });
