@@ -265,17 +265,23 @@ impl SharedDevice {
 
 /// Slots of a device that each shard keeps back for checkpoints, and again for re-appends, at most.
 const RESERVE_SLOTS: u32 = 4;
-/// Devices with fewer slots for each shard are too small to keep any back.
+/// Devices with fewer slots for each shard are too small to keep any back, but for checkpoints: without these nothing could be
+/// freed any more.
 const RESERVED_MIN: usize = 12;
+const RESERVED_META_MIN: usize = 4;
 /// … and for what collection moves: two extents.
 const COLLECTION_SLOTS: u32 = 2;
 
 /// What each of so many shards keeps back of a device with so many slots. Without any a full pool could not be started
 /// again.
 pub fn reserve(slots: u32, shards: usize) -> Reserve {
-    let least = u32::from(slots as usize >= RESERVED_MIN * shards);
-    let each = (slots / 32).clamp(least, RESERVE_SLOTS);
-    Reserve { collection: each.min(COLLECTION_SLOTS), meta: each, reappend: each }
+    let least = |min: usize| u32::from(slots as usize >= min * shards);
+    let each = (slots / 32).clamp(least(RESERVED_MIN), RESERVE_SLOTS);
+    Reserve {
+        collection: each.min(COLLECTION_SLOTS),
+        meta: each.max(least(RESERVED_META_MIN)),
+        reappend: each,
+    }
 }
 
 /// All devices of the node.
@@ -433,5 +439,18 @@ mod tests {
         let seen = table.clone();
         assert!(table.add(device(2)) && !table.add(device(1)));
         assert!(seen.all().map(|d| d.id).eq([id(1), id(2)]));
+    }
+
+    #[test]
+    fn a_tiny_device_keeps_back_a_slot_for_each_shards_checkpoints_and_a_large_one_more_for_each_purpose() {
+        let kept = |slots, shards| {
+            let kept = reserve(slots, shards);
+            (kept.collection, kept.meta, kept.reappend)
+        };
+        assert_eq!(kept(1 << 20, 4), (2, 4, 4));
+        assert_eq!(kept(64, 4), (2, 2, 2));
+        assert_eq!(kept(48, 4), (1, 1, 1));
+        assert_eq!(kept(31, 4), (0, 1, 0));
+        assert_eq!(kept(15, 4), (0, 0, 0), "there would be nothing left");
     }
 }

@@ -130,6 +130,48 @@ fn a_host_that_leaves_in_the_middle_takes_no_buffer_with_it() {
     }
 }
 
+/// Its last write may still come: until it cannot any more, no Connect of that host is accepted, and none waits for ever.
+#[test]
+fn a_host_whose_last_command_is_stuck_hears_that_it_is_to_come_again() {
+    for reactors in [1, 2] {
+        let rig = Rig::new(12, reactors);
+        let order = rig.order.clone();
+        rig.run(move || {
+            let order = order.clone();
+            async move {
+                let options = HostOptions::new(ALICE, NQN);
+                let host = Rc::new(Host::connect(&addr(), &options, 1).await.unwrap());
+                host.io[0].write(1, 0, 1, view(&fill(4096, 1)).await).await.unwrap();
+                order.set(Order::Stall(Duration::from_secs(20)));
+                peristyle_rt::sleep(Duration::from_millis(50)).await;
+                let stuck = host.clone();
+                peristyle_rt::spawn(async move {
+                    let _ = stuck.io[0].write(1, 0, 1, view(&fill(4096, 2)).await).await;
+                });
+                peristyle_rt::sleep(Duration::from_millis(50)).await;
+                host.close();
+                peristyle_rt::sleep(Duration::from_millis(50)).await;
+                let (started, mut refused) = (peristyle_rt::now(), 0);
+                let again = loop {
+                    match Host::connect(&addr(), &options, 1).await {
+                        Ok(host) => break host,
+                        answer => assert!(status(answer).is(Status::CONTROLLER_BUSY)),
+                    }
+                    refused += 1;
+                    assert!(peristyle_rt::now().since(started) < Duration::from_secs(60), "never again");
+                };
+                assert!(refused >= 1, "the old write was not waited for");
+                again.io[0].write(1, 0, 1, view(&fill(4096, 3)).await).await.unwrap();
+                peristyle_rt::sleep(Duration::from_secs(5)).await;
+                let back = again.io[0].read(1, 0, 1, Buf::alloc(4096).await).await.unwrap();
+                assert!(back[..] == fill(4096, 3)[..], "an old write came after a new one");
+                again.close();
+            }
+        });
+        rig.settle();
+    }
+}
+
 /// Set Features 0Bh, Asynchronous Event Configuration: namespace attribute notices (bit 8).
 const EVENTS: (u8, u32) = (0x0b, 1 << 8);
 /// Dword 0 of the completion: a notice (2) of changed namespaces (0), to be read in log page 4.

@@ -40,13 +40,17 @@ enum CreateError {
     Stopped,
 }
 
-/// Ready extents of each width in the smallest pool; larger ones keep a share of their space.
-pub(crate) const STOCK_MIN: usize = 4;
+/// Ready extents of each width in the smallest pool; larger ones keep a share of their space: the larger share until there are a few.
+pub(crate) const STOCK_MIN: usize = 2;
+const STOCK_FEW: usize = 4;
 const STOCK_SHARE: usize = 128;
+const STOCK_FEW_SHARE: usize = 32;
 
 /// How many ready extents of each width one of so many shards keeps, in a pool of so many extents, when it may have `most`.
 pub(crate) fn stock_of(most: usize, extents: usize, shards: usize) -> usize {
-    most.min((extents / (STOCK_SHARE * shards.max(1))).max(STOCK_MIN))
+    let each = extents / shards.max(1);
+    let few = (each / STOCK_FEW_SHARE).clamp(STOCK_MIN, STOCK_FEW);
+    most.min((each / STOCK_SHARE).max(few))
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
@@ -557,7 +561,9 @@ mod tests {
     fn a_large_pool_keeps_what_is_set_and_a_small_one_a_share_of_it() {
         assert_eq!(stock_of(32, 1 << 20, 1), 32);
         assert_eq!(stock_of(32, 1024, 1), 8);
-        assert_eq!(stock_of(32, 1024, 2), STOCK_MIN, "shards share it");
+        assert_eq!(stock_of(32, 1024, 2), 4, "shards share it");
+        assert_eq!(stock_of(32, 1024, 8), 4);
+        assert_eq!(stock_of(32, 1024, 12), 2);
         assert_eq!(stock_of(32, 0, 0), STOCK_MIN);
         assert_eq!(stock_of(1, 1 << 20, 1), 1);
     }

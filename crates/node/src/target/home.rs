@@ -17,13 +17,15 @@ use peristyle_nvme::wire::fabrics::CNTLID_MAX;
 use peristyle_nvme::wire::log_page::AnaState;
 use peristyle_nvme::wire::{Sqe, Status};
 use peristyle_rt::sync::Notify;
-use peristyle_rt::{Buf, Duration, ReactorId, View, select, sleep_until};
+use peristyle_rt::{Buf, Duration, ReactorId, View, select, sleep_until, timeout};
 use peristyle_shard::ShardError;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 /// Pause between attempts to export a volume whose shard does not serve yet.
 const EXPORT_PERIOD: Duration = Duration::from_millis(200);
+/// A Connect waits so long for the host's commands of before; then the host is told that the controller is busy.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// Controller identifiers of one node; nodes that export the same subsystem give different ones.
 const CNTLIDS: u16 = 1000;
 /// Nodes with identifiers of their own.
@@ -41,7 +43,8 @@ pub enum HomeRequest {
         sqe: Sqe,
     },
     /// The queue is over. With `draining` some of that host's commands are still being executed; until
-    /// `Drained`, the host's next Connect waits: an old write must not come after a new one.
+    /// `Drained`, the host's next Connect waits, and is refused when it takes too long: an old write must not come after a
+    /// new one.
     Disconnected {
         connected: Connected,
         draining: Option<[u8; 16]>,
@@ -391,7 +394,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         // Not yet (or no more): the host may come again.
         let home = self.home_part().ok_or(Refused { status: Status::CONTROLLER_BUSY, dw0: 0 })?;
         if let Some(host) = data.get(..16) {
-            home.drained.wait_until(|| !home.draining.borrow().iter().any(|d| d.1 == host)).await;
+            let drained = || !home.draining.borrow().iter().any(|d| d.1 == host);
+            // What is stuck may never end. A host that hears that it is to come again can tell its operator so.
+            if timeout(DRAIN_LIMIT, home.drained.wait_until(drained)).await.is_none() {
+                return Err(Refused { status: Status::CONTROLLER_BUSY, dw0: 0 });
+            }
         }
         let result = home.registry.borrow_mut().connect(peristyle_rt::now(), conn, sqe, data);
         home.changed();

@@ -3,7 +3,7 @@
 
 pub use crate::common::{ALICE, MIB, NQN, fill, view, volume};
 
-use crate::common::{TestNode, format, node_config, run_story, target_config};
+use crate::common::{TestNode, device_id, format, node_config, run_story, target_config};
 use peristyle_bench::host::HostError;
 use peristyle_cluster::MemoryShardStore;
 use peristyle_node::stats::ReactorStats;
@@ -12,7 +12,7 @@ use peristyle_nvme::subsystem::Hosts;
 use peristyle_nvme::wire::Status;
 use peristyle_nvme::wire::fabrics::Nqn;
 use peristyle_rt::sim::{DiskConfig, NodeHandle, World, WorldConfig};
-use peristyle_rt::{Addr, DeviceSpec, Duration, ReactorId, Stream, StreamReader, StreamWriter};
+use peristyle_rt::{Addr, DeviceSpec, Duration, Fault, ReactorId, Stream, StreamReader, StreamWriter};
 use peristyle_shard::{ResizeError, ShardConfig};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -58,6 +58,8 @@ pub enum Order {
     AddHuge,
     /// The first volume, to so many bytes; what lies behind may go.
     Resize(u64, bool),
+    /// No device answers for so long.
+    Stall(Duration),
     Stop,
 }
 
@@ -117,6 +119,7 @@ impl Rig {
         let (nodes, free, order) = (self.node.clone(), self.free.clone(), self.order.clone());
         let (figures, wanted) = (self.figures.clone(), self.figures_wanted.clone());
         let (first, resized) = (self.first.clone(), self.resized.clone());
+        let disks = self.config.devices.len();
         self.target.start(seeds(&self.config, self.reactors, &self.store), move |seed| {
             let (nodes, free, order) = (nodes.clone(), free.clone(), order.clone());
             let (figures, wanted) = (figures.clone(), wanted.clone());
@@ -143,6 +146,12 @@ impl Rig {
                         match order.replace(Order::None) {
                             Order::Resize(bytes, discard) => {
                                 resized.set(Some(resize(&node, &first, bytes, discard).await));
+                            }
+                            Order::Stall(time) => {
+                                let until = peristyle_rt::device::until(time);
+                                for device in 0..disks {
+                                    assert!(node.inject(device_id(device), Fault::StallUntil(until)).await);
+                                }
                             }
                             order => obey(&node, order).await,
                         }
@@ -207,7 +216,7 @@ async fn resize(
 
 pub async fn obey(node: &TestNode, order: Order) {
     match order {
-        Order::None | Order::Resize(..) => {}
+        Order::None | Order::Resize(..) | Order::Stall(_) => {}
         Order::RemoveSecond => assert!(node.remove_volume(2).await),
         Order::AddSecond => node.add_volume(volume(2, 512)).await.unwrap(),
         Order::AddHuge => {
