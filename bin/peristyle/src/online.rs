@@ -124,14 +124,12 @@ pub fn host(command: HostCommand, admin: Admin) -> Result<(), Failure> {
 
 /// What is done to a node of the cluster.
 pub fn node(order: NodeOrder, admin: Admin) -> Result<(), Failure> {
-    let (node, draining) = match order {
-        NodeOrder::Drain { node } => (node, true),
-        NodeOrder::Keep { node } => (node, false),
+    let request = match order {
+        NodeOrder::Drain { node } => Request::NodeDrain { node, draining: true },
+        NodeOrder::Keep { node } => Request::NodeDrain { node, draining: false },
+        NodeOrder::Maintain { node, seconds, force } => Request::NodeMaintain { node, seconds, force },
     };
-    match call(admin, Request::NodeDrain { node, draining })? {
-        Response::Done => Ok(()),
-        other => Err(unexpected(other)),
-    }
+    done(call(admin, request)?)
 }
 
 /// Commands for the devices of a running node.

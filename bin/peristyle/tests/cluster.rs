@@ -121,6 +121,7 @@ fn a_volume_goes_to_another_node_when_its_own_is_killed_or_ended_and_commands_sa
     cluster.until("all know its size", || size(&cluster) == Some(80 << 20));
     a_host_lacks_a_path(&cluster);
     what_would_move(&cluster);
+    a_node_is_in_maintenance(&cluster, owner);
     a_node_is_emptied(&cluster, owner);
     assert!(cluster.child.try_wait().unwrap().is_none());
 }
@@ -182,6 +183,37 @@ fn what_would_move(cluster: &Cluster) {
     assert!(said.contains("1+1 needs 2 failure domains"), "{said}");
     let (well, said) = cluster.ask(1, &["pool", "plan", "--remove-node", "9"]);
     assert!(!well && said.contains("no node 9"), "{said}");
+}
+
+/// It owns nothing until somebody ends that or its time is over, also when it is started again; a second one cannot be spared.
+fn a_node_is_in_maintenance(cluster: &Cluster, node: u64) {
+    let (other, third) = (node % 3 + 1, (node + 1) % 3 + 1);
+    let left = || cluster.show(other)["nodes"][node as usize - 1]["maintenance"].as_u64();
+    let order = |what: &str, node: u64, more: &[&str]| {
+        cluster.ask(other, &[&["node", what, &node.to_string()], more].concat())
+    };
+    let (done, said) = order("maintain", node, &["--for", "2h"]);
+    assert!(done, "{said}");
+    assert!(left().is_some_and(|left| (7000..=7200).contains(&left)), "{:?}", left());
+    cluster.until("another serves", || cluster.owner().is_some_and(|owner| owner != node));
+    let (_, said) = cluster.ask(other, &["cluster", "show"]);
+    assert!(said.contains("in maintenance for 1"), "{said}");
+    let (done, said) = order("maintain", third, &[]);
+    assert!(!done && said.contains("1 of 3 nodes would be left"), "{said}");
+    cluster.order("end", node);
+    cluster.order("start", node);
+    cluster.until("it is back", || (1..=3).all(|by| cluster.alive(by).len() == 3));
+    assert!(left().is_some(), "a restart does not end it");
+    assert_ne!(cluster.owner(), Some(node));
+    let (done, said) = order("keep", node, &[]);
+    assert!(done && left().is_none(), "{said}");
+    let (done, said) = order("maintain", node, &["--for", "1s"]);
+    assert!(done, "{said}");
+    cluster.until("its time is over", || left().is_none());
+    for (node, time) in [(9, "1h"), (node, "40d"), (node, "500ms")] {
+        let (done, said) = order("maintain", node, &["--for", time]);
+        assert!(!done && left().is_none(), "{node} {time}: {said}");
+    }
 }
 
 /// Its shards and its columns go to the others, of which no second one can be spared.

@@ -1,12 +1,16 @@
 //! What the manager decides: which node is to own which shard. Plain functions of the desired state and of who is alive.
 
-use crate::desired::{NodeState, State};
-use peristyle_base::{NodeId, ShardId};
+use crate::desired::State;
+use peristyle_base::{Duration, Instant, NodeId, ShardId};
 use std::collections::BTreeMap;
 
-/// Nodes that may own shards: alive, and neither about to stop nor to be emptied.
+/// The time that is left of a maintenance is counted down in the store this often, and when it is over: another manager goes on
+/// from there.
+const COUNT_PERIOD: Duration = Duration::from_secs(10);
+
+/// Nodes that may own shards: alive, and neither about to stop, nor in maintenance, nor to be emptied.
 fn candidates(state: &State, alive: impl Fn(NodeId) -> bool) -> BTreeMap<NodeId, usize> {
-    let may = state.nodes.values().filter(|n| n.state == NodeState::Active && !n.draining && alive(n.id));
+    let may = state.nodes.values().filter(|n| n.may_own() && alive(n.id));
     may.map(|n| (n.id, state.owned_by(n.id).count())).collect()
 }
 
@@ -43,4 +47,33 @@ pub fn balance(state: &State, alive: impl Fn(NodeId) -> bool) -> Option<(ShardId
         return None;
     }
     state.owned_by(*from).last().map(|shard| (shard, to))
+}
+
+/// The time of nodes in maintenance that has passed and that the state does not know of.
+pub struct Countdown {
+    since: Instant,
+    nodes: Vec<NodeId>,
+}
+
+impl Countdown {
+    pub fn new(now: Instant) -> Countdown {
+        Countdown { since: now, nodes: Vec::new() }
+    }
+
+    /// Seconds to take off what is left, once it is worth it.
+    pub fn passed(&mut self, state: &State, now: Instant) -> Option<u32> {
+        let maintained = || state.nodes.values().filter(|n| n.maintenance.is_some());
+        if !maintained().map(|n| n.id).eq(self.nodes.iter().copied()) {
+            // Some began or ended: it is counted from here, to the advantage of the others.
+            *self = Countdown { since: now, nodes: maintained().map(|n| n.id).collect() };
+        }
+        let least = maintained().filter_map(|n| n.maintenance).min()?;
+        let passed = now.since(self.since).as_secs() as u32;
+        (passed >= least.min(COUNT_PERIOD.as_secs() as u32)).then_some(passed)
+    }
+
+    /// The state knows of these.
+    pub fn count(&mut self, seconds: u32) {
+        self.since += Duration::from_secs(seconds.into());
+    }
 }

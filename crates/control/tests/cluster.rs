@@ -1,9 +1,9 @@
 //! Clusters in their store: nodes join one at a time, and only while all others run; owners and failure domains.
 
-use peristyle_base::{Duration, NodeId, PoolId, ShardId, Uuid};
+use peristyle_base::{Duration, Instant, NodeId, PoolId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, TooFewPolicy};
 use peristyle_control::desired::{FailureDomain, Node, NodeState};
-use peristyle_control::manager::{balance, may_decide, new_owners};
+use peristyle_control::manager::{Countdown, balance, may_decide, new_owners};
 use peristyle_control::member::{self, NewCluster};
 use peristyle_control::presence::{self, HostHere, Presence};
 use peristyle_control::*;
@@ -41,6 +41,7 @@ fn node(id: u32) -> Node {
         zone,
         state,
         draining: false,
+        maintenance: None,
     }
 }
 
@@ -214,6 +215,66 @@ fn a_node_that_is_to_be_emptied_owns_nothing_and_its_restart_changes_nothing_abo
         assert!(balance(&control.state(), |_| true).is_some());
         let nobody = Change::DrainNode { node: NodeId(7), draining: true };
         assert!(control.apply(&nobody).await.is_err());
+    });
+}
+
+#[test]
+fn a_node_in_maintenance_owns_nothing_until_its_time_is_over_or_somebody_ends_it() {
+    on_a_node(|store| async move {
+        let control = create(&store).await;
+        for id in 1..=2 {
+            control.apply(&Change::JoinNode(node(id))).await.unwrap();
+        }
+        let left = || control.state().nodes[&NodeId(2)].maintenance;
+        let maintain = |seconds| Change::MaintainNode { node: NodeId(2), seconds };
+        control.apply(&maintain(Some(90))).await.unwrap();
+        let owners = new_owners(&control.state(), |_| true);
+        assert!(!owners.is_empty() && owners.iter().all(|o| o.1 == NodeId(1)));
+        // It is started again meanwhile.
+        control.apply(&Change::JoinNode(node(2))).await.unwrap();
+        control.apply(&Change::CountMaintenance { seconds: 60 }).await.unwrap();
+        assert_eq!(left(), Some(30));
+        control.apply(&Change::CountMaintenance { seconds: 30 }).await.unwrap();
+        assert_eq!((left(), new_owners(&control.state(), |_| true).len()), (None, owners.len()));
+        control.apply(&maintain(Some(90))).await.unwrap();
+        control.apply(&maintain(None)).await.unwrap();
+        assert_eq!(left(), None);
+        control.apply(&maintain(Some(90))).await.unwrap();
+        control.apply(&Change::CountMaintenance { seconds: 91 }).await.unwrap();
+        assert_eq!(left(), None);
+        let nobody = Change::MaintainNode { node: NodeId(7), seconds: Some(1) };
+        assert!(control.apply(&nobody).await.is_err());
+    });
+}
+
+#[test]
+fn the_time_of_a_maintenance_is_counted_in_steps_to_its_end_and_from_when_it_began() {
+    on_a_node(|store| async move {
+        let control = create(&store).await;
+        for id in 1..=3 {
+            control.apply(&Change::JoinNode(node(id))).await.unwrap();
+        }
+        let state = || control.state().clone();
+        let maintain = |id, seconds| Change::MaintainNode { node: NodeId(id), seconds: Some(seconds) };
+        let at = |seconds: u64| Instant(seconds * 1_000_000_000);
+        let mut countdown = Countdown::new(at(0));
+        assert_eq!(countdown.passed(&state(), at(100)), None, "nobody is in maintenance");
+        control.apply(&maintain(2, 25)).await.unwrap();
+        assert_eq!(countdown.passed(&state(), at(100)), None, "it has just begun");
+        assert_eq!(countdown.passed(&state(), at(109)), None);
+        for (now, passed, left) in [(110, 10, Some(15)), (121, 11, Some(4)), (125, 4, None)] {
+            assert_eq!(countdown.passed(&state(), at(now)), Some(passed));
+            control.apply(&Change::CountMaintenance { seconds: passed }).await.unwrap();
+            countdown.count(passed);
+            assert_eq!(state().nodes[&NodeId(2)].maintenance, left);
+        }
+        assert_eq!(countdown.passed(&state(), at(900)), None);
+        // One that begins later is not charged for what was before, and another loses nothing by it.
+        control.apply(&maintain(1, 30)).await.unwrap();
+        assert_eq!(countdown.passed(&state(), at(1000)), None);
+        control.apply(&maintain(3, 5)).await.unwrap();
+        assert_eq!(countdown.passed(&state(), at(1009)), None);
+        assert_eq!(countdown.passed(&state(), at(1014)), Some(5));
     });
 }
 

@@ -43,6 +43,7 @@ pub fn wish_of(state: &State, device: &desired::Device) -> Wish {
     let node = device.node.and_then(|node| state.nodes.get(&node));
     let leaves = |n: &desired::Node| n.state == NodeState::Stopping && state.owned_by(n.id).next().is_none();
     match device.state {
+        DeviceState::Active if node.is_some_and(|n| n.maintenance.is_some()) => Wish::Spared,
         DeviceState::Active if node.is_some_and(leaves) => Wish::Leaving,
         DeviceState::Active if node.is_some_and(|n| n.draining) => Wish::Draining,
         DeviceState::Active => Wish::Active,

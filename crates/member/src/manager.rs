@@ -4,7 +4,7 @@ use crate::member::{DEAD_AFTER, Member};
 use peristyle_base::NodeId;
 use peristyle_control::desired::{Change, State};
 use peristyle_control::election::{MANAGER, Mandate, campaign, depose, observe};
-use peristyle_control::manager::{balance, may_decide, new_owners};
+use peristyle_control::manager::{Countdown, balance, may_decide, new_owners};
 use peristyle_control::{ClusterStore, ControlError, MetaError};
 use peristyle_rt::{Duration, Instant, now, select, sleep, spawn};
 use std::rc::Rc;
@@ -83,6 +83,7 @@ async fn stand<S: ClusterStore + Clone + 'static>(member: Rc<Member<S>>) {
 async fn decide<S: ClusterStore + Clone + 'static>(member: &Member<S>, mandate: &Mandate) {
     let mut quiet_since = now();
     let mut before: Option<(u64, usize)> = None;
+    let mut maintenance = Countdown::new(now());
     while hears_majority(member) && !member.leaving.get() {
         let state = member.control.state().clone();
         let alive = |id: NodeId| member.is_alive(id);
@@ -90,16 +91,21 @@ async fn decide<S: ClusterStore + Clone + 'static>(member: &Member<S>, mandate: 
         if before.replace(seen) != Some(seen) {
             quiet_since = now();
         }
-        let Some(owners) = decision(&state, alive, quiet_since) else {
+        let owners = decision(&state, alive, quiet_since).map(Change::SetOwners);
+        let passed = maintenance.passed(&state, now());
+        let Some(change) = owners.or(passed.map(|seconds| Change::CountMaintenance { seconds })) else {
             sleep(PERIOD).await;
             continue;
         };
         let guard = |txn| mandate.fence(txn);
-        match member.control.apply_if(&Change::SetOwners(owners), &state, guard).await {
+        match member.control.apply_if(&change, &state, guard).await {
             Err(ControlError::Store(MetaError::Conflict { key })) if key == MANAGER => return,
             // Whatever it was, the next look decides anew.
             Err(_) => sleep(PERIOD).await,
-            Ok(_) => quiet_since = now(),
+            Ok(_) => match change {
+                Change::CountMaintenance { seconds } => maintenance.count(seconds),
+                _ => quiet_since = now(),
+            },
         }
     }
 }

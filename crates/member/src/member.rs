@@ -298,8 +298,7 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
     /// Nodes that can take its shards; when all stop at once there are none.
     fn has_heirs(&self) -> bool {
         let state = self.control.state();
-        let may_own = |n: &Node| n.state == NodeState::Active && !n.draining && self.is_alive(n.id);
-        state.nodes.values().any(|n| n.id != self.me && may_own(n))
+        state.nodes.values().any(|n| n.id != self.me && n.may_own() && self.is_alive(n.id))
     }
 
     fn owns_any(&self) -> bool {

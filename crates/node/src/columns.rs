@@ -317,10 +317,19 @@ impl Columns for NodeColumns {
         buf: Buf,
     ) -> (Result<(), ColumnFault>, Buf) {
         let bytes = buf.len();
-        match self.ask(place.device, ColumnRequest::Read { slot: place.slot, name, row, buf }).await {
-            ColumnAnswer::Read(result, buf) => (result, buf),
-            // The buffer went with the request; a fresh one takes its place beside the error.
-            _ => (Err(ColumnFault::Device), Buf::alloc(bytes).await),
+        let read = ColumnRequest::Read { slot: place.slot, name, row, buf };
+        let (result, buf) = match self.ask(place.device, read).await {
+            ColumnAnswer::Read(result, buf) => (result, Some(buf)),
+            _ => (Err(ColumnFault::Device), None),
+        };
+        if result == Err(ColumnFault::Device) {
+            // One that is gone is found out also when nobody writes to it.
+            self.report_late(place.device);
+        }
+        // The buffer went with the request; a fresh one takes its place beside the error.
+        match buf {
+            Some(buf) => (result, buf),
+            None => (result, Buf::alloc(bytes).await),
         }
     }
 

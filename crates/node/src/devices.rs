@@ -80,13 +80,20 @@ pub enum Wish {
     Removed = 3,
     /// To be away for a while, soon: nothing new comes to it, and what it has stays.
     Leaving = 4,
+    /// As [`Wish::Leaving`], and however long it is away, nothing is made anew for it: its node is in maintenance.
+    Spared = 5,
 }
 
 impl Wish {
-    const ALL: [Wish; 5] = [Wish::Active, Wish::Draining, Wish::Failed, Wish::Removed, Wish::Leaving];
+    const ALL: [Wish; 6] =
+        [Wish::Active, Wish::Draining, Wish::Failed, Wish::Removed, Wish::Leaving, Wish::Spared];
     /// Its columns count.
     pub fn serves(self) -> bool {
-        matches!(self, Wish::Active | Wish::Draining | Wish::Leaving)
+        !matches!(self, Wish::Failed | Wish::Removed)
+    }
+    /// Nothing new comes to it.
+    fn is_ending(self) -> bool {
+        matches!(self, Wish::Draining | Wish::Leaving | Wish::Spared)
     }
 }
 
@@ -217,12 +224,12 @@ impl SharedDevice {
         match self.wish() {
             Wish::Failed | Wish::Removed => Fate::Lost,
             Wish::Draining if serves => Fate::Draining,
-            Wish::Leaving if serves => Fate::Leaving,
+            Wish::Leaving | Wish::Spared if serves => Fate::Leaving,
             Wish::Active if serves => Fate::Here,
             Wish::Active | Wish::Draining | Wish::Leaving if now.since(Instant(since)) >= patience => {
                 Fate::Lost
             }
-            Wish::Active | Wish::Draining | Wish::Leaving => Fate::Away,
+            Wish::Active | Wish::Draining | Wish::Leaving | Wish::Spared => Fate::Away,
         }
     }
     /// Somebody waits for it longer than usual. True for the first who says so: it is to be probed.
@@ -258,7 +265,7 @@ impl SharedDevice {
             healthy: self.wish().serves() && matches!(state, DeviceState::Healthy | DeviceState::Slow),
             avoid: state == DeviceState::Slow,
             away: self.bad.load(Relaxed) & AWAY != 0,
-            draining: matches!(self.wish(), Wish::Draining | Wish::Leaving),
+            draining: self.wish().is_ending(),
         }
     }
 }
@@ -426,6 +433,13 @@ mod tests {
         table.set_good(id);
         table.set_wish(id, Wish::Draining);
         assert_eq!((fate(161), table.is_away(id)), (Fate::Draining, false));
+        table.set_wish(id, Wish::Spared);
+        assert_eq!((fate(161), device.view(AllocClass::User).draining), (Fate::Leaving, true));
+        table.set_bad(id, true);
+        assert_eq!((fate(161), fate(9000)), (Fate::Away, Fate::Away), "however long it takes");
+        table.set_wish(id, Wish::Active);
+        assert_eq!(fate(9000), Fate::Lost, "it has been away for long");
+        table.set_good(id);
         table.set_wish(id, Wish::Failed);
         assert_eq!((fate(162), table.is_away(id)), (Fate::Lost, true), "at once");
         assert!(!device.view(AllocClass::User).healthy);

@@ -215,6 +215,42 @@ fn a_pulled_device_that_comes_back_serves_again_and_keeps_nothing_that_is_elsewh
 }
 
 #[test]
+fn what_is_in_maintenance_may_be_away_for_long_and_is_rebuilt_when_its_time_is_over() {
+    let rig = rig_of(36, "4+2", &[100; 8]);
+    let disks = rig.disks.clone();
+    rig.run(move |node, volume| {
+        let disks = disks.clone();
+        async move {
+            let hosts = Hosts::new(&volume).await;
+            node.set_wish(device_id(3), Wish::Spared);
+            // What takes writes on it is replaced by others.
+            peristyle_rt::sleep(Duration::from_secs(2)).await;
+            let before = figures(&node);
+            pull(&disks[3]);
+            // Somebody reads from it, and finds out.
+            hosts.finish().await;
+            peristyle_rt::sleep(Duration::from_secs(60)).await;
+            let away = figures(&node);
+            assert!(away.away_columns > 3 && away.lost_columns == 0, "{away:?}");
+            assert_eq!(away.remade_columns, before.remade_columns, "{away:?}");
+            plug(&disks[3]);
+            peristyle_rt::sleep(Duration::from_secs(5)).await;
+            node.set_wish(device_id(3), Wish::Active);
+            at_rest(&node).await;
+            assert_eq!(figures(&node).remade_columns, before.remade_columns, "it missed nothing");
+            node.set_wish(device_id(3), Wish::Spared);
+            pull(&disks[3]);
+            hosts.finish().await;
+            peristyle_rt::sleep(Duration::from_secs(20)).await;
+            node.set_wish(device_id(3), Wish::Active);
+            at_rest_of_rebuild(&node).await;
+            assert!(figures(&node).remade_columns > before.remade_columns + 3, "{:?}", figures(&node));
+            hosts.finish().await;
+        }
+    });
+}
+
+#[test]
 fn a_device_leaves_another_joins_and_a_third_is_replaced_while_hosts_write() {
     let rig = rig_of(33, "2+1", &[120, 90, 120, 100, 110, 120, 130]);
     let new = rig.node.add_disk("new", Geometry::bytes_for(140), DiskConfig::default());

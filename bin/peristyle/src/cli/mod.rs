@@ -23,7 +23,7 @@ use peristyle_control::config::{ListenAddr, Poll};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use values::{device_arg, device_size, duration, lba, volume_arg};
+use values::{device_arg, device_size, duration, lba, maintenance, volume_arg};
 
 const AFTER: &str = "\
 Start here:
@@ -235,7 +235,22 @@ pub enum NodeOrder {
         /// The node's number
         node: u32,
     },
-    /// Use a node again that was to be emptied
+    /// Let a node be away for a while, to restart, upgrade or repair it: nothing is rebuilt for it meanwhile
+    ///
+    /// Its shards go to others, and writes keep off its devices; what they hold stays and is read while it runs. `node keep` ends it, or the
+    /// time does: what is away then is rebuilt elsewhere. Refused when the nodes that are left could not decide, or when data would depend on one
+    /// more failure domain than the scheme covers.
+    Maintain {
+        /// The node's number
+        node: u32,
+        /// From now on; 30 days at most
+        #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = maintenance)]
+        seconds: u32,
+        /// Even when that leaves too few nodes or failure domains: volumes may stand still
+        #[arg(long)]
+        force: bool,
+    },
+    /// Use a node again that was to be emptied, or was in maintenance
     Keep {
         /// The node's number
         node: u32,

@@ -1,6 +1,6 @@
 //! What the command line takes and refuses.
 
-use super::values::duration;
+use super::values::{duration, maintenance};
 use super::*;
 use clap::CommandFactory;
 
@@ -28,6 +28,11 @@ fn a_node_needs_its_configuration_or_an_order() {
     };
     assert!(node("peristyle node --config f --check").order.is_none());
     assert!(matches!(node("peristyle node drain 3").order, Some(NodeOrder::Drain { node: 3 })));
+    let order = node("peristyle node maintain 2 --for 20m").order;
+    assert!(matches!(order, Some(NodeOrder::Maintain { node: 2, seconds: 1200, force: false })));
+    let seconds = ["90s", "2h", "30d"].map(|time| maintenance(time).unwrap());
+    assert_eq!(seconds, [90, 7200, 2_592_000]);
+    assert!(["31d", "500ms", "0", "1w", "h"].into_iter().all(|time| maintenance(time).is_err()));
     assert!(parse("peristyle node").unwrap_err().contains("--config"));
     assert!(parse("peristyle node drain").is_err() && parse("peristyle node --config f drain 3").is_err());
 }

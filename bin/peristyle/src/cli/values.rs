@@ -71,18 +71,26 @@ pub(super) fn lba(text: &str) -> Result<u32, String> {
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a time: write 500ms, 5s or 2m, at most 1h");
+    milliseconds(text).filter(|ms| (1..=3_600_000).contains(ms)).map(Duration::from_millis).ok_or_else(bad)
+}
+
+/// Seconds for which somebody works on a node.
+pub(super) fn maintenance(text: &str) -> Result<u32, String> {
+    let bad = || format!("`{text}` is not a time: write 90s, 30m, 2h or 3d, at least 1s and at most 30d");
+    let seconds = milliseconds(text).map(|ms| ms / 1000).filter(|s| (1..=30 * 86_400).contains(s));
+    seconds.map(|s| s as u32).ok_or_else(bad)
+}
+
+fn milliseconds(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| bad())?;
     let factor = match unit {
         "ms" => 1,
         "s" | "" => 1000,
         "m" => 60_000,
         "h" => 3_600_000,
-        _ => return Err(bad()),
+        "d" => 86_400_000,
+        _ => return None,
     };
-    match number.checked_mul(factor) {
-        Some(ms) if (1..=3_600_000).contains(&ms) => Ok(Duration::from_millis(ms)),
-        _ => Err(bad()),
-    }
+    number.parse::<u64>().ok()?.checked_mul(factor)
 }

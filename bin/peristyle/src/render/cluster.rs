@@ -10,8 +10,12 @@ fn state(node: &NodeInfo) -> String {
         (true, NodeState::Active) => "alive",
         (true, NodeState::Stopping) => "stopping",
     };
+    let word = match node.maintenance {
+        Some(left) => format!("{word}, in maintenance for {} min", left.div_ceil(60)),
+        None => word.into(),
+    };
     match (node.draining, node.columns) {
-        (false, _) => word.into(),
+        (false, _) => word,
         (true, 0) => format!("{word}, empty"),
         (true, left) => format!("{word}, draining: {left} columns left"),
     }

@@ -63,6 +63,7 @@ fn state_of(d: &SharedDevice) -> &'static str {
         (_, DeviceState::Failed) => "failed",
         (Wish::Draining, _) => "draining",
         (Wish::Leaving, _) => "leaving",
+        (Wish::Spared, _) => "maintenance",
         (Wish::Active, DeviceState::Healthy) => "healthy",
         (Wish::Active, DeviceState::Slow) => "slow",
     }
@@ -521,6 +522,10 @@ impl AdminHandler for Admin {
             Request::NodeDrain { node, draining } => {
                 let _turn = self.turn.acquire(1).await;
                 return self.drain_node(node, draining).await;
+            }
+            Request::NodeMaintain { node, seconds, force } => {
+                let _turn = self.turn.acquire(1).await;
+                return self.maintain_node(node, seconds, force).await;
             }
             Request::VolumeList => Response::Volumes { volumes: self.control.state().volume_infos() },
             Request::VolumeShow { name } => {

@@ -4,6 +4,7 @@ use super::admin::Admin;
 use super::{PlannedDevice, store};
 use peristyle_base::units::COLUMN_BYTES;
 use peristyle_base::{DeviceId, NodeId, Scheme};
+use peristyle_cluster::lease::majority;
 use peristyle_cluster::{DeviceView, DomainId, Shuns, deviations, usable_domains};
 use peristyle_column::Discard;
 use peristyle_control::api::{ApiError, BalanceInfo, Code, DeviceBalance, RepairInfo, Response};
@@ -16,6 +17,7 @@ use peristyle_node::{DeviceConfig, Wish};
 use peristyle_rt::device::WriteCache;
 use peristyle_rt::{Duration, ReactorId};
 use peristyle_shard::{AllocClass, RepairFigures};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -23,6 +25,8 @@ use std::rc::Rc;
 const LEAVE_PERIOD: Duration = Duration::from_secs(1);
 /// Looks at which a device must have been empty before it goes: something may just be on its way to it.
 const EMPTY_LOOKS: u32 = 3;
+/// A node that is away for longer is not in maintenance any more.
+const MAINTENANCE_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// Attempts at a change to a state that others change meanwhile.
 const LOOKS_MAX: u32 = 8;
 
@@ -184,12 +188,80 @@ impl Admin {
         Ok(Response::Done)
     }
 
-    /// Has devices emptied, if the others have room. Nodes that are asked for as much at the same time do not both take the same room:
-    /// the change is made to the state that was looked at.
+    /// A node may be away for a while: its shards go to others, and what it holds is not rebuilt meanwhile.
+    pub(super) async fn maintain_node(
+        &self,
+        node: u32,
+        seconds: u32,
+        force: bool,
+    ) -> Result<Response, ApiError> {
+        let Some(member) = &self.member else {
+            return Err(ApiError::new(Code::NotAllowed, "this node is alone: it is in no cluster"));
+        };
+        if seconds == 0 || u64::from(seconds) > MAINTENANCE_MAX.as_secs() {
+            return Err(refuse(format!("maintenance takes 1 s to {} s", MAINTENANCE_MAX.as_secs())));
+        }
+        let (node, lost) = (NodeId(node), self.repair().await.lost_columns);
+        let change = Change::MaintainNode { node, seconds: Some(seconds) };
+        let check = |state: &State| match force || !state.nodes.contains_key(&node) {
+            true => Ok(()),
+            false if lost > 0 => {
+                Err(refuse(format!("{lost} columns are still to be rebuilt: wait for them, or use --force")))
+            }
+            false => self.check_redundancy_without(node, state, |id| member.is_alive(id)),
+        };
+        self.apply_checked(&change, check).await?;
+        Ok(Response::Done)
+    }
+
+    /// Nodes enough to decide, and columns enough to read everything, are there while a node is away.
+    fn check_redundancy_without(
+        &self,
+        node: NodeId,
+        state: &State,
+        alive: impl Fn(NodeId) -> bool,
+    ) -> Result<(), ApiError> {
+        let away = |id: NodeId| id == node || state.nodes.get(&id).is_some_and(|n| n.maintenance.is_some());
+        let left = state.nodes.keys().filter(|&&id| !away(id) && alive(id)).count();
+        let (needed, all) = (majority(state.nodes.len()), state.nodes.len());
+        if left < needed {
+            return Err(refuse(format!(
+                "{left} of {all} nodes would be left, and with fewer than {needed} nobody may own a shard: wait for those that                  are away, or use --force"
+            )));
+        }
+        // Nothing is lost of those that are given up: the caller has looked.
+        let counts = |d: &&KnownDevice| matches!(d.state, DeviceState::Active | DeviceState::Draining);
+        let is_away = |d: &&KnownDevice| {
+            let known = self.node.devices().get(d.id);
+            d.node.is_some_and(away) || known.is_none_or(|known| !known.is_served() || known.is_bad())
+        };
+        let gone: BTreeSet<DomainId> =
+            state.devices.values().filter(counts).filter(is_away).map(|d| state.domain_of(d)).collect();
+        let scheme = self.scheme();
+        if gone.len() > scheme.m() {
+            return Err(refuse(format!(
+                "{} failure domains would be away, and {scheme} covers {}: wait for those that are away, or use --force",
+                gone.len(),
+                scheme.m()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Has devices emptied, if the others have room.
     async fn empty(&self, ids: &[DeviceId], change: &Change) -> Result<State, ApiError> {
+        self.apply_checked(change, |state| self.check_room_without(ids, state)).await
+    }
+
+    /// Changes the state that was looked at: nodes that are asked for as much at the same time do not both take the same room.
+    async fn apply_checked(
+        &self,
+        change: &Change,
+        check: impl Fn(&State) -> Result<(), ApiError>,
+    ) -> Result<State, ApiError> {
         for _ in 0..LOOKS_MAX {
             let state = self.control.state().clone();
-            self.check_room_without(ids, &state)?;
+            check(&state)?;
             match self.control.apply_if(change, &state, |txn| txn).await {
                 Err(ControlError::Store(MetaError::Conflict { .. })) => {}
                 changed => return Ok(changed?),

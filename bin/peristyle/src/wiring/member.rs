@@ -106,6 +106,7 @@ async fn become_member(
         zone: cluster.zone.clone(),
         state: NodeState::Active,
         draining: false,
+        maintenance: None,
     };
     let waits = |absent: NodeId| {
         store::say(format!(

@@ -26,6 +26,9 @@ pub struct NodeInfo {
     /// It is to be emptied.
     #[serde(default)]
     pub draining: bool,
+    /// Seconds for which it may still be away without anything being rebuilt for it; a few may have passed already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<u32>,
     /// On its devices, as far as is known.
     #[serde(default)]
     pub columns: u64,
@@ -74,6 +77,7 @@ impl ClusterInfo {
             state: n.state,
             alive: alive(n.id),
             draining: n.draining,
+            maintenance: n.maintenance,
             columns: of(n.id).map(|d| columns(d.id)).sum(),
             peers: n.peers.to_string(),
             portals: n.portals.iter().map(|p| p.to_string()).collect(),

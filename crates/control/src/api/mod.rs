@@ -44,6 +44,13 @@ pub enum Request {
         node: u32,
         draining: bool,
     },
+    /// A node of the cluster may be away for so many seconds, at least 1. `force`: even if that leaves too little.
+    NodeMaintain {
+        node: u32,
+        seconds: u32,
+        #[serde(default)]
+        force: bool,
+    },
     VolumeList,
     VolumeShow {
         name: String,

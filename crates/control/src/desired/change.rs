@@ -14,10 +14,19 @@ pub enum Change {
         node: NodeId,
         state: NodeState,
     },
-    /// It is to be emptied, or not any more.
+    /// It is to be emptied, or not any more: that ends its maintenance, too.
     DrainNode {
         node: NodeId,
         draining: bool,
+    },
+    /// It may be away for so many seconds, and nothing is rebuilt for it; or it is as others again.
+    MaintainNode {
+        node: NodeId,
+        seconds: Option<u32>,
+    },
+    /// So many seconds have passed for the nodes that are in maintenance.
+    CountMaintenance {
+        seconds: u32,
     },
     /// Shards, and the nodes that are to own them.
     SetOwners(Vec<(ShardId, NodeId)>),
@@ -94,6 +103,8 @@ impl State {
             Change::JoinNode(node) => self.join_node(node)?,
             Change::SetNodeState { node, state } => self.set_node_state(*node, *state)?,
             Change::DrainNode { node, draining } => self.drain_node(*node, *draining)?,
+            Change::MaintainNode { node, seconds } => self.maintain_node(*node, *seconds)?,
+            Change::CountMaintenance { seconds } => self.count_maintenance(*seconds),
             Change::SetOwners(owners) => self.set_owners(owners)?,
             Change::CreatePool(pool) => self.create_pool(pool)?,
             Change::SetPool { pool, scheme, too_few_domains } => {

@@ -33,6 +33,17 @@ pub struct Node {
     /// It is to be emptied: it owns no shards, and its devices' columns move to others.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
+    /// Seconds for which it may still be away without anything being rebuilt for it; the manager counts them down. Until then it owns no
+    /// shards, and nothing new comes to its devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<u32>,
+}
+
+impl Node {
+    /// What the state says of it lets it own shards.
+    pub fn may_own(&self) -> bool {
+        self.state == NodeState::Active && !self.draining && self.maintenance.is_none()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -88,17 +99,17 @@ impl State {
         if node.id.0 == 0 || node.id.0 as usize > NODES_MAX {
             return Err(ControlError::BadNode(node.id.0));
         }
-        let draining = match self.nodes.get(&node.id) {
+        let (draining, maintenance) = match self.nodes.get(&node.id) {
             Some(there) if there.uuid != node.uuid => return Err(ControlError::NodeTaken(node.id.0)),
             // That is the operator's to say, whoever starts.
-            Some(there) => there.draining,
+            Some(there) => (there.draining, there.maintenance),
             // Who votes has changed.
             None => {
                 self.cluster.membership += 1;
-                node.draining
+                (node.draining, node.maintenance)
             }
         };
-        self.nodes.insert(node.id, Node { draining, ..node.clone() });
+        self.nodes.insert(node.id, Node { draining, maintenance, ..node.clone() });
         Ok(())
     }
 
@@ -110,8 +121,23 @@ impl State {
 
     pub(super) fn drain_node(&mut self, node: NodeId, draining: bool) -> Result<(), ControlError> {
         let missing = ControlError::NotFound { kind: "node", name: node.to_string() };
-        self.nodes.get_mut(&node).ok_or(missing)?.draining = draining;
+        let there = self.nodes.get_mut(&node).ok_or(missing)?;
+        there.draining = draining;
+        there.maintenance = there.maintenance.filter(|_| draining);
         Ok(())
+    }
+
+    pub(super) fn maintain_node(&mut self, node: NodeId, seconds: Option<u32>) -> Result<(), ControlError> {
+        let missing = ControlError::NotFound { kind: "node", name: node.to_string() };
+        self.nodes.get_mut(&node).ok_or(missing)?.maintenance = seconds.filter(|left| *left > 0);
+        Ok(())
+    }
+
+    pub(super) fn count_maintenance(&mut self, seconds: u32) {
+        for node in self.nodes.values_mut() {
+            node.maintenance =
+                node.maintenance.and_then(|left| left.checked_sub(seconds)).filter(|left| *left > 0);
+        }
     }
 
     pub(super) fn set_owners(&mut self, owners: &[(ShardId, NodeId)]) -> Result<(), ControlError> {

@@ -177,6 +177,7 @@ async fn join(store: FarStore, i: usize, joined: Rc<RefCell<Option<State>>>) {
         zone: None,
         state: NodeState::Active,
         draining: false,
+        maintenance: None,
     };
     let device = FoundDevice { id: device_id(i), path: format!("d{i}"), domain: None };
     // A program ends when the store goes away in the middle, and is started again.
