@@ -127,6 +127,7 @@ pub fn node(order: NodeOrder, admin: Admin) -> Result<(), Failure> {
     let request = match order {
         NodeOrder::Drain { node } => Request::NodeDrain { node, draining: true },
         NodeOrder::Keep { node } => Request::NodeDrain { node, draining: false },
+        NodeOrder::Remove { node } => Request::NodeRemove { node },
         NodeOrder::Maintain { node, seconds, force } => Request::NodeMaintain { node, seconds, force },
     };
     done(call(admin, request)?)

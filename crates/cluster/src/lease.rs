@@ -23,6 +23,8 @@ pub const LEASE_PERIOD: Duration = Duration::from_millis(600);
 pub const RENEW_PERIOD: Duration = Duration::from_millis(100);
 /// Clocks that drift more than this are outside the fault model.
 pub const DRIFT_PERMILLE: u32 = 10;
+/// After this, by any node's clock, nothing of what was granted before holds any more.
+pub const LEASE_OVER: Duration = Duration::from_millis(LEASE_PERIOD.as_millis() as u64 * 102 / 100);
 
 /// Nodes of `all` that decide.
 pub const fn majority(all: usize) -> usize {
@@ -105,11 +107,20 @@ impl Grantor {
     }
 }
 
+/// What a holder has of one node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Vote {
+    /// It has left the cluster: what it has granted counts no more.
+    Left,
+    /// When it was asked for what it has granted, latest.
+    Asked(Option<Instant>),
+}
+
 /// The side that holds: what an owner knows of one shard's lease.
 pub struct Holder {
     pub epoch: Epoch,
-    /// When each node was asked that has granted, latest.
-    asked: Vec<Option<Instant>>,
+    /// By number of a node.
+    votes: Vec<Vote>,
     /// It has run out, or was refused: nothing brings it back.
     over: bool,
     lease: Lease,
@@ -118,7 +129,7 @@ pub struct Holder {
 impl Holder {
     /// `nodes`: all that may grant, this one included. `lease` is what its users look at.
     pub fn new(epoch: Epoch, nodes: usize, lease: Lease) -> Holder {
-        Holder { epoch, asked: vec![None; nodes], over: false, lease }
+        Holder { epoch, votes: vec![Vote::Asked(None); nodes], over: false, lease }
     }
 
     /// Node number `from` has granted what it was asked for at `asked`.
@@ -126,15 +137,30 @@ impl Holder {
         if self.is_over(now) {
             return;
         }
-        self.asked[from] = self.asked[from].max(Some(asked));
+        let Vote::Asked(latest) = &mut self.votes[from] else { return };
+        *latest = (*latest).max(Some(asked));
         if let Some(until) = self.until_of_majority() {
             self.lease.extend(until);
         }
     }
 
-    /// One more node may grant, and has not: a majority is one of all that may now, so the lease may end sooner.
-    pub fn join(&mut self) {
-        self.asked.push(None);
+    /// One more node may grant, and has not: a majority is one of all that may now, so the lease may end sooner. Its number is the
+    /// next one, or that which it had before it left.
+    pub fn join(&mut self, number: usize) {
+        match self.votes.get_mut(number) {
+            Some(vote) => *vote = Vote::Asked(None),
+            None => self.votes.push(Vote::Asked(None)),
+        }
+        self.count_again();
+    }
+
+    /// A node has left the cluster: a majority is one of those that are left, and what it has granted counts no more.
+    pub fn leave(&mut self, number: usize) {
+        self.votes[number] = Vote::Left;
+        self.count_again();
+    }
+
+    fn count_again(&mut self) {
         if !self.over && self.lease.was_held() {
             let until = self.until_of_majority().map_or(ENDED, |until| until.0);
             self.lease.store(until);
@@ -143,9 +169,11 @@ impl Holder {
 
     /// Until when a majority has granted.
     fn until_of_majority(&self) -> Option<Instant> {
-        let mut all: Vec<_> = self.asked.iter().flatten().copied().collect();
+        let voters = self.votes.iter().filter(|vote| **vote != Vote::Left).count();
+        let granted = |vote: &Vote| if let Vote::Asked(latest) = vote { *latest } else { None };
+        let mut all: Vec<_> = self.votes.iter().filter_map(granted).collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
-        let oldest = all.get(majority(self.asked.len()) - 1)?;
+        let oldest = all.get(majority(voters) - 1)?;
         Some(later(*oldest, shorter(LEASE_PERIOD)))
     }
 
@@ -311,21 +339,21 @@ mod tests {
         let mut holder = Holder::new(Epoch(1), 3, lease.clone());
         (0..3).for_each(|node| holder.granted(ms(1000), node, ms(900 + 30 * node as u64)));
         assert!(lease.holds(ms(1523)) && !lease.holds(ms(1524)), "two of three");
-        holder.join();
+        holder.join(3);
         assert!(lease.holds(ms(1493)) && !lease.holds(ms(1494)), "three of four");
         holder.granted(ms(1100), 3, ms(1090));
         assert!(lease.holds(ms(1523)) && !lease.holds(ms(1524)));
         // One that was alone needs the second from now on.
         let lease = Lease::none();
         let mut alone = Holder::new(Epoch(1), 1, lease.clone());
-        alone.join();
+        alone.join(1);
         alone.granted(ms(1000), 0, ms(1000));
         assert!(!lease.holds(ms(1000)) && !alone.is_over(ms(1000)), "it was never held");
         alone.granted(ms(1010), 1, ms(1005));
         assert!(lease.holds(ms(1100)));
-        alone.join();
+        alone.join(2);
         assert!(lease.holds(ms(1100)), "two of three");
-        alone.join();
+        alone.join(3);
         assert!(!lease.holds(ms(1100)) && alone.is_over(ms(1100)));
         alone.granted(ms(1110), 2, ms(1105));
         assert!(!lease.holds(ms(1110)), "what has ended does not begin again");
@@ -385,5 +413,34 @@ mod tests {
             }
         }
         assert!(takeovers > 1000, "{takeovers}");
+    }
+
+    #[test]
+    fn who_leaves_makes_a_majority_one_of_fewer_and_takes_its_grant_along() {
+        let lease = Lease::none();
+        let mut holder = Holder::new(Epoch(1), 4, lease.clone());
+        (0..3).for_each(|node| holder.granted(ms(1000), node, ms(900 + 30 * node as u64)));
+        assert!(lease.holds(ms(1493)) && !lease.holds(ms(1494)), "three of four");
+        holder.leave(3);
+        assert!(lease.holds(ms(1523)) && !lease.holds(ms(1524)), "two of three");
+        holder.leave(2);
+        assert!(
+            lease.holds(ms(1493)) && !lease.holds(ms(1494)),
+            "two of two: the one that has left does not count"
+        );
+        holder.granted(ms(1100), 2, ms(1100));
+        holder.granted(ms(1100), 0, ms(1100));
+        assert!(lease.holds(ms(1523)) && !lease.holds(ms(1524)));
+        // It is back, and has granted nothing yet.
+        holder.join(2);
+        assert!(lease.holds(ms(1523)) && !lease.holds(ms(1524)), "two of three");
+        holder.granted(ms(1120), 2, ms(1110));
+        assert!(lease.holds(ms(1693)) && !lease.holds(ms(1694)));
+        // One that was held by those that have left ends.
+        holder.leave(0);
+        holder.leave(2);
+        assert!(lease.holds(ms(1120)), "one of one and another that has left before");
+        holder.leave(1);
+        assert!(!lease.holds(ms(1120)) && holder.is_over(ms(1120)));
     }
 }

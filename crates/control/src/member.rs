@@ -1,19 +1,23 @@
 //! Nodes of a cluster: how one is created, how nodes join it, and how they say that they run.
 //!
-//! **Invariant:** memberships that running nodes go by are neighbours: a node joins only while every member runs and goes by the
-//! membership of now. So any majority of what one node goes by and any of what another goes by have a node in common, and leases
-//! stay exclusive (`cluster::lease`).
+//! **Invariant:** memberships that running members go by are neighbours: a node joins, or is removed, only while every (other) member
+//! runs and goes by the membership of now. So any majority of what one node goes by and any of what another goes by have a node in
+//! common, and leases stay exclusive (`cluster::lease`). A node that was removed may not know it, and go by an old membership: it is
+//! granted nothing by anybody who goes by a newer one, and who says that he does says so when what he granted before is over.
 
 use crate::desired::{Change, Control, ControlError, Device, FailureDomain, Node, Pool, State};
 use crate::meta::{ClusterStore, MetaError, MetaStore, Revision, Txn};
 use crate::presence::{self, Member};
 use crate::setup::{FoundDevice, POOL, nqn_of};
-use peristyle_base::{Duration, NodeId, Scheme, Uuid};
+use peristyle_base::{DeviceId, Duration, NodeId, Scheme, Uuid};
 use peristyle_cluster::TooFewPolicy;
 use peristyle_rt::sleep;
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Looks at whether a node can be removed: for longer than one that has ended is taken for running.
+const REMOVE_LOOKS: u32 = 50;
 
 /// What a new cluster is made with.
 #[derive(Clone, Debug)]
@@ -62,7 +66,7 @@ pub async fn join<S: ClusterStore>(
         let state = control.state().clone();
         // What would be refused is not waited for.
         state.clone().apply(&Change::JoinNode(node.clone()))?;
-        let guards = match missing(control.store(), &state).await? {
+        let guards = match missing(control.store(), &state, None).await? {
             _ if state.nodes.contains_key(&node.id) => Vec::new(),
             Ok(guards) => guards,
             Err(absent) => {
@@ -81,14 +85,51 @@ pub async fn join<S: ClusterStore>(
     }
 }
 
-/// The keys of all members, which run and go by the membership of now; or one that does not.
+/// Takes a node that does not run out of the cluster; on the devices that `emptied` names there is nothing. A node that has just ended
+/// counts as running for some seconds.
+pub async fn remove<S: ClusterStore>(
+    control: &Control<S>,
+    node: NodeId,
+    emptied: &[DeviceId],
+) -> Result<(), ControlError> {
+    let change = Change::RemoveNode { node, emptied: emptied.to_vec() };
+    let mut left = REMOVE_LOOKS;
+    loop {
+        control.refresh().await?;
+        let state = control.state().clone();
+        // What would be refused is not waited for.
+        state.clone().apply(&change)?;
+        left -= 1;
+        let runs = control.store().get(&presence::member_key(node)).await?.is_some();
+        let why = match missing(control.store(), &state, Some(node)).await? {
+            _ if runs => ControlError::NodeRuns(node.0),
+            Err(absent) => ControlError::NodeAbsent(absent.0),
+            Ok(mut guards) => {
+                guards.push((presence::member_key(node), Revision(0)));
+                let guard =
+                    |txn| guards.iter().fold(txn, |txn: Txn, (key, at)| txn.compare(key.clone(), *at));
+                match control.apply_if(&change, &state, guard).await {
+                    Err(ControlError::Store(why @ MetaError::Conflict { .. })) => why.into(),
+                    result => return result.map(drop),
+                }
+            }
+        };
+        if left == 0 {
+            return Err(why);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// The keys of all members but one, which run and go by the membership of now; or one that does not.
 async fn missing<S: ClusterStore>(
     store: &S,
     state: &State,
+    but: Option<NodeId>,
 ) -> Result<Result<Vec<(String, Revision)>, NodeId>, ControlError> {
     let there = store.range(presence::MEMBERS, crate::desired::NODES_MAX).await?;
     let mut guards = Vec::with_capacity(state.nodes.len());
-    for &node in state.nodes.keys() {
+    for &node in state.nodes.keys().filter(|node| but != Some(**node)) {
         let key = presence::member_key(node);
         let current = |value: &[u8]| {
             serde_json::from_slice::<Member>(value).is_ok_and(|m| m.membership == state.cluster.membership)

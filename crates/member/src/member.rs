@@ -54,6 +54,8 @@ pub struct Member<S: ClusterStore + Clone + 'static> {
     /// Volumes change one after the other.
     turn: Rc<Semaphore>,
     started: Instant,
+    /// What was granted to nodes that have left is over.
+    settled_at: Cell<Instant>,
     pub(crate) leaving: Cell<bool>,
 }
 
@@ -77,6 +79,7 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
             manager: RefCell::default(),
             turn,
             started: peristyle_rt::now(),
+            settled_at: Cell::new(Instant(0)),
             leaving: Cell::new(false),
         });
         spawn(member.clone().follow_store());
@@ -161,8 +164,10 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
             let state = self.control.state().clone();
             self.meet_nodes(&state);
             self.meet_devices(&state);
-            // From here on majorities are those of this membership.
-            self.presence.set_membership(state.cluster.membership);
+            // From here on majorities are those of this membership, and nothing holds that was granted to nodes that have left it.
+            if peristyle_rt::now() >= self.settled_at.get() && state.nodes.contains_key(&self.me) {
+                self.presence.set_membership(state.cluster.membership);
+            }
             self.own_shards(&state).await;
             self.look_again(state.cluster.generation).await;
             // Another may have been asked to own what this node has lost.
@@ -175,6 +180,16 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
     fn meet_nodes(&self, state: &State) {
         let others = state.nodes.values().filter(|n| n.id != self.me);
         others.for_each(|n| self.node.add_peer(describe::peer_config(n)));
+        for gone in self.node.peer_nodes().into_iter().filter(|id| !state.nodes.contains_key(id)) {
+            let over = self.node.remove_peer(gone);
+            self.settled_at.set(self.settled_at.get().max(over));
+        }
+        if !state.nodes.contains_key(&self.me) && !self.leaving.replace(true) {
+            (self.say)(
+                "this node was removed from the cluster: it serves nothing any more, and can be stopped"
+                    .into(),
+            );
+        }
         self.node.set_portals(describe::portals(self.me, state));
     }
 

@@ -6,11 +6,24 @@ use crate::peer::PeerConfig;
 use crate::reactor::PeerDevice;
 use peristyle_base::{DeviceId, Instant, NodeId};
 use peristyle_cluster::ShardStore;
+use peristyle_cluster::lease::LEASE_OVER;
 
 impl<S: ShardStore + Clone + 'static> Node<S> {
-    /// Another node has joined the cluster. One that is known already stays as it is.
+    /// Another node has joined the cluster, or is reached elsewhere. One that is known there stays as it is.
     pub fn add_peer(&self, peer: PeerConfig) {
         self.peers.add(peer, self.devices());
+    }
+
+    /// A node has left the cluster: what it grants counts no more, and it is granted nothing from now on. Says when what it was granted before
+    /// is over.
+    pub fn remove_peer(&self, node: NodeId) -> Instant {
+        self.peers.remove(node, self.devices());
+        peristyle_rt::now() + LEASE_OVER
+    }
+
+    /// The other members.
+    pub fn peer_nodes(&self) -> Vec<NodeId> {
+        self.peers.nodes()
     }
 
     /// Another node serves a device, which is new or was this node's, or a third one's. False: there are too many devices.

@@ -250,6 +250,14 @@ pub enum NodeOrder {
         #[arg(long)]
         force: bool,
     },
+    /// Take a node out of the cluster for good: it does not vote any more
+    ///
+    /// It must have ended, some seconds ago, and all other nodes must run. Empty it first with `node drain`, or, if its disks are lost, give them up
+    /// with `device fail`. Its number is free then.
+    Remove {
+        /// The node's number
+        node: u32,
+    },
     /// Use a node again that was to be emptied, or was in maintenance
     Keep {
         /// The node's number

@@ -523,6 +523,10 @@ impl AdminHandler for Admin {
                 let _turn = self.turn.acquire(1).await;
                 return self.drain_node(node, draining).await;
             }
+            Request::NodeRemove { node } => {
+                let _turn = self.turn.acquire(1).await;
+                return self.remove_node(node).await;
+            }
             Request::NodeMaintain { node, seconds, force } => {
                 let _turn = self.turn.acquire(1).await;
                 return self.maintain_node(node, seconds, force).await;

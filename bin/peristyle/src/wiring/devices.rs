@@ -9,7 +9,7 @@ use peristyle_cluster::{DeviceView, DomainId, Shuns, deviations, usable_domains}
 use peristyle_column::Discard;
 use peristyle_control::api::{ApiError, BalanceInfo, Code, DeviceBalance, RepairInfo, Response};
 use peristyle_control::desired::{Change, Device as KnownDevice, DeviceState, State};
-use peristyle_control::member::device_of;
+use peristyle_control::member::{self, device_of};
 use peristyle_control::setup::{POOL, own_domain};
 use peristyle_control::{ControlError, MetaError};
 use peristyle_node::devices::SharedDevice;
@@ -185,6 +185,24 @@ impl Admin {
             true => self.empty(&devices, &change).await?,
             false => self.control.apply(&change).await?,
         };
+        Ok(Response::Done)
+    }
+
+    /// A node that does not run, and that was emptied or whose devices are given up, is no member any more.
+    pub(super) async fn remove_node(&self, node: u32) -> Result<Response, ApiError> {
+        if self.member.is_none() {
+            return Err(ApiError::new(Code::NotAllowed, "this node is alone: it is in no cluster"));
+        }
+        let node = NodeId(node);
+        let of_node: Vec<DeviceId> = {
+            let state = self.control.state();
+            state.devices.values().filter(|d| d.node == Some(node)).map(|d| d.id).collect()
+        };
+        // As its node has told last.
+        let is_empty = |d: &SharedDevice| d.slots() > 0 && d.usage().1 == 0;
+        let emptied: Vec<DeviceId> =
+            of_node.into_iter().filter(|id| self.node.devices().get(*id).is_some_and(is_empty)).collect();
+        member::remove(&self.control, node, &emptied).await?;
         Ok(Response::Done)
     }
 

@@ -44,6 +44,10 @@ pub enum Request {
         node: u32,
         draining: bool,
     },
+    /// A node of the cluster that does not run, and on which nothing is, is taken out of it.
+    NodeRemove {
+        node: u32,
+    },
     /// A node of the cluster may be away for so many seconds, at least 1. `force`: even if that leaves too little.
     NodeMaintain {
         node: u32,
@@ -432,13 +436,17 @@ impl From<ControlError> for ApiError {
             | NotDeleting(_)
             | BadNode(_)
             | DeviceGone(_)
+            | DeviceInUse(_)
             | IsSnapshot(_)
             | NotSnapshot(_)
             | HasSnapshots(_)
             | WouldShrink { .. } => Code::Invalid,
             Exists { .. } | IdentityTaken(_) | AlreadyThere(_) | NodeTaken(_) => Code::Exists,
             NotFound { .. } => Code::NotFound,
-            Deleting(_) | Store(MetaError::Conflict { .. } | MetaError::Unavailable(_)) => Code::Busy,
+            NodeRuns(_)
+            | NodeAbsent(_)
+            | Deleting(_)
+            | Store(MetaError::Conflict { .. } | MetaError::Unavailable(_)) => Code::Busy,
             TooMany { .. } | LayersUsedUp => Code::LimitReached,
             Store(MetaError::Unknown(_)) => Code::Unknown,
             NoShards | NoPool | Unreadable { .. } | Store(MetaError::TooLarge | MetaError::NoLease) => {

@@ -19,6 +19,11 @@ pub enum Change {
         node: NodeId,
         draining: bool,
     },
+    /// It is no member any more, and does not vote. Its devices have left; so do those that `emptied` names, on which nothing is.
+    RemoveNode {
+        node: NodeId,
+        emptied: Vec<DeviceId>,
+    },
     /// It may be away for so many seconds, and nothing is rebuilt for it; or it is as others again.
     MaintainNode {
         node: NodeId,
@@ -103,6 +108,7 @@ impl State {
             Change::JoinNode(node) => self.join_node(node)?,
             Change::SetNodeState { node, state } => self.set_node_state(*node, *state)?,
             Change::DrainNode { node, draining } => self.drain_node(*node, *draining)?,
+            Change::RemoveNode { node, emptied } => self.remove_node(*node, emptied)?,
             Change::MaintainNode { node, seconds } => self.maintain_node(*node, *seconds)?,
             Change::CountMaintenance { seconds } => self.count_maintenance(*seconds),
             Change::SetOwners(owners) => self.set_owners(owners)?,

@@ -1,9 +1,9 @@
 //! Nodes of a cluster, and what depends on which node is where: failure domains, and who is to own a shard.
 
-use super::{Device, State};
+use super::{Device, DeviceState, State};
 use crate::desired::ControlError;
 use crate::serial::{node_id, text};
-use peristyle_base::{NodeId, ShardId, Uuid};
+use peristyle_base::{DeviceId, NodeId, ShardId, Uuid};
 use peristyle_cluster::DomainId;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -124,6 +124,24 @@ impl State {
         let there = self.nodes.get_mut(&node).ok_or(missing)?;
         there.draining = draining;
         there.maintenance = there.maintenance.filter(|_| draining);
+        Ok(())
+    }
+
+    pub(super) fn remove_node(&mut self, node: NodeId, emptied: &[DeviceId]) -> Result<(), ControlError> {
+        if !self.nodes.contains_key(&node) {
+            return Err(ControlError::NotFound { kind: "node", name: node.to_string() });
+        }
+        let in_use = |d: &&mut Device| {
+            d.node == Some(node) && matches!(d.state, DeviceState::Active | DeviceState::Draining)
+        };
+        if let Some(device) = self.devices.values_mut().filter(in_use).find(|d| !emptied.contains(&d.id)) {
+            return Err(ControlError::DeviceInUse(device.id.to_string()));
+        }
+        self.devices.values_mut().filter(in_use).for_each(|d| d.state = DeviceState::Removed);
+        self.shards.values_mut().filter(|s| s.owner == Some(node)).for_each(|s| s.owner = None);
+        self.nodes.remove(&node);
+        // Who votes has changed.
+        self.cluster.membership += 1;
         Ok(())
     }
 

@@ -63,6 +63,16 @@ pub enum ControlError {
          folder that it had (`node.data_dir`)"
     )]
     NodeTaken(u32),
+    #[error(
+        "the device {0} of that node is in use: empty it with `node drain`, or give it up with `device fail`"
+    )]
+    DeviceInUse(String),
+    #[error("node {0} runs: stop it first")]
+    NodeRuns(u32),
+    #[error(
+        "node {0} does not run, or has not heard of the last change yet: who votes changes while all others run"
+    )]
+    NodeAbsent(u32),
     #[error("no shard to put the volume on: the store was never completed; create it anew")]
     NoShards,
     #[error("a shard's pool does not exist: create the pool first")]

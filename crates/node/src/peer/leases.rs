@@ -2,6 +2,7 @@
 //! (`cluster::lease`). All of it lives on the first reactor; other reactors see leases only.
 
 use super::link::With;
+use super::table::Peer;
 use super::{Link, Peers};
 use peristyle_base::{Epoch, Instant, NodeId, ShardId};
 use peristyle_cluster::lease::{Claimed, Grantor, Holder, Lease, RENEW_PERIOD, majority};
@@ -57,8 +58,10 @@ impl Leases {
 }
 
 impl Peers {
-    /// What this node says to another that wants to own a shard, or does. `None`: this is not the reactor to ask.
+    /// What this node says to another that wants to own a shard, or does. `None`: this is not the reactor to ask, or the other is no
+    /// member: one that has left may not know it yet, and has no vote of anybody who does.
     pub(super) fn promised(&self, from: NodeId, request: &Request<'_>) -> Option<Answer> {
+        self.table.get(from)?;
         let leases = self.leases.borrow();
         let (grantor, now) = (&mut *leases.as_ref()?.grantor.borrow_mut(), peristyle_rt::now());
         Some(match request {
@@ -78,40 +81,38 @@ impl Peers {
     pub(crate) fn start_leases(self: &Rc<Self>, table: LeaseTable) {
         let leases = Rc::new(Leases::new(peristyle_rt::now(), table));
         self.leases.replace(Some(leases.clone()));
-        for (number, peer) in (1..).zip(self.table.all()) {
-            self.begin_renewing(number, peer.node, &leases);
+        for (number, peer) in self.table.numbered() {
+            peristyle_rt::spawn(self.clone().renew_with(number, peer.node, leases.clone()));
         }
         peristyle_rt::spawn(self.clone().renew_here(leases));
     }
 
-    fn begin_renewing(self: &Rc<Self>, number: usize, node: NodeId, leases: &Rc<Leases>) {
-        if let Some(link) = self.link(node, 0) {
-            peristyle_rt::spawn(self.clone().renew_with(number, link, leases.clone()));
-        }
-    }
-
     /// A node has joined: it votes from now on, and a majority is one of more. On the first reactor.
-    pub(super) fn begin_voting(self: &Rc<Self>, node: NodeId) {
+    pub(super) fn begin_voting(self: &Rc<Self>, number: usize, node: NodeId) {
         let Some(leases) = self.leases.borrow().clone() else { return };
-        leases.holders.borrow_mut().values_mut().for_each(Holder::join);
-        self.begin_renewing(self.table.count(), node, &leases);
+        leases.holders.borrow_mut().values_mut().for_each(|holder| holder.join(number));
+        peristyle_rt::spawn(self.clone().renew_with(number, node, leases));
     }
 
-    fn voters(&self) -> usize {
-        1 + self.table.count()
+    /// A node has left: a majority is one of fewer. On the first reactor.
+    pub(super) fn end_voting(&self, number: usize) {
+        let Some(leases) = self.leases.borrow().clone() else { return };
+        leases.holders.borrow_mut().values_mut().for_each(|holder| holder.leave(number));
     }
 
     /// Has a majority of the nodes take this one for the shard's owner; then the lease holds. On the first reactor.
     pub(crate) async fn claim(&self, shard: ShardId, epoch: Epoch) -> bool {
         let Some(leases) = self.leases.borrow().clone() else { return false };
+        let membership = self.table.membership();
         let accepted = timeout(CLAIM_LIMIT, self.claim_of_all(&leases, shard, epoch)).await.flatten();
-        // Who has joined meanwhile was not asked.
-        let Some(accepted) = accepted.filter(|accepted| accepted.len() == self.voters()) else {
+        // Who has joined meanwhile was not asked, and who has left does not count.
+        let Some(accepted) = accepted.filter(|_| self.table.membership() == membership) else {
             return false;
         };
         let lease = leases.table.get(shard);
         lease.begin();
-        let mut holder = Holder::new(epoch, self.voters(), lease.clone());
+        let mut holder = Holder::new(epoch, accepted.len(), lease.clone());
+        self.table.left().for_each(|number| holder.leave(number));
         // Who accepts promises as much as who renews.
         for (node, asked) in accepted.into_iter().enumerate() {
             asked.into_iter().for_each(|asked| holder.granted(peristyle_rt::now(), node, asked));
@@ -127,8 +128,9 @@ impl Peers {
         shard: ShardId,
         epoch: Epoch,
     ) -> Option<Vec<Option<Instant>>> {
-        let ballot = Ballot { accepted: RefCell::new(vec![None; self.voters()]), ..Ballot::default() };
-        let links = (1..).zip(self.table.all());
+        let (accepted, voters) = (vec![None; self.table.numbers()], 1 + self.table.all().count());
+        let ballot = Ballot { accepted: RefCell::new(accepted), voters, ..Ballot::default() };
+        let links = self.table.numbered();
         let links = links.filter_map(|(node, peer)| Some((node, self.link(peer.node, 0)?)));
         let others = join_all(links.map(|(node, link)| ballot.ask(node, link, shard, epoch)));
         let here = async {
@@ -181,9 +183,11 @@ impl Peers {
         }
     }
 
-    /// Renews what this node holds with another, number `number` of those who vote.
-    async fn renew_with(self: Rc<Self>, number: usize, link: Rc<Link>, leases: Rc<Leases>) {
+    /// Renews what this node holds with another, number `number` of those who vote, as long as that is a member.
+    async fn renew_with(self: Rc<Self>, number: usize, node: NodeId, leases: Rc<Leases>) {
+        let Some(term) = self.table.get(node).map(Peer::term) else { return };
         while !self.stopping.is_set() {
+            let Some(link) = self.link_in(node, term) else { return };
             let asked = peristyle_rt::now();
             let shards: Vec<(ShardId, Epoch)> =
                 leases.holders.borrow().iter().map(|(&shard, holder)| (shard, holder.epoch)).collect();
@@ -193,6 +197,7 @@ impl Peers {
                 let answer = timeout(ANSWER_LIMIT, link.call(&request, With::default())).await;
                 if let Some((Ok(Answer::Renewed(granted)), _)) = answer
                     && granted.len() == some.len()
+                    && self.link_in(node, term).is_some()
                 {
                     leases.renewed(number, asked, some, &granted);
                 }
@@ -222,6 +227,8 @@ impl Leases {
 struct Ballot {
     /// When each was asked that has.
     accepted: RefCell<Vec<Option<Instant>>>,
+    /// A majority of so many decides; others are not asked.
+    voters: usize,
     /// Somebody has accepted a higher epoch.
     lost: Cell<bool>,
     changed: Notify,
@@ -230,7 +237,7 @@ struct Ballot {
 impl Ballot {
     fn is_decided(&self) -> bool {
         let accepted = self.accepted.borrow();
-        self.lost.get() || accepted.iter().flatten().count() >= majority(accepted.len())
+        self.lost.get() || accepted.iter().flatten().count() >= majority(self.voters)
     }
 
     /// Takes note of an answer; says when to ask again. Who has accepted is asked again as well: the promise runs out while

@@ -114,6 +114,8 @@ pub(super) struct Link {
     conn: RefCell<Option<Rc<Conn>>>,
     state: Cell<LinkState>,
     stopping: Event,
+    /// Nobody uses it any more.
+    ended: Event,
 }
 
 impl Link {
@@ -125,6 +127,7 @@ impl Link {
             conn: RefCell::default(),
             state: Cell::new(LinkState::Unreachable),
             stopping,
+            ended: Event::default(),
         });
         peristyle_rt::spawn(link.clone().run());
         link
@@ -137,15 +140,21 @@ impl Link {
     async fn run(self: Rc<Self>) {
         let me = self.clone();
         peristyle_rt::spawn(async move {
-            me.stopping.wait().await;
+            select(me.stopping.wait(), me.ended.wait()).await;
             if let Some(conn) = &*me.conn.borrow() {
                 conn.outbox.close();
             }
         });
-        while !self.stopping.is_set() {
+        while !self.stopping.is_set() && !self.ended.is_set() {
             self.connect_once().await;
-            select(self.stopping.wait(), peristyle_rt::sleep(RETRY_PERIOD)).await;
+            let over = select(self.stopping.wait(), self.ended.wait());
+            select(over, peristyle_rt::sleep(RETRY_PERIOD)).await;
         }
+    }
+
+    /// For good: another takes its place, or its node has left.
+    pub fn end(&self) {
+        self.ended.set();
     }
 
     /// Returns when the connection is lost.

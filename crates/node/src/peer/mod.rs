@@ -14,6 +14,7 @@ mod watch;
 
 pub use leases::LeaseTable;
 pub use link::LinkState;
+use table::Peer;
 pub(crate) use table::{Identity, PeerTable};
 pub use table::{PeerConfig, PeersConfig};
 
@@ -41,7 +42,8 @@ pub struct Peers {
     /// Where the first reactor listens for other nodes.
     listen: Option<SocketAddr>,
     table: PeerTable,
-    links: RefCell<BTreeMap<(NodeId, u16), Rc<Link>>>,
+    /// With the version of the node to which they were made.
+    links: RefCell<BTreeMap<(NodeId, u16), (u32, Rc<Link>)>>,
     /// On the first reactor of a node that has others.
     leases: RefCell<Option<Rc<Leases>>>,
     /// When each node answered last, on the first reactor.
@@ -77,8 +79,13 @@ impl Peers {
 
     /// The other nodes, and what is known of the connection to each.
     pub fn states(&self) -> Vec<(NodeId, LinkState)> {
-        let state = |p: &PeerConfig| self.link(p.node, 0).map_or(LinkState::Unreachable, |link| link.state());
+        let state = |p: &Peer| self.link(p.node, 0).map_or(LinkState::Unreachable, |link| link.state());
         self.table.all().map(|p| (p.node, state(p))).collect()
+    }
+
+    /// The other members.
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.table.all().map(|peer| peer.node).collect()
     }
 
     /// When a node answered last; on the first reactor.
@@ -86,16 +93,36 @@ impl Peers {
         self.heard.borrow().get(&node).copied()
     }
 
-    /// The connection to a reactor of another node; it is begun when it is first asked for. `None`: no such node is known.
+    /// The connection to a reactor of another node; it is begun when it is first asked for, and anew when the node is reached elsewhere.
+    /// `None`: no such node is a member.
     fn link(&self, node: NodeId, reactor: u16) -> Option<Rc<Link>> {
-        let mut addr = self.table.get(node)?.addr;
-        addr.set_port(addr.port().checked_add(reactor)?);
+        let peer = self.table.get(node)?;
+        let version = peer.version();
         let mut links = self.links.borrow_mut();
-        let link = links.entry((node, reactor)).or_insert_with(|| {
-            let hello = Hello { versions: (0, 0), cluster: self.who.cluster, from: self.who.me, to: node };
-            Link::start(Addr::Tcp(addr), hello, self.stopping.clone())
-        });
-        Some(link.clone())
+        match links.get(&(node, reactor)) {
+            Some((of, link)) if *of == version => return Some(link.clone()),
+            Some((_, old)) => old.end(),
+            None => {}
+        }
+        let mut addr = peer.addr();
+        addr.set_port(addr.port().checked_add(reactor)?);
+        let hello = Hello { versions: (0, 0), cluster: self.who.cluster, from: self.who.me, to: node };
+        let link = Link::start(Addr::Tcp(addr), hello, self.stopping.clone());
+        links.insert((node, reactor), (version, link.clone()));
+        Some(link)
+    }
+
+    /// To a node's first reactor, while it is a member without having left meanwhile.
+    fn link_in(&self, node: NodeId, term: u32) -> Option<Rc<Link>> {
+        self.table.get(node).filter(|peer| peer.term() == term)?;
+        self.link(node, 0)
+    }
+
+    /// Ends this reactor's connections to a node that has left. Those of others end with it.
+    fn unlink(&self, node: NodeId) {
+        let mut links = self.links.borrow_mut();
+        links.iter().filter(|((to, _), _)| *to == node).for_each(|(_, (_, link))| link.end());
+        links.retain(|(to, _), _| *to != node);
     }
 
     /// To the reactor that serves a device. `None`: the device has moved to this node.

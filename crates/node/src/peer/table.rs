@@ -1,9 +1,11 @@
-//! Which other nodes there are, as all reactors know it. Nodes join while others run; none leaves a table.
+//! Which other nodes there are, as all reactors know it. Nodes join and leave while others run, and come to other addresses.
 
 use peristyle_base::{NodeId, Uuid};
 use peristyle_cluster::lease::NODES_MAX;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Another node, and where its first reactor listens; the others follow on the next ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,29 +40,167 @@ pub(crate) struct Identity {
     pub reactors: usize,
 }
 
-/// The other nodes, in the order in which they came. Their places are their numbers among those who vote, behind this node's own.
+/// A node that is, or was, another member.
+pub(crate) struct Peer {
+    pub node: NodeId,
+    /// Off the I/O path: who makes a connection looks at it.
+    addr: Mutex<SocketAddr>,
+    /// Joins and leaves, in turn: it is a member while this is odd.
+    terms: AtomicU32,
+    /// Of its address and its membership: a connection of another version is not used.
+    version: AtomicU32,
+}
+
+/// What has become of a node that is to be in the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Added {
+    /// It votes from now on, under this number.
+    Joined(usize),
+    /// It is reached elsewhere.
+    Moved,
+    Known,
+    /// There are too many.
+    Full,
+}
+
+impl Peer {
+    pub fn is_member(&self) -> bool {
+        self.term() % 2 == 1
+    }
+    /// The time for which it is a member: another one when it comes back.
+    pub fn term(&self) -> u32 {
+        self.terms.load(Acquire)
+    }
+    pub fn version(&self) -> u32 {
+        self.version.load(Acquire)
+    }
+    pub fn addr(&self) -> SocketAddr {
+        *self.addr.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn move_to(&self, addr: SocketAddr) {
+        *self.addr.lock().unwrap_or_else(PoisonError::into_inner) = addr;
+    }
+    fn change(counter: &AtomicU32) {
+        // One reactor writes.
+        counter.store(counter.load(Acquire) + 1, Release);
+    }
+}
+
+/// The other nodes, in the order in which they first came. Their places are their numbers among those who vote, behind this node's
+/// own; one that has left keeps its place.
 #[derive(Clone)]
-pub(crate) struct PeerTable(Arc<[OnceLock<PeerConfig>]>);
+pub(crate) struct PeerTable(Arc<[OnceLock<Peer>]>);
 
 impl PeerTable {
     /// # Panics — when there are more than [`NODES_MAX`]: the desired state has no more.
     pub fn new(peers: &[PeerConfig]) -> PeerTable {
         let table = PeerTable((1..NODES_MAX).map(|_| OnceLock::new()).collect());
-        peers.iter().for_each(|peer| assert!(table.add(peer.clone()), "a node twice, or too many nodes"));
+        let join = |peer: &PeerConfig| matches!(table.add(peer.clone()), Added::Joined(_));
+        peers.iter().for_each(|peer| assert!(join(peer), "a node twice, or too many nodes"));
         table
     }
-    pub fn all(&self) -> impl Iterator<Item = &PeerConfig> {
+    fn known(&self) -> impl Iterator<Item = &Peer> {
         self.0.iter().map_while(OnceLock::get)
     }
-    pub fn get(&self, node: NodeId) -> Option<&PeerConfig> {
+    /// Members, with their numbers.
+    pub fn numbered(&self) -> impl Iterator<Item = (usize, &Peer)> {
+        (1..).zip(self.known()).filter(|(_, peer)| peer.is_member())
+    }
+    pub fn all(&self) -> impl Iterator<Item = &Peer> {
+        self.known().filter(|peer| peer.is_member())
+    }
+    pub fn get(&self, node: NodeId) -> Option<&Peer> {
         self.all().find(|peer| peer.node == node)
     }
-    pub fn count(&self) -> usize {
-        self.all().count()
+    /// Numbers that were given: those of members, of those that have left, and this node's own.
+    pub fn numbers(&self) -> usize {
+        1 + self.known().count()
     }
-    /// Called by one reactor. False: it is there already, or there are too many.
-    pub fn add(&self, peer: PeerConfig) -> bool {
-        self.get(peer.node).is_none()
-            && self.0.iter().find(|place| place.get().is_none()).is_some_and(|place| place.set(peer).is_ok())
+    /// Numbers of nodes that have left.
+    pub fn left(&self) -> impl Iterator<Item = usize> {
+        (1..).zip(self.known()).filter(|(_, peer)| !peer.is_member()).map(|(number, _)| number)
+    }
+    /// Another one whenever a node has joined or left.
+    pub fn membership(&self) -> u64 {
+        self.known().map(|peer| u64::from(peer.term())).sum()
+    }
+    /// Called by one reactor.
+    pub fn add(&self, peer: PeerConfig) -> Added {
+        let PeerConfig { node, addr } = peer;
+        for (number, place) in (1..).zip(self.0.iter()) {
+            let Some(known) = place.get() else {
+                let (addr, terms, version) = (Mutex::new(addr), AtomicU32::new(1), AtomicU32::new(0));
+                return match place.set(Peer { node, addr, terms, version }) {
+                    Ok(()) => Added::Joined(number),
+                    Err(_) => Added::Full,
+                };
+            };
+            if known.node != node {
+                continue;
+            }
+            let (is_member, moved) = (known.is_member(), known.addr() != addr);
+            if moved {
+                known.move_to(addr);
+            }
+            if moved || !is_member {
+                Peer::change(&known.version);
+            }
+            if is_member {
+                return if moved { Added::Moved } else { Added::Known };
+            }
+            Peer::change(&known.terms);
+            return Added::Joined(number);
+        }
+        Added::Full
+    }
+    /// A node is no member any more; its number. Called by one reactor.
+    pub fn leave(&self, node: NodeId) -> Option<usize> {
+        let (number, peer) = self.numbered().find(|(_, peer)| peer.node == node)?;
+        Peer::change(&peer.version);
+        Peer::change(&peer.terms);
+        Some(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(node: u32, port: u16) -> PeerConfig {
+        PeerConfig { node: NodeId(node), addr: SocketAddr::from(([10, 0, 0, node as u8], port)) }
+    }
+
+    #[test]
+    fn a_node_keeps_its_number_when_it_leaves_and_comes_back_elsewhere() {
+        let table = PeerTable::new(&[peer(2, 1), peer(3, 1)]);
+        let members = || table.numbered().map(|(number, p)| (number, p.node.0)).collect::<Vec<_>>();
+        let before = table.membership();
+        assert_eq!((table.add(peer(2, 1)), table.add(peer(4, 1))), (Added::Known, Added::Joined(3)));
+        assert_ne!(table.membership(), before);
+        let (before, version) = (table.membership(), table.get(NodeId(3)).unwrap().version());
+        assert_eq!(
+            (table.leave(NodeId(3)), table.leave(NodeId(3)), table.leave(NodeId(9))),
+            (Some(2), None, None)
+        );
+        assert_eq!((members(), table.left().collect::<Vec<_>>()), (vec![(1, 2), (3, 4)], vec![2]));
+        assert!(table.get(NodeId(3)).is_none() && table.numbers() == 4 && table.membership() != before);
+        let before = table.membership();
+        assert_eq!(table.add(peer(3, 7)), Added::Joined(2));
+        let back = table.get(NodeId(3)).unwrap();
+        assert_eq!((back.addr().port(), members().len()), (7, 3));
+        assert!(back.version() != version && table.membership() != before);
+        let (before, version) = (table.membership(), back.version());
+        assert_eq!(table.add(peer(3, 8)), Added::Moved);
+        assert_eq!((back.addr().port(), table.membership()), (8, before));
+        assert_ne!(back.version(), version);
+    }
+
+    #[test]
+    fn there_is_room_for_all_nodes_of_a_cluster_and_no_more() {
+        let table = PeerTable::new(&[]);
+        for node in 1..NODES_MAX as u32 {
+            assert_eq!(table.add(peer(node, 1)), Added::Joined(node as usize));
+        }
+        assert_eq!(table.add(peer(NODES_MAX as u32, 1)), Added::Full);
     }
 }

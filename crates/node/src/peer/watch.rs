@@ -1,6 +1,7 @@
 //! Watches other nodes and their devices from one reactor: a node that does not answer has no devices for anybody here.
 
 use super::link::With;
+use super::table::{Added, Peer};
 use super::{Link, PeerConfig, Peers};
 use crate::devices::{DeviceTable, Home, SharedDevice};
 use crate::probe;
@@ -31,22 +32,36 @@ impl Peers {
         }
     }
 
-    /// A node has joined the cluster: its devices may be used, and it votes. On the first reactor; all others see it.
+    /// A node has joined the cluster: its devices may be used, and it votes; or it is at another address. On the first reactor; all others
+    /// see it.
     pub(crate) fn add(self: &Rc<Self>, peer: PeerConfig, devices: &DeviceTable) {
         let node = peer.node;
-        if self.table.add(peer) {
-            self.begin_voting(node);
+        if let Added::Joined(number) = self.table.add(peer) {
+            self.begin_voting(number, node);
             peristyle_rt::spawn(self.clone().watch_node(node, devices.clone()));
         }
     }
 
+    /// A node has left the cluster: it does not vote, and its devices are not there. On the first reactor.
+    pub(crate) fn remove(&self, node: NodeId, devices: &DeviceTable) {
+        let Some(number) = self.table.leave(node) else { return };
+        self.end_voting(number);
+        self.unlink(node);
+        self.heard.borrow_mut().remove(&node);
+        of_node(devices, node).for_each(SharedDevice::set_closed);
+    }
+
     async fn watch_node(self: Rc<Self>, node: NodeId, devices: DeviceTable) {
-        let Some(link) = self.link(node, 0) else { return };
+        let Some(term) = self.table.get(node).map(Peer::term) else { return };
         // Whoever waits for this node may hold all other memory.
         let kept = KeptBufs::take(1, PING_BYTES).await;
         while !self.stopping.is_set() {
+            let Some(link) = self.link_in(node, term) else { return };
             let asked = peristyle_rt::now();
             let answer = timeout(LIMIT, async { ping(&link, kept.alloc(PING_BYTES).await).await }).await;
+            if self.link_in(node, term).is_none() {
+                return;
+            }
             match answer {
                 Some(Ok(reports)) => {
                     self.heard.borrow_mut().insert(node, peristyle_rt::now());

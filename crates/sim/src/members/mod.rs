@@ -36,6 +36,8 @@ pub struct Plan {
     kinds: Vec<Kind>,
     /// Nobody reaches the control store for a while, in some rounds.
     store_away: bool,
+    /// So many nodes are taken out of the cluster, one or more in a round.
+    removals: usize,
 }
 
 /// What befalls a node.
@@ -114,6 +116,7 @@ impl Plan {
             checkpoint_log_bytes: *rng.pick(&[1 << 20, 64 << 20]),
             kinds,
             store_away: rng.coin(),
+            removals: if rng.coin() { 1 + rng.below(3) as usize } else { 0 }.min(more),
         }
     }
 }
@@ -125,8 +128,8 @@ pub fn plan(seed: u64) -> Plan {
 pub fn run(seed: u64) -> Outcome {
     let world = world(seed);
     let plan = plan(seed);
-    let members =
-        Members { nodes: Nodes::new(&world, &plan), rng: world.rng(), world, plan, faults: 0, crashes: 0 };
+    let (nodes, rng, removed) = (Nodes::new(&world, &plan), world.rng(), Vec::new());
+    let members = Members { nodes, rng, world, plan, removed, faults: 0, crashes: 0 };
     members.live()
 }
 
@@ -135,6 +138,8 @@ struct Members {
     world: World,
     rng: Rng,
     plan: Plan,
+    /// Nodes that are no members any more.
+    removed: Vec<usize>,
     faults: u64,
     crashes: u64,
 }
@@ -146,7 +151,8 @@ impl Members {
         self.until_sound();
         for round in 0..self.plan.rounds {
             let there = if round == 0 { first } else { self.plan.nodes };
-            let struck = self.strike(there);
+            let leaving = if round == 0 { Vec::new() } else { self.remove_some() };
+            let struck = self.strike(there, leaving.len());
             if round == 0 {
                 self.run_for(1000);
                 (first..self.plan.nodes).for_each(|i| self.nodes.boot(i));
@@ -155,6 +161,7 @@ impl Members {
             self.leave_without_store();
             // Cuts first: a node that has just started reads the state before it can leave.
             struck.iter().rev().for_each(|&(node, kind)| self.heal(node, kind, there));
+            self.see_off(&leaving);
             self.run_for(1000);
             self.until_sound();
         }
@@ -183,10 +190,40 @@ impl Members {
         true
     }
 
-    /// Up to m of these nodes, and what befalls each: one thing, or two at the same time.
-    fn strike(&mut self, there: usize) -> Vec<(usize, Kind)> {
-        let count = 1 + self.rng.below(self.plan.scheme.m() as u64) as usize;
-        let mut victims: Vec<usize> = (0..there).collect();
+    /// Takes up to m nodes out of the cluster, one right after the other: killed ones, and such as do not reach the store, go on, and do not know it.
+    fn remove_some(&mut self) -> Vec<usize> {
+        let left = (self.plan.removals - self.removed.len()).min(self.plan.scheme.m());
+        let mut members: Vec<usize> = (0..self.plan.nodes).filter(|i| !self.removed.contains(i)).collect();
+        let count = self.rng.below(left as u64 + 1) as usize;
+        let mut leaving = Vec::new();
+        for _ in 0..count {
+            let node = members.swap_remove(self.rng.below(members.len() as u64) as usize);
+            let kind = if self.rng.coin() { Kind::Kill } else { Kind::NoStore };
+            self.befall(node, kind, self.plan.nodes);
+            leaving.push(node);
+        }
+        self.removed.extend(&leaving);
+        self.nodes.remove(&leaving);
+        leaving
+    }
+
+    /// Nodes are out of the cluster in the end; they hear of it then, or end.
+    fn see_off(&mut self, leaving: &[usize]) {
+        assert!(self.run_until(|| !self.nodes.operator.is_running()), "nodes {leaving:?} are not removed");
+        self.run_for(2000);
+        for &node in leaving {
+            match self.rng.coin() {
+                true => self.nodes.reach[node].cut_off.set(false),
+                false => self.nodes.kill(node),
+            }
+        }
+    }
+
+    /// Up to m of these nodes, or some fewer, and what befalls each: one thing, or two at the same time.
+    fn strike(&mut self, there: usize, fewer: usize) -> Vec<(usize, Kind)> {
+        let most = self.plan.scheme.m() - fewer;
+        let count = if most == 0 { 0 } else { 1 + self.rng.below(most as u64) as usize };
+        let mut victims: Vec<usize> = (0..there).filter(|i| !self.removed.contains(i)).collect();
         while victims.len() > count {
             victims.remove(self.rng.below(victims.len() as u64) as usize);
         }

@@ -10,9 +10,9 @@ use peristyle_base::{BLOCK_BYTES, NodeId, ShardId, Uuid};
 use peristyle_cluster::TooFewPolicy;
 use peristyle_column::Discard;
 use peristyle_control::desired::{self, FailureDomain, NodeState, State};
-use peristyle_control::member::{NewCluster, create_cluster};
+use peristyle_control::member::{NewCluster, create_cluster, remove};
 use peristyle_control::setup::{FoundDevice, VolumeWish};
-use peristyle_control::{Change, Control, MemoryStore, ShardRecords};
+use peristyle_control::{Change, Control, ControlError, MemoryStore, ShardRecords};
 use peristyle_member::{Member, enter, peer_config, peer_devices, portals, spec_of};
 use peristyle_node::{
     DeviceConfig, Node, NodeConfig, NodeSeed, PeersConfig, TargetConfig, VolumeSpec, Wish, seeds,
@@ -51,6 +51,8 @@ pub struct Seen {
 
 pub struct Nodes {
     pub machines: Vec<NodeHandle>,
+    /// Where somebody gives orders.
+    pub operator: NodeHandle,
     disks: Vec<DiskHandle>,
     pub seen: Vec<Rc<Seen>>,
     pub registers: Rc<RefCell<Registers>>,
@@ -75,6 +77,7 @@ impl Nodes {
         let shape = (plan.nodes, plan.shards, plan.volatile_cache);
         let (machines, disks) = machines(world, NETWORK, CLUSTER, shape);
         let clock = world.handle();
+        let operator = clock.add_node([10, 0, NETWORK, 250].into());
         let now = clock.clone();
         let store = MemoryStore::with_clock(move || Instant(now.now_nanos()));
         let (store_away, made, shape) = (Rc::new(Cell::new(false)), store.clone(), plan.clone());
@@ -89,6 +92,7 @@ impl Nodes {
             joining: RefCell::default(),
             plan: plan.clone(),
             machines,
+            operator,
             disks,
             store,
             clock,
@@ -115,6 +119,20 @@ impl Nodes {
             }
         }
         self.joining.borrow().is_empty()
+    }
+
+    /// Somebody takes nodes out of the cluster, one after the other, and gives their devices up.
+    pub fn remove(&self, nodes: &[usize]) {
+        if nodes.is_empty() {
+            return;
+        }
+        let (store, nodes) = (FarStore::new(self.store.clone(), Reach::default()), nodes.to_vec());
+        self.operator.start(vec![()], move |()| remove_all(store.clone(), nodes.clone()));
+    }
+
+    pub fn kill(&self, i: usize) {
+        self.machines[i].kill();
+        self.seen[i].whole.iter().for_each(|whole| whole.set(false));
     }
 
     fn far_store(&self, i: usize) -> FarStore {
@@ -188,6 +206,21 @@ async fn join(store: FarStore, i: usize, joined: Rc<RefCell<Option<State>>>) {
             let state = control.state().clone();
             joined.replace(Some(state));
             return;
+        }
+    }
+}
+
+async fn remove_all(store: FarStore, nodes: Vec<usize>) {
+    let control = Control::open(store).await.expect("it is reached").expect("the cluster was made");
+    for i in nodes {
+        let given_up = Change::SetDeviceState { device: device_id(i), state: desired::DeviceState::Failed };
+        while control.apply(&given_up).await.is_err() {}
+        while let Err(why) = remove(&control, number(i), &[]).await {
+            let waits = matches!(
+                why,
+                ControlError::NodeRuns(_) | ControlError::NodeAbsent(_) | ControlError::Store(_)
+            );
+            assert!(waits, "{why}");
         }
     }
 }
