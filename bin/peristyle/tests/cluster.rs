@@ -123,6 +123,7 @@ fn a_volume_goes_to_another_node_when_its_own_is_killed_or_ended_and_commands_sa
     what_would_move(&cluster);
     a_node_is_in_maintenance(&cluster, owner);
     a_node_is_emptied(&cluster, owner);
+    a_node_leaves_for_good(&cluster, owner);
     assert!(cluster.child.try_wait().unwrap().is_none());
 }
 
@@ -238,4 +239,26 @@ fn a_node_is_emptied(cluster: &Cluster, node: u64) {
     let (done, said) = cluster.ask(other, &["node", "keep", &node.to_string()]);
     assert!(done, "{said}");
     cluster.until("it is used again", || seen("columns").and_then(|c| c.as_u64()).is_some_and(|n| n > 0));
+}
+
+/// When it was emptied and has ended: the others decide without it, and neither of them can be spared.
+fn a_node_leaves_for_good(cluster: &Cluster, node: u64) {
+    let (other, third) = (node % 3 + 1, (node + 1) % 3 + 1);
+    let remove = |node: u64| cluster.ask(other, &["node", "remove", &node.to_string()]);
+    let (done, said) = remove(node);
+    assert!(!done && said.contains("is in use"), "{said}");
+    let (done, said) = cluster.ask(other, &["node", "drain", &node.to_string()]);
+    assert!(done, "{said}");
+    let nodes = || cluster.show(other)["nodes"].as_array().cloned().unwrap_or_default();
+    let is_empty = |n: &Value| n["node"] == node && n["columns"] == 0;
+    cluster.until("it is empty", || nodes().iter().any(is_empty));
+    let (done, said) = remove(node);
+    assert!(!done && said.contains("runs: stop it first"), "{said}");
+    cluster.order("end", node);
+    let (done, said) = remove(node);
+    assert!(done, "{said}");
+    cluster.until("it is forgotten", || nodes().len() == 2);
+    let (done, said) = remove(third);
+    assert!(!done && said.contains("of 2 nodes 1 would be left"), "{said}");
+    cluster.until("the volume is served", || cluster.owner().is_some_and(|owner| owner != node));
 }

@@ -110,7 +110,9 @@ impl Grantor {
 /// What a holder has of one node.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Vote {
-    /// It has left the cluster: what it has granted counts no more.
+    /// It has no vote, and a majority is one of the others.
+    Gone,
+    /// It has left the cluster and grants nothing. A majority is one of as many as before, until all others have heard of it.
     Left,
     /// When it was asked for what it has granted, latest.
     Asked(Option<Instant>),
@@ -154,9 +156,15 @@ impl Holder {
         self.count_again();
     }
 
-    /// A node has left the cluster: a majority is one of those that are left, and what it has granted counts no more.
+    /// A node leaves the cluster: what it has granted counts no more.
     pub fn leave(&mut self, number: usize) {
         self.votes[number] = Vote::Left;
+        self.count_again();
+    }
+
+    /// All have heard that a node has left: a majority is one of fewer.
+    pub fn forget(&mut self, number: usize) {
+        self.votes[number] = Vote::Gone;
         self.count_again();
     }
 
@@ -169,7 +177,7 @@ impl Holder {
 
     /// Until when a majority has granted.
     fn until_of_majority(&self) -> Option<Instant> {
-        let voters = self.votes.iter().filter(|vote| **vote != Vote::Left).count();
+        let voters = self.votes.iter().filter(|vote| **vote != Vote::Gone).count();
         let granted = |vote: &Vote| if let Vote::Asked(latest) = vote { *latest } else { None };
         let mut all: Vec<_> = self.votes.iter().filter_map(granted).collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
@@ -416,31 +424,28 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_makes_a_majority_one_of_fewer_and_takes_its_grant_along() {
+    fn who_leaves_takes_its_grant_along_and_makes_a_majority_one_of_fewer_when_all_have_heard() {
         let lease = Lease::none();
         let mut holder = Holder::new(Epoch(1), 4, lease.clone());
-        (0..3).for_each(|node| holder.granted(ms(1000), node, ms(900 + 30 * node as u64)));
-        assert!(lease.holds(ms(1493)) && !lease.holds(ms(1494)), "three of four");
+        (0..4).for_each(|node| holder.granted(ms(1000), node, ms(900 + 30 * node as u64)));
+        assert!(lease.holds(ms(1523)) && !lease.holds(ms(1524)), "three of four: the second");
         holder.leave(3);
+        assert!(lease.holds(ms(1493)) && !lease.holds(ms(1494)), "three of four still: the first");
+        holder.forget(3);
         assert!(lease.holds(ms(1523)) && !lease.holds(ms(1524)), "two of three");
+        holder.granted(ms(1100), 3, ms(1100));
         holder.leave(2);
-        assert!(
-            lease.holds(ms(1493)) && !lease.holds(ms(1494)),
-            "two of two: the one that has left does not count"
-        );
-        holder.granted(ms(1100), 2, ms(1100));
-        holder.granted(ms(1100), 0, ms(1100));
-        assert!(lease.holds(ms(1523)) && !lease.holds(ms(1524)));
+        assert!(lease.holds(ms(1493)) && !lease.holds(ms(1494)), "two of three, and of two that grant");
         // It is back, and has granted nothing yet.
         holder.join(2);
-        assert!(lease.holds(ms(1523)) && !lease.holds(ms(1524)), "two of three");
         holder.granted(ms(1120), 2, ms(1110));
-        assert!(lease.holds(ms(1693)) && !lease.holds(ms(1694)));
-        // One that was held by those that have left ends.
-        holder.leave(0);
-        holder.leave(2);
-        assert!(lease.holds(ms(1120)), "one of one and another that has left before");
+        assert!(lease.holds(ms(1523)) && !lease.holds(ms(1524)));
+        // One that those hold that leave ends, and does not come back with a smaller majority.
         holder.leave(1);
+        holder.leave(2);
+        assert!(!lease.holds(ms(1120)) && holder.is_over(ms(1120)));
+        holder.forget(1);
+        holder.forget(2);
         assert!(!lease.holds(ms(1120)) && holder.is_over(ms(1120)));
     }
 }

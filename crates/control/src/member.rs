@@ -1,9 +1,12 @@
 //! Nodes of a cluster: how one is created, how nodes join it, and how they say that they run.
 //!
-//! **Invariant:** memberships that running members go by are neighbours: a node joins, or is removed, only while every (other) member
-//! runs and goes by the membership of now. So any majority of what one node goes by and any of what another goes by have a node in
-//! common, and leases stay exclusive (`cluster::lease`). A node that was removed may not know it, and go by an old membership: it is
-//! granted nothing by anybody who goes by a newer one, and who says that he does says so when what he granted before is over.
+//! **Invariant:** memberships that running members go by are neighbours: who votes changes only while every member runs and goes by the
+//! membership of now. So any majority of what one node goes by and any of what another goes by have a node in common, and leases
+//! stay exclusive (`cluster::lease`).
+//!
+//! **Invariant:** a node leaves in two steps. First nobody grants it anything, and a majority is one of as many as before; that needs no
+//! more than a majority of others. Each member says that it goes by that when what it granted before is over. When all have said so,
+//! the node holds nothing, whatever it goes by itself, and is forgotten: a majority is one of the members.
 
 use crate::desired::{Change, Control, ControlError, Device, FailureDomain, Node, Pool, State};
 use crate::meta::{ClusterStore, MetaError, MetaStore, Revision, Txn};
@@ -66,7 +69,7 @@ pub async fn join<S: ClusterStore>(
         let state = control.state().clone();
         // What would be refused is not waited for.
         state.clone().apply(&Change::JoinNode(node.clone()))?;
-        let guards = match missing(control.store(), &state, None).await? {
+        let guards = match missing(control.store(), &state).await? {
             _ if state.nodes.contains_key(&node.id) => Vec::new(),
             Ok(guards) => guards,
             Err(absent) => {
@@ -92,28 +95,21 @@ pub async fn remove<S: ClusterStore>(
     node: NodeId,
     emptied: &[DeviceId],
 ) -> Result<(), ControlError> {
-    let change = Change::RemoveNode { node, emptied: emptied.to_vec() };
+    let (change, key) = (Change::RemoveNode { node, emptied: emptied.to_vec() }, presence::member_key(node));
     let mut left = REMOVE_LOOKS;
     loop {
         control.refresh().await?;
         let state = control.state().clone();
         // What would be refused is not waited for.
         state.clone().apply(&change)?;
-        left -= 1;
-        let runs = control.store().get(&presence::member_key(node)).await?.is_some();
-        let why = match missing(control.store(), &state, Some(node)).await? {
-            _ if runs => ControlError::NodeRuns(node.0),
-            Err(absent) => ControlError::NodeAbsent(absent.0),
-            Ok(mut guards) => {
-                guards.push((presence::member_key(node), Revision(0)));
-                let guard =
-                    |txn| guards.iter().fold(txn, |txn: Txn, (key, at)| txn.compare(key.clone(), *at));
-                match control.apply_if(&change, &state, guard).await {
-                    Err(ControlError::Store(why @ MetaError::Conflict { .. })) => why.into(),
-                    result => return result.map(drop),
-                }
+        let why = match control.apply_if(&change, &state, |txn| txn.compare(key.clone(), Revision(0))).await {
+            Err(ControlError::Store(MetaError::Conflict { key: of })) if of == key => {
+                ControlError::NodeRuns(node.0)
             }
+            Err(ControlError::Store(why @ MetaError::Conflict { .. })) => why.into(),
+            result => return result.map(drop),
         };
+        left -= 1;
         if left == 0 {
             return Err(why);
         }
@@ -121,15 +117,26 @@ pub async fn remove<S: ClusterStore>(
     }
 }
 
-/// The keys of all members but one, which run and go by the membership of now; or one that does not.
+/// What a change to nodes that have left into ones that are forgotten has to compare, beside the state; `None`: nobody has left, or not all
+/// others have heard of it.
+pub async fn forgettable<S: ClusterStore>(
+    store: &S,
+    state: &State,
+) -> Result<Option<Vec<(String, Revision)>>, ControlError> {
+    if state.members().count() == state.nodes.len() {
+        return Ok(None);
+    }
+    Ok(missing(store, state).await?.ok())
+}
+
+/// The keys of all members, which run and go by the membership of now; or one that does not.
 async fn missing<S: ClusterStore>(
     store: &S,
     state: &State,
-    but: Option<NodeId>,
 ) -> Result<Result<Vec<(String, Revision)>, NodeId>, ControlError> {
     let there = store.range(presence::MEMBERS, crate::desired::NODES_MAX).await?;
     let mut guards = Vec::with_capacity(state.nodes.len());
-    for &node in state.nodes.keys().filter(|node| but != Some(**node)) {
+    for node in state.members().map(|n| n.id) {
         let key = presence::member_key(node);
         let current = |value: &[u8]| {
             serde_json::from_slice::<Member>(value).is_ok_and(|m| m.membership == state.cluster.membership)

@@ -2,7 +2,7 @@
 
 use peristyle_base::{Duration, Instant, NodeId, PoolId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, TooFewPolicy};
-use peristyle_control::desired::{FailureDomain, Node, NodeState};
+use peristyle_control::desired::{DeviceState, FailureDomain, Node, NodeState};
 use peristyle_control::manager::{Countdown, balance, may_decide, new_owners};
 use peristyle_control::member::{self, NewCluster};
 use peristyle_control::presence::{self, HostHere, Presence};
@@ -140,6 +140,60 @@ fn a_node_joins_only_while_every_member_runs_and_goes_by_the_membership_of_now()
         let wrong = member::join(&open(&store).await, &node(65), |_| ()).await;
         assert!(timeout(Duration::from_secs(1), async { wrong.is_err() }).await.unwrap());
         two.into_iter().for_each(|task| task.abort());
+    });
+}
+
+#[test]
+fn a_node_leaves_when_it_does_not_run_and_is_forgotten_when_all_others_have_heard_of_it() {
+    on_a_node(|store| async move {
+        let control = create(&store).await;
+        for id in 1..=4 {
+            control.apply(&Change::JoinNode(node(id))).await.unwrap();
+        }
+        let device = Uuid([7; 16]);
+        let its = member::device_of(Some(NodeId(3)), device, "d".into(), 1);
+        control.apply(&Change::AddDevice(its)).await.unwrap();
+        let owners = new_owners(&control.state(), |_| true);
+        control.apply(&Change::SetOwners(owners)).await.unwrap();
+        let remove = |id: u32, emptied: Vec<Uuid>| {
+            let control = &control;
+            async move { member::remove(control, NodeId(id), &emptied).await }
+        };
+        assert_eq!(remove(3, vec![]).await, Err(ControlError::DeviceInUse(device.to_string())));
+        assert!(matches!(remove(9, vec![]).await, Err(ControlError::NotFound { .. })));
+        let (two, three) = (run(&store, 2), run(&store, 3));
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(remove(3, vec![device]).await, Err(ControlError::NodeRuns(3)));
+        // It counts as running for a while after it has ended.
+        three.into_iter().for_each(|task| task.abort());
+        remove(3, vec![device]).await.unwrap();
+        let state = || control.state().clone();
+        assert_eq!((state().members().count(), state().nodes.len()), (3, 4));
+        assert_eq!(state().devices[&device].state, DeviceState::Removed);
+        assert!(state().owned_by(NodeId(3)).next().is_none());
+        assert!(!may_decide(&state(), |id| id.0 < 3), "a majority is one of four still");
+        // Neither its start nor its end makes it a member again.
+        let back = member::join(&control, &node(3), |_| ()).await;
+        assert_eq!(back, Err(ControlError::NodeLeaving(3)));
+        let stops = Change::SetNodeState { node: NodeId(3), state: NodeState::Stopping };
+        assert_eq!(control.apply(&stops).await.err(), Some(ControlError::NodeLeaving(3)));
+        let too_few = ControlError::TooFewNodes { all: 4, left: 2, needed: 3 };
+        assert_eq!(remove(4, vec![]).await, Err(too_few));
+        // Nodes 1 and 4 do not run: they may not have heard of it.
+        assert_eq!(member::forgettable(&store, &state()).await.unwrap(), None);
+        let rest = [run(&store, 1), run(&store, 4)];
+        sleep(Duration::from_millis(200)).await;
+        let heard = member::forgettable(&store, &state()).await.unwrap();
+        assert_eq!(heard.map(|guards| guards.len()), Some(3));
+        let before = state().cluster.membership;
+        control.apply(&Change::ForgetNodes).await.unwrap();
+        assert_eq!((state().nodes.len(), state().cluster.membership), (3, before + 1));
+        assert!(may_decide(&state(), |id| id.0 < 3));
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(member::forgettable(&store, &state()).await.unwrap(), None, "nobody leaves");
+        // Another machine may have its number now.
+        member::join(&control, &Node { uuid: Uuid([99; 16]), ..node(3) }, |_| ()).await.unwrap();
+        rest.into_iter().flatten().chain(two).for_each(|task| task.abort());
     });
 }
 

@@ -64,7 +64,7 @@ pub fn hosts_here(seen: Vec<HostSeen>) -> Vec<HostHere> {
 
 /// Where others find a node.
 pub fn peer_config(node: &desired::Node) -> PeerConfig {
-    PeerConfig { node: node.id, addr: node.peers }
+    PeerConfig { node: node.id, addr: node.peers, is_member: node.state != NodeState::Left }
 }
 
 /// Devices that other nodes have.
@@ -88,7 +88,7 @@ const NODE_PORTALS: u16 = 16;
 
 /// Where hosts reach the cluster: this node first, then the others.
 pub fn portals(me: NodeId, state: &State) -> Vec<Portal> {
-    let mut nodes: Vec<_> = state.nodes.values().collect();
+    let mut nodes: Vec<_> = state.members().collect();
     nodes.sort_by_key(|n| (n.id != me, n.id));
     nodes.iter().flat_map(|n| portals_of(n.portals.clone(), n.id.0 as u16 * NODE_PORTALS)).collect()
 }

@@ -5,7 +5,8 @@ use peristyle_base::NodeId;
 use peristyle_control::desired::{Change, State};
 use peristyle_control::election::{MANAGER, Mandate, campaign, depose, observe};
 use peristyle_control::manager::{Countdown, balance, may_decide, new_owners};
-use peristyle_control::{ClusterStore, ControlError, MetaError};
+use peristyle_control::member::forgettable;
+use peristyle_control::{ClusterStore, ControlError, MetaError, Revision};
 use peristyle_rt::{Duration, Instant, now, select, sleep, spawn};
 use std::rc::Rc;
 
@@ -13,6 +14,8 @@ use std::rc::Rc;
 const MANDATE: Duration = Duration::from_secs(3);
 /// How often the nodes are looked at.
 const PERIOD: Duration = Duration::from_millis(20);
+/// How often is looked whether all have heard of nodes that have left.
+const FORGET_PERIOD: Duration = Duration::from_millis(200);
 /// A cluster is given time before its first shards are given out, while nodes come, and before each move of a shard that only evens out.
 const SETTLED: Duration = Duration::from_secs(1);
 
@@ -83,7 +86,7 @@ async fn stand<S: ClusterStore + Clone + 'static>(member: Rc<Member<S>>) {
 async fn decide<S: ClusterStore + Clone + 'static>(member: &Member<S>, mandate: &Mandate) {
     let mut quiet_since = now();
     let mut before: Option<(u64, usize)> = None;
-    let mut maintenance = Countdown::new(now());
+    let (mut maintenance, mut looked_at) = (Countdown::new(now()), now());
     while hears_majority(member) && !member.leaving.get() {
         let state = member.control.state().clone();
         let alive = |id: NodeId| member.is_alive(id);
@@ -92,12 +95,19 @@ async fn decide<S: ClusterStore + Clone + 'static>(member: &Member<S>, mandate: 
             quiet_since = now();
         }
         let owners = decision(&state, alive, quiet_since).map(Change::SetOwners);
-        let passed = maintenance.passed(&state, now());
-        let Some(change) = owners.or(passed.map(|seconds| Change::CountMaintenance { seconds })) else {
-            sleep(PERIOD).await;
-            continue;
+        let passed = maintenance.passed(&state, now()).map(|seconds| Change::CountMaintenance { seconds });
+        let (change, guards) = match owners.or(passed) {
+            Some(change) => (change, Vec::new()),
+            None => match forgotten(member, &state, &mut looked_at).await {
+                Some(guards) => (Change::ForgetNodes, guards),
+                None => {
+                    sleep(PERIOD).await;
+                    continue;
+                }
+            },
         };
-        let guard = |txn| mandate.fence(txn);
+        let guard =
+            |txn| guards.iter().fold(mandate.fence(txn), |txn, (key, at)| txn.compare(key.clone(), *at));
         match member.control.apply_if(&change, &state, guard).await {
             Err(ControlError::Store(MetaError::Conflict { key })) if key == MANAGER => return,
             // Whatever it was, the next look decides anew.
@@ -108,6 +118,20 @@ async fn decide<S: ClusterStore + Clone + 'static>(member: &Member<S>, mandate: 
             },
         }
     }
+}
+
+/// Whether nodes have left and all others have heard of it, with what that is to be compared with. Now and then: it may take long.
+async fn forgotten<S: ClusterStore + Clone + 'static>(
+    member: &Member<S>,
+    state: &State,
+    looked_at: &mut Instant,
+) -> Option<Vec<(String, Revision)>> {
+    if now().since(*looked_at) < FORGET_PERIOD {
+        return None;
+    }
+    *looked_at = now();
+    // A store that is away is asked again.
+    forgettable(member.control.store(), state).await.ok().flatten()
 }
 
 /// What to change now, if anything: shards without an owner at once, unless the cluster is just being made; then balance.

@@ -122,7 +122,7 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
             alive: n.state == NodeState::Active && self.is_alive(n.id),
             portals: n.portals.iter().map(|p| p.to_string()).collect(),
         };
-        Ok(HostsInfo::of(state.nodes.values().map(path).collect(), &seen))
+        Ok(HostsInfo::of(state.members().map(path).collect(), &seen))
     }
 
     /// Tells the others who is connected.
@@ -165,7 +165,7 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
             self.meet_nodes(&state);
             self.meet_devices(&state);
             // From here on majorities are those of this membership, and nothing holds that was granted to nodes that have left it.
-            if peristyle_rt::now() >= self.settled_at.get() && state.nodes.contains_key(&self.me) {
+            if peristyle_rt::now() >= self.settled_at.get() && self.is_member(&state, self.me) {
                 self.presence.set_membership(state.cluster.membership);
             }
             self.own_shards(&state).await;
@@ -177,14 +177,20 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
         }
     }
 
+    fn is_member(&self, state: &State, node: NodeId) -> bool {
+        state.members().any(|n| n.id == node)
+    }
+
     fn meet_nodes(&self, state: &State) {
-        let others = state.nodes.values().filter(|n| n.id != self.me);
+        let others = state.members().filter(|n| n.id != self.me);
         others.for_each(|n| self.node.add_peer(describe::peer_config(n)));
-        for gone in self.node.peer_nodes().into_iter().filter(|id| !state.nodes.contains_key(id)) {
+        for gone in self.node.peer_nodes().into_iter().filter(|id| !self.is_member(state, *id)) {
             let over = self.node.remove_peer(gone);
             self.settled_at.set(self.settled_at.get().max(over));
         }
-        if !state.nodes.contains_key(&self.me) && !self.leaving.replace(true) {
+        let forgotten = |id: &NodeId| !state.nodes.contains_key(id);
+        self.node.leaving_peers().into_iter().filter(forgotten).for_each(|id| self.node.forget_peer(id));
+        if !self.is_member(state, self.me) && !self.leaving.replace(true) {
             (self.say)(
                 "this node was removed from the cluster: it serves nothing any more, and can be stopped"
                     .into(),

@@ -21,9 +21,19 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         peristyle_rt::now() + LEASE_OVER
     }
 
+    /// All others have heard that a node has left: a majority is one of fewer.
+    pub fn forget_peer(&self, node: NodeId) {
+        self.peers.forget(node);
+    }
+
     /// The other members.
     pub fn peer_nodes(&self) -> Vec<NodeId> {
         self.peers.nodes()
+    }
+
+    /// Nodes that have left, and count for majorities still.
+    pub fn leaving_peers(&self) -> Vec<NodeId> {
+        self.peers.leaving()
     }
 
     /// Another node serves a device, which is new or was this node's, or a third one's. False: there are too many devices.

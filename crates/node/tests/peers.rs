@@ -3,9 +3,9 @@
 
 use crate::common::cluster::{Cluster, PORT, boot};
 use crate::common::*;
-use peristyle_base::{ShardId, Uuid};
+use peristyle_base::{NodeId, ShardId, Uuid};
 use peristyle_cluster::MemoryShardStore;
-use peristyle_node::{Node, NodeConfig, seeds};
+use peristyle_node::{Node, NodeConfig, PeerConfig, seeds};
 use peristyle_rt::sim::{DiskHandle, NodeHandle};
 use peristyle_rt::{Addr, Duration, Instant, Stream, join_all, timeout};
 use peristyle_shard::RepairFigures;
@@ -130,6 +130,51 @@ fn a_shard_writes_and_reads_columns_of_other_nodes_and_they_outlive_every_proces
         }
         let used = |disk: &DiskHandle| disk.stats().writes > 100;
         assert!(cluster.disks.iter().all(used), "{scheme}: every node has columns");
+    }
+}
+
+/// Restarted at another port: the owner, which was told, finds it and its columns there.
+#[test]
+fn a_node_that_comes_back_at_another_address_serves_its_columns_there() {
+    for reactors in [1, 2] {
+        let cluster = Cluster::new(14, "1+1", 3, reactors);
+        let mut moved = Fate::of(&cluster, 1);
+        let addr = SocketAddr::from(([10, 0, 0, 2], PORT + 100));
+        moved.config.peers.listen = Some(addr);
+        let moved = Rc::new(moved);
+        // As the first reactor hears from the node; its shard may be on another.
+        let lacks = |node: &TestNode| {
+            let device = node.devices().get(device_id(1)).unwrap();
+            !device.is_open() || device.is_bad()
+        };
+        cluster.run(move |node, volume| {
+            let moved = moved.clone();
+            async move {
+                let host = Host::default();
+                host.work(&volume, Duration::from_millis(300)).await;
+                moved.kill();
+                peristyle_rt::sleep(Duration::from_secs(1)).await;
+                moved.boot();
+                peristyle_rt::sleep(Duration::from_secs(2)).await;
+                assert!(lacks(&node), "nobody has said where it is");
+                node.add_peer(PeerConfig { node: NodeId(2), addr, is_member: true });
+                peristyle_rt::sleep(Duration::from_secs(3)).await;
+                assert!(!lacks(&node));
+                host.work(&volume, Duration::from_millis(300)).await;
+                host.compare_all(&volume).await;
+                // It leaves, and comes again.
+                node.remove_peer(NodeId(2));
+                assert_eq!((node.peer_nodes(), node.leaving_peers()), (vec![NodeId(3)], vec![NodeId(2)]));
+                peristyle_rt::sleep(Duration::from_secs(1)).await;
+                assert!(lacks(&node), "its devices are away");
+                node.forget_peer(NodeId(2));
+                node.add_peer(PeerConfig { node: NodeId(2), addr, is_member: true });
+                assert_eq!((node.peer_nodes(), node.leaving_peers()), (vec![NodeId(2), NodeId(3)], vec![]));
+                peristyle_rt::sleep(Duration::from_secs(3)).await;
+                assert!(!lacks(&node));
+                host.compare_all(&volume).await;
+            }
+        });
     }
 }
 

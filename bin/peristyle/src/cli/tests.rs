@@ -28,6 +28,7 @@ fn a_node_needs_its_configuration_or_an_order() {
     };
     assert!(node("peristyle node --config f --check").order.is_none());
     assert!(matches!(node("peristyle node drain 3").order, Some(NodeOrder::Drain { node: 3 })));
+    assert!(matches!(node("peristyle node remove 3").order, Some(NodeOrder::Remove { node: 3 })));
     let order = node("peristyle node maintain 2 --for 20m").order;
     assert!(matches!(order, Some(NodeOrder::Maintain { node: 2, seconds: 1200, force: false })));
     let seconds = ["90s", "2h", "30d"].map(|time| maintenance(time).unwrap());

@@ -6,6 +6,7 @@ use peristyle_control::desired::NodeState;
 
 fn state(node: &NodeInfo) -> String {
     let word = match (node.alive, node.state) {
+        (_, NodeState::Left) => "removed",
         (false, _) => "silent",
         (true, NodeState::Active) => "alive",
         (true, NodeState::Stopping) => "stopping",

@@ -240,7 +240,7 @@ impl Admin {
         alive: impl Fn(NodeId) -> bool,
     ) -> Result<(), ApiError> {
         let away = |id: NodeId| id == node || state.nodes.get(&id).is_some_and(|n| n.maintenance.is_some());
-        let left = state.nodes.keys().filter(|&&id| !away(id) && alive(id)).count();
+        let left = state.members().filter(|n| !away(n.id) && alive(n.id)).count();
         let (needed, all) = (majority(state.nodes.len()), state.nodes.len());
         if left < needed {
             return Err(refuse(format!(

@@ -437,6 +437,7 @@ impl From<ControlError> for ApiError {
             | BadNode(_)
             | DeviceGone(_)
             | DeviceInUse(_)
+            | TooFewNodes { .. }
             | IsSnapshot(_)
             | NotSnapshot(_)
             | HasSnapshots(_)
@@ -444,7 +445,7 @@ impl From<ControlError> for ApiError {
             Exists { .. } | IdentityTaken(_) | AlreadyThere(_) | NodeTaken(_) => Code::Exists,
             NotFound { .. } => Code::NotFound,
             NodeRuns(_)
-            | NodeAbsent(_)
+            | NodeLeaving(_)
             | Deleting(_)
             | Store(MetaError::Conflict { .. } | MetaError::Unavailable(_)) => Code::Busy,
             TooMany { .. } | LayersUsedUp => Code::LimitReached,

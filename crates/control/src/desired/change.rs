@@ -19,11 +19,13 @@ pub enum Change {
         node: NodeId,
         draining: bool,
     },
-    /// It is no member any more, and does not vote. Its devices have left; so do those that `emptied` names, on which nothing is.
+    /// It leaves, and nobody grants it anything. Its devices have left; so do those that `emptied` names, on which nothing is.
     RemoveNode {
         node: NodeId,
         emptied: Vec<DeviceId>,
     },
+    /// All others have heard of the nodes that have left: majorities are those of the others.
+    ForgetNodes,
     /// It may be away for so many seconds, and nothing is rebuilt for it; or it is as others again.
     MaintainNode {
         node: NodeId,
@@ -109,6 +111,7 @@ impl State {
             Change::SetNodeState { node, state } => self.set_node_state(*node, *state)?,
             Change::DrainNode { node, draining } => self.drain_node(*node, *draining)?,
             Change::RemoveNode { node, emptied } => self.remove_node(*node, emptied)?,
+            Change::ForgetNodes => self.forget_nodes(),
             Change::MaintainNode { node, seconds } => self.maintain_node(*node, *seconds)?,
             Change::CountMaintenance { seconds } => self.count_maintenance(*seconds),
             Change::SetOwners(owners) => self.set_owners(owners)?,

@@ -5,6 +5,7 @@ use crate::desired::ControlError;
 use crate::serial::{node_id, text};
 use peristyle_base::{DeviceId, NodeId, ShardId, Uuid};
 use peristyle_cluster::DomainId;
+use peristyle_cluster::lease::majority;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -53,6 +54,8 @@ pub enum NodeState {
     Active,
     /// It is about to stop: its shards go to others. Its next start makes it active.
     Stopping,
+    /// It is no member any more. Majorities are of as many as before, until all others have heard of it; then it is forgotten.
+    Left,
 }
 
 /// What must not be lost twice: an extent has at most one column in each.
@@ -90,6 +93,11 @@ impl State {
         }
     }
 
+    /// Nodes that have not left.
+    pub fn members(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|n| n.state != NodeState::Left)
+    }
+
     /// Shards that a node is to own.
     pub fn owned_by(&self, node: NodeId) -> impl Iterator<Item = ShardId> {
         self.shards.values().filter(move |s| s.owner == Some(node)).map(|s| s.id)
@@ -100,6 +108,9 @@ impl State {
             return Err(ControlError::BadNode(node.id.0));
         }
         let (draining, maintenance) = match self.nodes.get(&node.id) {
+            Some(there) if there.state == NodeState::Left => {
+                return Err(ControlError::NodeLeaving(node.id.0));
+            }
             Some(there) if there.uuid != node.uuid => return Err(ControlError::NodeTaken(node.id.0)),
             // That is the operator's to say, whoever starts.
             Some(there) => (there.draining, there.maintenance),
@@ -115,8 +126,13 @@ impl State {
 
     pub(super) fn set_node_state(&mut self, node: NodeId, state: NodeState) -> Result<(), ControlError> {
         let missing = ControlError::NotFound { kind: "node", name: node.to_string() };
-        self.nodes.get_mut(&node).ok_or(missing)?.state = state;
-        Ok(())
+        match self.nodes.get_mut(&node).ok_or(missing)? {
+            there if there.state == NodeState::Left => Err(ControlError::NodeLeaving(node.0)),
+            there => {
+                there.state = state;
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn drain_node(&mut self, node: NodeId, draining: bool) -> Result<(), ControlError> {
@@ -128,8 +144,15 @@ impl State {
     }
 
     pub(super) fn remove_node(&mut self, node: NodeId, emptied: &[DeviceId]) -> Result<(), ControlError> {
-        if !self.nodes.contains_key(&node) {
-            return Err(ControlError::NotFound { kind: "node", name: node.to_string() });
+        let members = self.members().count();
+        let (all, needed) = (self.nodes.len(), majority(self.nodes.len()));
+        match self.nodes.get(&node) {
+            None => return Err(ControlError::NotFound { kind: "node", name: node.to_string() }),
+            Some(there) if there.state == NodeState::Left => return Ok(()),
+            Some(_) if members <= needed => {
+                return Err(ControlError::TooFewNodes { all, left: members - 1, needed });
+            }
+            Some(_) => {}
         }
         let in_use = |d: &&mut Device| {
             d.node == Some(node) && matches!(d.state, DeviceState::Active | DeviceState::Draining)
@@ -139,10 +162,16 @@ impl State {
         }
         self.devices.values_mut().filter(in_use).for_each(|d| d.state = DeviceState::Removed);
         self.shards.values_mut().filter(|s| s.owner == Some(node)).for_each(|s| s.owner = None);
-        self.nodes.remove(&node);
-        // Who votes has changed.
+        self.nodes.get_mut(&node).expect("looked for above").state = NodeState::Left;
         self.cluster.membership += 1;
         Ok(())
+    }
+
+    /// Who votes has changed, if anybody had left.
+    pub(super) fn forget_nodes(&mut self) {
+        let before = self.nodes.len();
+        self.nodes.retain(|_, node| node.state != NodeState::Left);
+        self.cluster.membership += u64::from(self.nodes.len() < before);
     }
 
     pub(super) fn maintain_node(&mut self, node: NodeId, seconds: Option<u32>) -> Result<(), ControlError> {

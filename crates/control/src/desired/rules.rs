@@ -69,10 +69,10 @@ pub enum ControlError {
     DeviceInUse(String),
     #[error("node {0} runs: stop it first")]
     NodeRuns(u32),
-    #[error(
-        "node {0} does not run, or has not heard of the last change yet: who votes changes while all others run"
-    )]
-    NodeAbsent(u32),
+    #[error("node {0} was removed, and its number is free when all others have heard of it: they must run")]
+    NodeLeaving(u32),
+    #[error("of {all} nodes {left} would be left, fewer than the {needed} that decide")]
+    TooFewNodes { all: usize, left: usize, needed: usize },
     #[error("no shard to put the volume on: the store was never completed; create it anew")]
     NoShards,
     #[error("a shard's pool does not exist: create the pool first")]

@@ -94,10 +94,10 @@ impl Peers {
         peristyle_rt::spawn(self.clone().renew_with(number, node, leases));
     }
 
-    /// A node has left: a majority is one of fewer. On the first reactor.
-    pub(super) fn end_voting(&self, number: usize) {
+    /// A node has left, or all have heard of that and a majority is one of fewer. On the first reactor.
+    pub(super) fn end_voting(&self, number: usize, forgotten: bool) {
         let Some(leases) = self.leases.borrow().clone() else { return };
-        leases.holders.borrow_mut().values_mut().for_each(|holder| holder.leave(number));
+        leases.holders.borrow_mut().values_mut().for_each(|holder| part(holder, number, forgotten));
     }
 
     /// Has a majority of the nodes take this one for the shard's owner; then the lease holds. On the first reactor.
@@ -112,7 +112,7 @@ impl Peers {
         let lease = leases.table.get(shard);
         lease.begin();
         let mut holder = Holder::new(epoch, accepted.len(), lease.clone());
-        self.table.left().for_each(|number| holder.leave(number));
+        self.table.left().for_each(|(number, forgotten)| part(&mut holder, number, forgotten));
         // Who accepts promises as much as who renews.
         for (node, asked) in accepted.into_iter().enumerate() {
             asked.into_iter().for_each(|asked| holder.granted(peristyle_rt::now(), node, asked));
@@ -128,7 +128,7 @@ impl Peers {
         shard: ShardId,
         epoch: Epoch,
     ) -> Option<Vec<Option<Instant>>> {
-        let (accepted, voters) = (vec![None; self.table.numbers()], 1 + self.table.all().count());
+        let (accepted, voters) = (vec![None; self.table.numbers()], self.table.voters());
         let ballot = Ballot { accepted: RefCell::new(accepted), voters, ..Ballot::default() };
         let links = self.table.numbered();
         let links = links.filter_map(|(node, peer)| Some((node, self.link(peer.node, 0)?)));
@@ -219,6 +219,13 @@ impl Leases {
                 false => holder.refused(),
             }
         }
+    }
+}
+
+fn part(holder: &mut Holder, number: usize, forgotten: bool) {
+    match forgotten {
+        true => holder.forget(number),
+        false => holder.leave(number),
     }
 }
 

@@ -36,14 +36,16 @@ use std::rc::Rc;
 /// Bytes of one page of a list.
 const LIST_BYTES: u32 = 64 << 10;
 
+/// A connection, and the version of the node to which it was made.
+type Linked = (u32, Rc<Link>);
+
 /// One reactor's connections to other nodes.
 pub struct Peers {
     who: Identity,
     /// Where the first reactor listens for other nodes.
     listen: Option<SocketAddr>,
     table: PeerTable,
-    /// With the version of the node to which they were made.
-    links: RefCell<BTreeMap<(NodeId, u16), (u32, Rc<Link>)>>,
+    links: RefCell<BTreeMap<(NodeId, u16), Linked>>,
     /// On the first reactor of a node that has others.
     leases: RefCell<Option<Rc<Leases>>>,
     /// When each node answered last, on the first reactor.
@@ -86,6 +88,11 @@ impl Peers {
     /// The other members.
     pub(crate) fn nodes(&self) -> Vec<NodeId> {
         self.table.all().map(|peer| peer.node).collect()
+    }
+
+    /// Nodes that have left, of which not all others are known to have heard.
+    pub(crate) fn leaving(&self) -> Vec<NodeId> {
+        self.table.leaving().collect()
     }
 
     /// When a node answered last; on the first reactor.

@@ -3,8 +3,8 @@
 use peristyle_base::{NodeId, Uuid};
 use peristyle_cluster::lease::NODES_MAX;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Another node, and where its first reactor listens; the others follow on the next ports.
@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 pub struct PeerConfig {
     pub node: NodeId,
     pub addr: SocketAddr,
+    /// It has not left the cluster.
+    pub is_member: bool,
 }
 
 /// What the node is to others.
@@ -47,6 +49,8 @@ pub(crate) struct Peer {
     addr: Mutex<SocketAddr>,
     /// Joins and leaves, in turn: it is a member while this is odd.
     terms: AtomicU32,
+    /// Since it has left for the last time, all others have heard of that.
+    forgotten: AtomicBool,
     /// Of its address and its membership: a connection of another version is not used.
     version: AtomicU32,
 }
@@ -87,7 +91,7 @@ impl Peer {
 }
 
 /// The other nodes, in the order in which they first came. Their places are their numbers among those who vote, behind this node's
-/// own; one that has left keeps its place.
+/// own; one that has left keeps its place, and counts for majorities until all others have heard of it.
 #[derive(Clone)]
 pub(crate) struct PeerTable(Arc<[OnceLock<Peer>]>);
 
@@ -95,8 +99,13 @@ impl PeerTable {
     /// # Panics — when there are more than [`NODES_MAX`]: the desired state has no more.
     pub fn new(peers: &[PeerConfig]) -> PeerTable {
         let table = PeerTable((1..NODES_MAX).map(|_| OnceLock::new()).collect());
-        let join = |peer: &PeerConfig| matches!(table.add(peer.clone()), Added::Joined(_));
-        peers.iter().for_each(|peer| assert!(join(peer), "a node twice, or too many nodes"));
+        for peer in peers {
+            let added = table.add(peer.clone());
+            assert!(matches!(added, Added::Joined(_)), "a node twice, or too many nodes");
+            if !peer.is_member {
+                table.leave(peer.node);
+            }
+        }
         table
     }
     fn known(&self) -> impl Iterator<Item = &Peer> {
@@ -116,21 +125,31 @@ impl PeerTable {
     pub fn numbers(&self) -> usize {
         1 + self.known().count()
     }
-    /// Numbers of nodes that have left.
-    pub fn left(&self) -> impl Iterator<Item = usize> {
-        (1..).zip(self.known()).filter(|(_, peer)| !peer.is_member()).map(|(number, _)| number)
+    /// Numbers of nodes that have left, and whether all others have heard of it.
+    pub fn left(&self) -> impl Iterator<Item = (usize, bool)> {
+        let left = (1..).zip(self.known()).filter(|(_, peer)| !peer.is_member());
+        left.map(|(number, peer)| (number, peer.forgotten.load(Acquire)))
     }
-    /// Another one whenever a node has joined or left.
-    pub fn membership(&self) -> u64 {
-        self.known().map(|peer| u64::from(peer.term())).sum()
+    /// How many a majority is one of, with this node.
+    pub fn voters(&self) -> usize {
+        self.numbers() - self.left().filter(|(_, forgotten)| *forgotten).count()
+    }
+    /// Nodes that have left, of which not all others have heard.
+    pub fn leaving(&self) -> impl Iterator<Item = NodeId> {
+        self.known().filter(|p| !p.is_member() && !p.forgotten.load(Acquire)).map(|p| p.node)
+    }
+    /// Another one whenever a node has joined, left, or was forgotten.
+    pub fn membership(&self) -> (u64, usize) {
+        (self.known().map(|peer| u64::from(peer.term())).sum(), self.voters())
     }
     /// Called by one reactor.
     pub fn add(&self, peer: PeerConfig) -> Added {
-        let PeerConfig { node, addr } = peer;
+        let PeerConfig { node, addr, .. } = peer;
         for (number, place) in (1..).zip(self.0.iter()) {
             let Some(known) = place.get() else {
                 let (addr, terms, version) = (Mutex::new(addr), AtomicU32::new(1), AtomicU32::new(0));
-                return match place.set(Peer { node, addr, terms, version }) {
+                return match place.set(Peer { node, addr, terms, version, forgotten: AtomicBool::new(false) })
+                {
                     Ok(()) => Added::Joined(number),
                     Err(_) => Added::Full,
                 };
@@ -148,6 +167,7 @@ impl PeerTable {
             if is_member {
                 return if moved { Added::Moved } else { Added::Known };
             }
+            known.forgotten.store(false, Release);
             Peer::change(&known.terms);
             return Added::Joined(number);
         }
@@ -160,6 +180,12 @@ impl PeerTable {
         Peer::change(&peer.terms);
         Some(number)
     }
+    /// All have heard that a node has left; its number. Called by one reactor.
+    pub fn forget(&self, node: NodeId) -> Option<usize> {
+        let is_leaving = |peer: &Peer| peer.node == node && !peer.is_member();
+        let (number, peer) = (1..).zip(self.known()).find(|(_, peer)| is_leaving(peer))?;
+        (!peer.forgotten.swap(true, Release)).then_some(number)
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +193,8 @@ mod tests {
     use super::*;
 
     fn peer(node: u32, port: u16) -> PeerConfig {
-        PeerConfig { node: NodeId(node), addr: SocketAddr::from(([10, 0, 0, node as u8], port)) }
+        let addr = SocketAddr::from(([10, 0, 0, node as u8], port));
+        PeerConfig { node: NodeId(node), addr, is_member: true }
     }
 
     #[test]
@@ -182,12 +209,18 @@ mod tests {
             (table.leave(NodeId(3)), table.leave(NodeId(3)), table.leave(NodeId(9))),
             (Some(2), None, None)
         );
-        assert_eq!((members(), table.left().collect::<Vec<_>>()), (vec![(1, 2), (3, 4)], vec![2]));
+        assert_eq!((members(), table.left().collect::<Vec<_>>()), (vec![(1, 2), (3, 4)], vec![(2, false)]));
+        assert_eq!((table.voters(), table.leaving().collect::<Vec<_>>()), (4, vec![NodeId(3)]));
+        assert_eq!(
+            (table.forget(NodeId(3)), table.forget(NodeId(3)), table.forget(NodeId(2))),
+            (Some(2), None, None)
+        );
+        assert_eq!((table.voters(), table.leaving().count()), (3, 0));
         assert!(table.get(NodeId(3)).is_none() && table.numbers() == 4 && table.membership() != before);
         let before = table.membership();
         assert_eq!(table.add(peer(3, 7)), Added::Joined(2));
         let back = table.get(NodeId(3)).unwrap();
-        assert_eq!((back.addr().port(), members().len()), (7, 3));
+        assert_eq!((back.addr().port(), members().len(), table.voters()), (7, 3, 4));
         assert!(back.version() != version && table.membership() != before);
         let (before, version) = (table.membership(), back.version());
         assert_eq!(table.add(peer(3, 8)), Added::Moved);
@@ -202,5 +235,12 @@ mod tests {
             assert_eq!(table.add(peer(node, 1)), Added::Joined(node as usize));
         }
         assert_eq!(table.add(peer(NODES_MAX as u32, 1)), Added::Full);
+    }
+
+    #[test]
+    fn one_that_leaves_while_this_node_starts_counts_and_is_no_member() {
+        let table = PeerTable::new(&[peer(2, 1), PeerConfig { is_member: false, ..peer(3, 1) }]);
+        assert_eq!((table.all().count(), table.voters()), (1, 3));
+        assert_eq!((table.forget(NodeId(3)), table.voters()), (Some(2), 2));
     }
 }

@@ -45,10 +45,17 @@ impl Peers {
     /// A node has left the cluster: it does not vote, and its devices are not there. On the first reactor.
     pub(crate) fn remove(&self, node: NodeId, devices: &DeviceTable) {
         let Some(number) = self.table.leave(node) else { return };
-        self.end_voting(number);
+        self.end_voting(number, false);
         self.unlink(node);
         self.heard.borrow_mut().remove(&node);
         of_node(devices, node).for_each(SharedDevice::set_closed);
+    }
+
+    /// All others have heard that a node has left. On the first reactor.
+    pub(crate) fn forget(&self, node: NodeId) {
+        if let Some(number) = self.table.forget(node) {
+            self.end_voting(number, true);
+        }
     }
 
     async fn watch_node(self: Rc<Self>, node: NodeId, devices: DeviceTable) {

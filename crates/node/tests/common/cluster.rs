@@ -44,7 +44,11 @@ impl Cluster {
             config.devices[0].home = ReactorId((i % reactors) as u16);
             config.rebuild_after = Duration::from_secs(5);
             let others = (0..nodes).filter(|&j| j != i);
-            let peers = others.clone().map(|j| PeerConfig { node: NodeId(j as u32 + 1), addr: addr(j) });
+            let peers = others.clone().map(|j| PeerConfig {
+                node: NodeId(j as u32 + 1),
+                addr: addr(j),
+                is_member: true,
+            });
             config.peers = PeersConfig { listen: Some(addr(i)), peers: peers.collect() };
             if i == 0 || owners {
                 config.peer_devices = others.map(peer_device).collect();

@@ -107,7 +107,7 @@ impl Nodes {
 fn config(plan: &Plan, i: usize, disk: &DiskHandle) -> NodeConfig {
     let others = || (0..plan.nodes).filter(|&j| j != i);
     let number = |node: usize| NodeId(node as u32 + 1);
-    let peer = |j| PeerConfig { node: number(j), addr: addr(j) };
+    let peer = |j| PeerConfig { node: number(j), addr: addr(j), is_member: true };
     let device =
         |j| PeerDevice { id: device_id(j), node: number(j), domain: DomainId(j as u32), wish: Wish::Active };
     let home = |s: usize| ReactorId((s % plan.reactors) as u16);

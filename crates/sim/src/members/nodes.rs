@@ -216,10 +216,7 @@ async fn remove_all(store: FarStore, nodes: Vec<usize>) {
         let given_up = Change::SetDeviceState { device: device_id(i), state: desired::DeviceState::Failed };
         while control.apply(&given_up).await.is_err() {}
         while let Err(why) = remove(&control, number(i), &[]).await {
-            let waits = matches!(
-                why,
-                ControlError::NodeRuns(_) | ControlError::NodeAbsent(_) | ControlError::Store(_)
-            );
+            let waits = matches!(why, ControlError::NodeRuns(_) | ControlError::Store(_));
             assert!(waits, "{why}");
         }
     }
