@@ -19,7 +19,8 @@ struct Cluster {
 
 /// From which on the ports of such a cluster are free.
 fn free_ports() -> u16 {
-    let first = |attempt: u32| 31_000 + ((std::process::id() * 13 + attempt * 101) % 20_000) as u16;
+    // Below those that the kernel gives to connections: any of these may be taken a moment later.
+    let first = |attempt: u32| 18_000 + ((std::process::id() * 13 + attempt * 101) % 12_000) as u16;
     let is_free = |port: &u16| {
         let offsets = [0, 1, 2, 900, 901, 1000, 1016, 1032];
         offsets.iter().all(|offset| TcpListener::bind(("127.0.0.1", port + offset)).is_ok())
