@@ -1,7 +1,6 @@
 //! The desired state: what may be asked for, and that it is kept.
 
-mod common;
-use common::{TempDir, ready};
+use crate::common::{TempDir, ready};
 use peristyle_base::*;
 use peristyle_cluster::TooFewPolicy;
 use peristyle_control::desired::*;

@@ -1,7 +1,6 @@
 //! What waits: the embedded store off the reactor, and the admin socket's server, on io_uring.
 
-mod common;
-use common::TempDir;
+use crate::common::TempDir;
 use peristyle_control::api::{self, ApiError, Code, Lines, Request, Response};
 use peristyle_control::{
     AdminHandler, ClusterStore, EmbeddedStore, MetaError, MetaStore, Revision, Txn, Watch, serve_admin,

@@ -1,24 +1,19 @@
 //! The store of another process, on io_uring: the suite over TCP and over a Unix socket, several reactors at once, and a server that is
 //! killed.
 
-mod common;
-#[path = "common/served.rs"]
-mod served;
-#[path = "common/suite.rs"]
-mod suite;
-use common::TempDir;
+use crate::common::TempDir;
+use crate::rig::{CLUSTER, Counter, loopback, serve, until_it_works};
+use crate::suite::{Clock, conforms, subject};
 use peristyle_base::Duration;
 use peristyle_control::*;
 use peristyle_rt::sync::Event;
 use peristyle_rt::{Addr, Listener, RuntimeConfig, block_on, sleep, spawn, timeout};
-use served::{CLUSTER, Counter, loopback, serve, until_it_works};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use suite::{Clock, conforms, subject};
 
 /// A commit of the process before may still be under way: it has the file open for a moment longer.
 async fn open(file: PathBuf) -> EmbeddedStore {

@@ -1,21 +1,16 @@
 //! The store of another process, among simulated nodes: the suite, and what happens when its process is killed, stopped or cut off.
 
-mod common;
-#[path = "common/served.rs"]
-mod served;
-#[path = "common/suite.rs"]
-mod suite;
-use common::TempDir;
+use crate::common::TempDir;
+use crate::rig::{CLUSTER, Counter, until_it_works};
+use crate::suite::{Clock, conforms, subject};
 use peristyle_base::Duration;
 use peristyle_control::election::campaign;
 use peristyle_control::*;
 use peristyle_rt::sim::{NodeHandle, World, WorldConfig};
 use peristyle_rt::sync::Event;
 use peristyle_rt::{Addr, Listener, sleep, timeout};
-use served::{CLUSTER, Counter, until_it_works};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use suite::{Clock, conforms, subject};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);

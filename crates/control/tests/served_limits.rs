@@ -1,17 +1,13 @@
 //! The store of another process: how much of it one server does at once, for whom, and when it ends.
 
-#[path = "common/raw.rs"]
-mod raw;
-#[path = "common/served.rs"]
-mod served;
+use crate::raw::{Raw, addr, put};
+use crate::rig::{CLUSTER, serve};
 use peristyle_base::Duration;
 use peristyle_control::served::wire::*;
 use peristyle_control::*;
 use peristyle_rt::sim::{Env, NodeHandle, run};
 use peristyle_rt::sync::Event;
 use peristyle_rt::{Listener, join_all, sleep, spawn, timeout};
-use raw::{Raw, addr, put};
-use served::{CLUSTER, serve};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 

@@ -1,18 +1,14 @@
 //! The store of another process, and ends that do not do what they should: other clusters, other versions, noise, floods, and servers that
 //! do not answer.
 
-#[path = "common/raw.rs"]
-mod raw;
-#[path = "common/served.rs"]
-mod served;
+use crate::raw::{Raw, addr, hello, made, put};
+use crate::rig::{CLUSTER, serve};
 use peristyle_base::Duration;
 use peristyle_control::served::wire::*;
 use peristyle_control::*;
 use peristyle_rt::sim::run;
 use peristyle_rt::sync::Event;
 use peristyle_rt::{Listener, now, sleep, spawn, timeout};
-use raw::{Raw, addr, hello, made, put};
-use served::{CLUSTER, serve};
 use std::cell::Cell;
 use std::rc::Rc;
 

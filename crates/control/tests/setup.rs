@@ -1,7 +1,6 @@
 //! Starts: the first one, the second one, one that was cut short, one that asks for something else.
 
-mod common;
-use common::ready;
+use crate::common::ready;
 use peristyle_base::{MIB, Scheme, Uuid};
 use peristyle_cluster::TooFewPolicy;
 use peristyle_control::desired::{State, check_nqn};

@@ -1,13 +1,10 @@
 //! One suite for every store, and what is special about each.
 
-mod common;
-#[path = "common/suite.rs"]
-mod suite;
-use common::{TempDir, ready};
+use crate::common::{TempDir, ready};
+use crate::suite::{Clock, conforms, put, record, subject};
 use peristyle_base::{Duration, ShardId};
 use peristyle_cluster::{ShardStore, StoreError, Version};
 use peristyle_control::*;
-use suite::{Clock, conforms, put, record, subject};
 
 #[test]
 fn a_copy_of_a_files_bytes_has_what_the_file_has_also_when_it_was_not_closed_and_the_file_stays_as_it_is() {

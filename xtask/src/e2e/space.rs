@@ -33,7 +33,7 @@ pub fn run(size: Size) -> Result<()> {
     let port = free_port()?;
     let setup = Setup {
         dir: store(scratch.path()),
-        devices: Devices::Memory("128M"),
+        devices: Devices::Memory("112M"),
         scheme: "4+2",
         volumes: &["demo=256M"],
         lba: "4096",

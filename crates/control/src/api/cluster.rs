@@ -19,7 +19,7 @@ pub struct ClusterInfo {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct NodeInfo {
     pub node: u32,
-    /// "active" or "stopping": what is wanted of it.
+    /// "active", "stopping", or "left": it was removed, and not all others have heard of that.
     pub state: NodeState,
     /// It answers the node that tells this.
     pub alive: bool,

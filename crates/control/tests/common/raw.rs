@@ -1,7 +1,7 @@
 //! An end of the store's protocol that a test moves by hand.
 #![allow(dead_code)]
 
-use super::served::CLUSTER;
+use crate::rig::CLUSTER;
 use peristyle_control::Txn;
 use peristyle_control::served::wire::*;
 use peristyle_rt::{Addr, Buf, Stream, StreamReader, StreamWriter};

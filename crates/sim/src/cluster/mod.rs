@@ -7,7 +7,7 @@
 pub(crate) mod hosts;
 pub(crate) mod machines;
 mod nodes;
-pub(crate) mod register;
+pub mod register;
 
 use crate::Outcome;
 use crate::node::world;

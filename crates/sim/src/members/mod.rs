@@ -193,6 +193,9 @@ impl Members {
     /// Takes up to m nodes out of the cluster, one right after the other: killed ones, and such as do not reach the store, go on, and do not know it.
     fn remove_some(&mut self) -> Vec<usize> {
         let left = (self.plan.removals - self.removed.len()).min(self.plan.scheme.m());
+        if left == 0 {
+            return Vec::new();
+        }
         let mut members: Vec<usize> = (0..self.plan.nodes).filter(|i| !self.removed.contains(i)).collect();
         let count = self.rng.below(left as u64 + 1) as usize;
         let mut leaving = Vec::new();
