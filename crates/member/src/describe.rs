@@ -64,7 +64,7 @@ pub fn hosts_here(seen: Vec<HostSeen>) -> Vec<HostHere> {
 
 /// Where others find a node.
 pub fn peer_config(node: &desired::Node) -> PeerConfig {
-    PeerConfig { node: node.id, addr: node.peers, is_member: node.state != NodeState::Left }
+    PeerConfig { node: node.id, addr: node.peers, is_member: node.is_member() }
 }
 
 /// Devices that other nodes have.

@@ -252,8 +252,8 @@ pub enum NodeOrder {
     },
     /// Take a node out of the cluster for good: it does not vote any more
     ///
-    /// It must have ended, some seconds ago, and all other nodes must run. Empty it first with `node drain`, or, if its disks are lost, give them up
-    /// with `device fail`. Its number is free then.
+    /// It must have ended, some seconds ago, and a majority must be left. Empty it first with `node drain`, or, if its disks are lost, give them up
+    /// with `device fail`. Its number is free, and its vote does not count any more, when all other nodes run and have heard of it.
     Remove {
         /// The node's number
         node: u32,

@@ -1,6 +1,7 @@
 //! Values that the command line takes.
 
 use peristyle_base::units::parse_bytes;
+use peristyle_control::api::MAINTENANCE_MAX_S;
 use peristyle_control::desired::check_name;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,7 +78,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 /// Seconds for which somebody works on a node.
 pub(super) fn maintenance(text: &str) -> Result<u32, String> {
     let bad = || format!("`{text}` is not a time: write 90s, 30m, 2h or 3d, at least 1s and at most 30d");
-    let seconds = milliseconds(text).map(|ms| ms / 1000).filter(|s| (1..=30 * 86_400).contains(s));
+    let seconds =
+        milliseconds(text).map(|ms| ms / 1000).filter(|s| (1..=u64::from(MAINTENANCE_MAX_S)).contains(s));
     seconds.map(|s| s as u32).ok_or_else(bad)
 }
 

@@ -510,14 +510,19 @@ impl Admin {
     }
 }
 
+impl Admin {
+    /// What only a node of several can be asked.
+    pub(super) fn in_cluster(&self) -> Result<&Rc<Member<AnyStore>>, ApiError> {
+        let alone = || ApiError::new(Code::NotAllowed, "this node is alone: it is in no cluster");
+        self.member.as_ref().ok_or_else(alone)
+    }
+}
+
 impl AdminHandler for Admin {
     async fn handle(&self, request: Request) -> Result<Response, ApiError> {
         Ok(match request {
             Request::Status => Response::Status(self.status().await),
-            Request::ClusterShow => {
-                let not_one = || ApiError::new(Code::NotAllowed, "this node is alone: it is in no cluster");
-                Response::Cluster(self.member.as_ref().map(|m| m.info()).ok_or_else(not_one)?)
-            }
+            Request::ClusterShow => Response::Cluster(self.in_cluster()?.info()),
             Request::HostShow => Response::Hosts(self.hosts().await?),
             Request::NodeDrain { node, draining } => {
                 let _turn = self.turn.acquire(1).await;

@@ -7,7 +7,9 @@ use peristyle_base::{DeviceId, NodeId, Scheme};
 use peristyle_cluster::lease::majority;
 use peristyle_cluster::{DeviceView, DomainId, Shuns, deviations, usable_domains};
 use peristyle_column::Discard;
-use peristyle_control::api::{ApiError, BalanceInfo, Code, DeviceBalance, RepairInfo, Response};
+use peristyle_control::api::{
+    ApiError, BalanceInfo, Code, DeviceBalance, MAINTENANCE_MAX_S, RepairInfo, Response,
+};
 use peristyle_control::desired::{Change, Device as KnownDevice, DeviceState, State};
 use peristyle_control::member::{self, device_of};
 use peristyle_control::setup::{POOL, own_domain};
@@ -25,8 +27,6 @@ use std::rc::Rc;
 const LEAVE_PERIOD: Duration = Duration::from_secs(1);
 /// Looks at which a device must have been empty before it goes: something may just be on its way to it.
 const EMPTY_LOOKS: u32 = 3;
-/// A node that is away for longer is not in maintenance any more.
-const MAINTENANCE_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// Attempts at a change to a state that others change meanwhile.
 const LOOKS_MAX: u32 = 8;
 
@@ -170,9 +170,7 @@ impl Admin {
 
     /// A node is emptied, or not any more: its shards and its columns go to others.
     pub(super) async fn drain_node(&self, node: u32, draining: bool) -> Result<Response, ApiError> {
-        if self.member.is_none() {
-            return Err(ApiError::new(Code::NotAllowed, "this node is alone: it is in no cluster"));
-        }
+        self.in_cluster()?;
         let node = NodeId(node);
         let devices: Vec<DeviceId> = {
             let state = self.control.state();
@@ -190,9 +188,7 @@ impl Admin {
 
     /// A node that does not run, and that was emptied or whose devices are given up, is no member any more.
     pub(super) async fn remove_node(&self, node: u32) -> Result<Response, ApiError> {
-        if self.member.is_none() {
-            return Err(ApiError::new(Code::NotAllowed, "this node is alone: it is in no cluster"));
-        }
+        self.in_cluster()?;
         let node = NodeId(node);
         let of_node: Vec<DeviceId> = {
             let state = self.control.state();
@@ -213,11 +209,9 @@ impl Admin {
         seconds: u32,
         force: bool,
     ) -> Result<Response, ApiError> {
-        let Some(member) = &self.member else {
-            return Err(ApiError::new(Code::NotAllowed, "this node is alone: it is in no cluster"));
-        };
-        if seconds == 0 || u64::from(seconds) > MAINTENANCE_MAX.as_secs() {
-            return Err(refuse(format!("maintenance takes 1 s to {} s", MAINTENANCE_MAX.as_secs())));
+        let member = self.in_cluster()?;
+        if seconds == 0 || seconds > MAINTENANCE_MAX_S {
+            return Err(refuse(format!("maintenance takes 1 s to {MAINTENANCE_MAX_S} s")));
         }
         let (node, lost) = (NodeId(node), self.repair().await.lost_columns);
         let change = Change::MaintainNode { node, seconds: Some(seconds) };
@@ -244,7 +238,8 @@ impl Admin {
         let (needed, all) = (majority(state.nodes.len()), state.nodes.len());
         if left < needed {
             return Err(refuse(format!(
-                "{left} of {all} nodes would be left, and with fewer than {needed} nobody may own a shard: wait for those that                  are away, or use --force"
+                "{left} of {all} nodes would be left, and with fewer than {needed} nobody may own a shard: wait for those that \
+                 are away, or use --force"
             )));
         }
         // Nothing is lost of those that are given up: the caller has looked.

@@ -30,6 +30,8 @@ use std::collections::BTreeMap;
 pub const VERSION: u32 = 1;
 /// Bytes of a line, without its newline; longer ones end the connection.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
+/// Seconds of a maintenance at most: 30 days.
+pub const MAINTENANCE_MAX_S: u32 = 30 * 86_400;
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
@@ -48,7 +50,7 @@ pub enum Request {
     NodeRemove {
         node: u32,
     },
-    /// A node of the cluster may be away for so many seconds, at least 1. `force`: even if that leaves too little.
+    /// A node of the cluster may be away for so many seconds, 1 to [`MAINTENANCE_MAX_S`]. `force`: even if that leaves too little.
     NodeMaintain {
         node: u32,
         seconds: u32,

@@ -41,6 +41,10 @@ pub struct Node {
 }
 
 impl Node {
+    /// It has not left.
+    pub fn is_member(&self) -> bool {
+        self.state != NodeState::Left
+    }
     /// What the state says of it lets it own shards.
     pub fn may_own(&self) -> bool {
         self.state == NodeState::Active && !self.draining && self.maintenance.is_none()
@@ -95,12 +99,17 @@ impl State {
 
     /// Nodes that have not left.
     pub fn members(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values().filter(|n| n.state != NodeState::Left)
+        self.nodes.values().filter(|n| n.is_member())
     }
 
     /// Shards that a node is to own.
     pub fn owned_by(&self, node: NodeId) -> impl Iterator<Item = ShardId> {
         self.shards.values().filter(move |s| s.owner == Some(node)).map(|s| s.id)
+    }
+
+    fn node_mut(&mut self, node: NodeId) -> Result<&mut Node, ControlError> {
+        let missing = || ControlError::NotFound { kind: "node", name: node.to_string() };
+        self.nodes.get_mut(&node).ok_or_else(missing)
     }
 
     pub(super) fn join_node(&mut self, node: &Node) -> Result<(), ControlError> {
@@ -125,8 +134,7 @@ impl State {
     }
 
     pub(super) fn set_node_state(&mut self, node: NodeId, state: NodeState) -> Result<(), ControlError> {
-        let missing = ControlError::NotFound { kind: "node", name: node.to_string() };
-        match self.nodes.get_mut(&node).ok_or(missing)? {
+        match self.node_mut(node)? {
             there if there.state == NodeState::Left => Err(ControlError::NodeLeaving(node.0)),
             there => {
                 there.state = state;
@@ -136,23 +144,20 @@ impl State {
     }
 
     pub(super) fn drain_node(&mut self, node: NodeId, draining: bool) -> Result<(), ControlError> {
-        let missing = ControlError::NotFound { kind: "node", name: node.to_string() };
-        let there = self.nodes.get_mut(&node).ok_or(missing)?;
+        let there = self.node_mut(node)?;
         there.draining = draining;
         there.maintenance = there.maintenance.filter(|_| draining);
         Ok(())
     }
 
     pub(super) fn remove_node(&mut self, node: NodeId, emptied: &[DeviceId]) -> Result<(), ControlError> {
-        let members = self.members().count();
-        let (all, needed) = (self.nodes.len(), majority(self.nodes.len()));
-        match self.nodes.get(&node) {
-            None => return Err(ControlError::NotFound { kind: "node", name: node.to_string() }),
-            Some(there) if there.state == NodeState::Left => return Ok(()),
-            Some(_) if members <= needed => {
-                return Err(ControlError::TooFewNodes { all, left: members - 1, needed });
-            }
-            Some(_) => {}
+        if !self.node_mut(node)?.is_member() {
+            return Ok(());
+        }
+        let (all, left) = (self.nodes.len(), self.members().count() - 1);
+        let needed = majority(all);
+        if left < needed {
+            return Err(ControlError::TooFewNodes { all, left, needed });
         }
         let in_use = |d: &&mut Device| {
             d.node == Some(node) && matches!(d.state, DeviceState::Active | DeviceState::Draining)
@@ -162,7 +167,7 @@ impl State {
         }
         self.devices.values_mut().filter(in_use).for_each(|d| d.state = DeviceState::Removed);
         self.shards.values_mut().filter(|s| s.owner == Some(node)).for_each(|s| s.owner = None);
-        self.nodes.get_mut(&node).expect("looked for above").state = NodeState::Left;
+        self.node_mut(node)?.state = NodeState::Left;
         self.cluster.membership += 1;
         Ok(())
     }
@@ -170,13 +175,12 @@ impl State {
     /// Who votes has changed, if anybody had left.
     pub(super) fn forget_nodes(&mut self) {
         let before = self.nodes.len();
-        self.nodes.retain(|_, node| node.state != NodeState::Left);
+        self.nodes.retain(|_, node| node.is_member());
         self.cluster.membership += u64::from(self.nodes.len() < before);
     }
 
     pub(super) fn maintain_node(&mut self, node: NodeId, seconds: Option<u32>) -> Result<(), ControlError> {
-        let missing = ControlError::NotFound { kind: "node", name: node.to_string() };
-        self.nodes.get_mut(&node).ok_or(missing)?.maintenance = seconds.filter(|left| *left > 0);
+        self.node_mut(node)?.maintenance = seconds.filter(|left| *left > 0);
         Ok(())
     }
 
