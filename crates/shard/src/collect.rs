@@ -368,6 +368,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let hope = || {
             !state.settled
                 || state.freeing > 0
+                || state.may_be_short_no_more()
                 || !state.freeable.is_empty()
                 || (state.extents.dead > 0 && state.collect.futile < FUTILE_MAX)
                 || state.extents.iter().any(unused)

@@ -109,7 +109,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if self.write_record(|_| {}).await.is_ok() {
             self.free_columns(&extent).await;
         }
-        self.state.borrow_mut().freeing -= 1;
+        self.state.borrow_mut().were_given_back(1);
         self.supply_wanted.notify_all();
     }
 

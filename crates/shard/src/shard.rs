@@ -194,6 +194,9 @@ pub(crate) struct State {
     pub freeable: Vec<ExtentId>,
     /// … and those that are being freed or given back.
     pub freeing: usize,
+    /// Times that extents were given back, and as of which of them the pool was found short.
+    pub given_back: u64,
+    pub short_as_of: u64,
     /// What could be freed lies behind extents that take frames.
     pub room_wanted: bool,
     /// Checkpoint frames that are done: where they went.
@@ -319,6 +322,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             roots: Roots::default(),
             freeable: Vec::new(),
             freeing: 0,
+            given_back: 0,
+            short_as_of: 0,
             room_wanted: false,
             meta_done: Vec::with_capacity(16),
             committed: Seq(0),

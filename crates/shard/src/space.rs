@@ -187,7 +187,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let gone: Vec<Option<Extent>> = join_all(ids.into_iter().map(|id| self.let_extent_go(id))).await;
             // Slots of a device that are freed at once share a write of its slot table.
             join_all(gone.iter().flatten().map(|extent| self.free_columns(extent))).await;
-            self.state.borrow_mut().freeing -= count;
+            self.state.borrow_mut().were_given_back(count);
             self.supply_wanted.notify_all();
             self.collect.notify_all();
         }
@@ -470,6 +470,19 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
         }
         true
+    }
+}
+
+impl State {
+    /// So many extents, whose freeing had begun, take no space any more: the pool may be short no longer.
+    pub(crate) fn were_given_back(&mut self, count: usize) {
+        self.freeing -= count;
+        self.given_back += 1;
+    }
+
+    /// Extents were given back since the pool was found short.
+    pub(crate) fn may_be_short_no_more(&self) -> bool {
+        self.given_back != self.short_as_of
     }
 }
 

@@ -65,6 +65,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.state.borrow_mut().stock =
                 stock_of(self.config.ready_extents, self.room().total, self.config.shards);
             let (mut short, mut later) = (false, false);
+            let as_of = self.state.borrow().given_back;
             for width in [Width::Wide, Width::Narrow] {
                 let missing = self.missing(width, urgent);
                 if missing > 0 {
@@ -79,7 +80,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             let (wanted, moved_wanted) = {
                 let state = &mut *self.state.borrow_mut();
-                state.short = short;
+                (state.short, state.short_as_of) = (short, as_of);
                 state.room_wanted &= short;
                 self.judge(state);
                 (state.reserve_wanted.take(), std::mem::take(&mut state.collect.extent_wanted))
@@ -113,7 +114,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     let state = self.state.borrow();
                     let reserve = state.reserve_wanted.is_some() && !state.reserve_spent;
                     let moved = state.collect.extent_wanted && !state.collect.spent;
-                    state.stopped.is_some() || reserve || moved
+                    state.stopped.is_some() || reserve || moved || state.may_be_short_no_more()
                 };
                 peristyle_rt::timeout(pause, self.supply_wanted.wait_until(reserve)).await;
                 pause = (pause * 2).min(RETRY_PERIOD);

@@ -113,6 +113,22 @@ fn a_pool_is_written_several_times_over_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_pool_with_hardly_anything_in_it_is_never_full_however_fast_it_is_written() {
+    sim::run(4, |_| async {
+        let world = World::new(12);
+        let shard = world.start(1 << 10).await;
+        let mut rng = Rng::new(9);
+        // Five times the pool: each round is a frame for itself.
+        for _ in 0..20_000 {
+            let block = rng.below(256);
+            world.scatter(&shard, block..block + 1).await;
+        }
+        assert!(counter(&shard, "freed_extents") > 50);
+        world.expect_all(&shard).await;
+    });
+}
+
+#[test]
 fn a_block_that_is_overwritten_while_it_is_moved_keeps_the_newer_version() {
     sim::run(2, |_| async {
         let world = World::new(30);

@@ -15,10 +15,10 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// 1+1 in memory, with a volume of 16 MiB.
+    /// 1+1 in memory, with a volume of 16 MiB, which small writes do not fill.
     #[allow(dead_code)] // Not every test asks for this one.
     pub fn start() -> Daemon {
-        let devices = ["--device", "memory:64MiB", "--device", "memory:64MiB"];
+        let devices = ["--device", "memory:256MiB"].repeat(2);
         Self::with("1+1", &devices, "ram=16MiB")
     }
 

@@ -76,7 +76,8 @@ impl Failover {
             paths,
             plan,
             namespace,
-            registers: RefCell::new(Registers::new(plan.seed, blocks)),
+            // Not the seed: what an earlier run with the same one has left is not this one's.
+            registers: RefCell::new(Registers::new(peristyle_rt::random_u64(), blocks)),
             record: RefCell::new(Record::new(phase, now())),
             errors: RefCell::default(),
             stopping: Cell::new(false),

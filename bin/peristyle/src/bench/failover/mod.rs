@@ -159,7 +159,10 @@ fn verdict(runs: &[Run]) -> Result<(), Failure> {
     let errors: u64 = runs.iter().map(Run::errors).sum();
     match (violations, errors) {
         (0, 0) => Ok(()),
-        (0, errors) => Err(Failure::failed(format!("{errors} commands failed"))),
+        (0, errors) => {
+            let first = runs.iter().find_map(Run::first_told).unwrap_or_default();
+            Err(Failure::failed(format!("{errors} commands failed; the first: {first}")))
+        }
         (wrong, _) => {
             Err(Failure::new(Kind::Damage, format!("{wrong} reads returned what must not be there")))
         }

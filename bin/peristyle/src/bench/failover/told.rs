@@ -29,6 +29,10 @@ impl Run {
     pub fn errors(&self) -> u64 {
         self.phases.iter().map(|phase| phase.errors).sum()
     }
+    /// The first wrong read, or else the first error.
+    pub fn first_told(&self) -> Option<&str> {
+        self.told.first().map(String::as_str)
+    }
     /// One line for the whole run.
     pub fn summary(&self) -> Value {
         let longest = |of: fn(&Phase) -> Duration| self.phases.iter().map(of).max().unwrap_or_default();
