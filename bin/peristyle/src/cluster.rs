@@ -16,9 +16,14 @@ use std::path::PathBuf;
 pub fn cluster(command: ClusterCommand, admin: Option<PathBuf>) -> Result<(), Failure> {
     match command {
         ClusterCommand::Create(options) => create(&options),
-        ClusterCommand::Token { name, store } => {
+        ClusterCommand::Token { name, store, new_secret } => {
             check_name(&name).map_err(Failure::from)?;
-            print(&format!("{}\n", wiring::found::token(&name, &store)?));
+            print(&format!("{}\n", wiring::found::token(&name, &store, new_secret)?));
+            if !new_secret {
+                eprintln!(
+                    "peristyle: without its secret, which only the tokens in the nodes' configurations have"
+                );
+            }
             Ok(())
         }
         ClusterCommand::Show(json) => {

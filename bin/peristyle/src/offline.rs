@@ -9,6 +9,7 @@ use crate::wiring::{self, DevDevices, DevNode, DevPlan, DeviceReport, Observer, 
 use peristyle_base::GIB;
 use peristyle_control::config::Config;
 use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub fn dev(options: DevOptions, admin: Option<PathBuf>) -> Result<(), Failure> {
@@ -103,7 +104,13 @@ fn twin<T: PartialEq>(list: &[T]) -> Option<&T> {
 fn read_config(file: &Path) -> Result<Config, Failure> {
     let name = file.display();
     let text = std::fs::read_to_string(file).map_err(|e| Failure::failed(format!("{name}: {e}")))?;
-    Config::parse(&text).map_err(|e| Failure::usage(format!("{name}: {e}")))
+    let config = Config::parse(&text).map_err(|e| Failure::usage(format!("{name}: {e}")))?;
+    let secret = config.cluster.as_ref().and_then(|cluster| cluster.token.secret.as_ref());
+    let others_read = |metadata: std::fs::Metadata| metadata.mode() & 0o077 != 0;
+    if secret.is_some() && std::fs::metadata(file).is_ok_and(others_read) {
+        eprintln!("peristyle: {name}: the token's secret is in it, and others than its owner may read it");
+    }
+    Ok(config)
 }
 
 pub fn node(options: NodeOptions, admin: Option<PathBuf>) -> Result<(), Failure> {

@@ -32,7 +32,17 @@ impl Cluster {
     fn start() -> Cluster {
         let dir = std::env::temp_dir().join(format!("peristyle-cluster-{}", std::process::id()));
         let mut command = Command::new(PERISTYLE);
-        command.args(["dev", "--nodes", "3", "--without-etcd", "--scheme", "1+1", "--device-size", "512MiB"]);
+        command.args([
+            "dev",
+            "--nodes",
+            "3",
+            "--without-etcd",
+            "--tls",
+            "--scheme",
+            "1+1",
+            "--device-size",
+            "512MiB",
+        ]);
         command.args(["--volume", "v=64MiB", "--listen", &format!("127.0.0.1:{}", free_ports()), "--json"]);
         let mut child = command.arg("--dir").arg(&dir).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();

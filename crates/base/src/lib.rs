@@ -7,6 +7,7 @@ pub mod crc;
 pub mod hist;
 pub mod ids;
 pub mod recent;
+pub mod secret;
 pub mod stage;
 pub mod time;
 pub mod units;
@@ -18,5 +19,6 @@ pub use ids::{
     RowIndex, Scheme, Seq, ShardId, SlotIndex, Uuid, VolumeId,
 };
 pub use recent::{RecentP99, RecentSums};
+pub use secret::Secret;
 pub use time::{Duration, Instant};
 pub use units::{BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, GIB, KIB, MIB, TIB};

@@ -351,6 +351,32 @@ pub struct ClusterConfig {
     pub rack: Option<String>,
     #[serde(default)]
     pub zone: Option<String>,
+    /// Whether nodes speak TLS with each other.
+    #[serde(default)]
+    pub tls: PeerTls,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerTls {
+    /// On, unless `listen` is an address of this machine alone.
+    #[default]
+    Auto,
+    On,
+    /// Spoken with those that do; others are let in as well. On the way from one to the other, or to another secret.
+    Optional,
+    Off,
+}
+
+impl ClusterConfig {
+    /// What is meant by `tls` here: never [`PeerTls::Auto`].
+    pub fn peer_tls(&self) -> PeerTls {
+        match self.tls {
+            PeerTls::Auto if self.listen.ip().is_loopback() => PeerTls::Off,
+            PeerTls::Auto => PeerTls::On,
+            told => told,
+        }
+    }
 }
 
 /// Why a configuration is refused: the key, and what is wrong with its value.
@@ -430,6 +456,14 @@ impl Config {
             }
             if cluster.listen.ip().is_unspecified() {
                 return Err(bad("cluster.listen", "other nodes have to reach it there: name an address"));
+            }
+            if cluster.peer_tls() != PeerTls::Off && cluster.token.secret.is_none() {
+                return Err(bad(
+                    "cluster.tls",
+                    "nodes speak TLS outside of one machine, and the token has no secret for that: `peristyle \
+                     cluster token --new-secret` prints one for all nodes; \"off\" does without, on a network that \
+                     belongs to the nodes alone",
+                ));
             }
         }
         self.check_devices()
@@ -514,9 +548,12 @@ impl Config {
                 scheme.width()
             ));
         }
-        if let Some(cluster) = self.cluster.as_ref().filter(|c| !c.listen.ip().is_loopback()) {
+        let open = |c: &&ClusterConfig| {
+            !c.listen.ip().is_loopback() && matches!(c.peer_tls(), PeerTls::Off | PeerTls::Optional)
+        };
+        if let Some(cluster) = self.cluster.as_ref().filter(open) {
             warnings.push(format!(
-                "cluster.listen is {}: whoever reaches it reads and writes all data, so it belongs on a network of its own",
+                "without cluster.tls = \"on\" whoever reaches cluster.listen, {}, reads and writes all data: it belongs on a network of its own",
                 cluster.listen
             ));
         }

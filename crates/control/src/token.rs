@@ -1,9 +1,10 @@
-//! What a node needs to know to join a cluster, as one word: `NAME@etcd:HOST:PORT,HOST:PORT#UUID`.
+//! What a node needs to know to join a cluster, as one word: `NAME@etcd:HOST:PORT,HOST:PORT#UUID.SECRET`.
 //!
-//! It tells where the shared state is and which cluster that must be; it is no secret that keeps anybody out.
+//! It tells where the shared state is and which cluster that must be; the secret, which is nowhere but in tokens, makes it a node of it
+//! to the other nodes.
 
 use crate::desired::check_name;
-use peristyle_base::Uuid;
+use peristyle_base::{Secret, Uuid};
 use std::fmt;
 use std::str::FromStr;
 
@@ -25,6 +26,8 @@ pub struct Token {
     pub name: String,
     pub store: StoreAt,
     pub cluster: Uuid,
+    /// From which nodes make their certificates; `None` in tokens without: there is no TLS then.
+    pub secret: Option<Secret>,
 }
 
 impl fmt::Display for StoreAt {
@@ -61,19 +64,25 @@ impl FromStr for StoreAt {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}#{}", self.name, self.store, self.cluster)
+        write!(f, "{}@{}#{}", self.name, self.store, self.cluster)?;
+        self.secret.as_ref().map_or(Ok(()), |secret| write!(f, ".{}", secret.reveal()))
     }
 }
 
 impl FromStr for Token {
     type Err = String;
     fn from_str(s: &str) -> Result<Token, String> {
-        let wrong = || format!("`{s}` is no token: it is what `peristyle cluster create` prints");
+        // The secret stays where it is.
+        let shown = s.split_once('#').map_or("", |(open, _)| open);
+        let wrong = || format!("`{shown}#…` is no token: it is what `peristyle cluster create` prints");
         let (name, rest) = s.split_once('@').ok_or_else(wrong)?;
         let (store, cluster) = rest.rsplit_once('#').ok_or_else(wrong)?;
         check_name(name).map_err(|e| e.to_string())?;
-        let cluster = cluster.parse().map_err(|_| wrong())?;
-        Ok(Token { name: name.into(), store: store.parse()?, cluster })
+        let (cluster, secret) =
+            cluster.split_once('.').map_or((cluster, None), |(c, secret)| (c, Some(secret)));
+        let cluster = cluster.parse().map_err(|()| wrong())?;
+        let secret = secret.map(Secret::from_str).transpose().map_err(|()| wrong())?;
+        Ok(Token { name: name.into(), store: store.parse()?, cluster, secret })
     }
 }
 
@@ -83,13 +92,16 @@ mod tests {
 
     #[test]
     fn a_token_reads_as_it_was_written_and_anything_else_is_refused_in_words() {
-        let uuid = "00112233-4455-6677-8899-aabbccddeeff";
+        let (uuid, secret) = ("00112233-4455-6677-8899-aabbccddeeff", "5a".repeat(32));
         for token in [
             format!("main@etcd:10.0.0.1:2379#{uuid}"),
             format!("a.b@etcd:10.0.0.1:2379,etcd.example:2379,[fd00::1]:2379#{uuid}"),
             format!("dev@store:127.0.0.1:7300#{uuid}"),
+            format!("main@etcd:10.0.0.1:2379#{uuid}.{secret}"),
         ] {
-            assert_eq!(token.parse::<Token>().unwrap().to_string(), token);
+            let read: Token = token.parse().unwrap();
+            assert_eq!(read.to_string(), token);
+            assert!(!format!("{read:?}").contains(&secret), "{read:?}");
         }
         for wrong in [
             String::new(),
@@ -101,8 +113,12 @@ mod tests {
             format!("main@store:10.0.0.1#{uuid}"),
             "main@etcd:10.0.0.1:2379#1234".into(),
             "main@etcd:10.0.0.1:2379".into(),
+            format!("main@etcd:10.0.0.1:2379#{uuid}."),
+            format!("main@etcd:10.0.0.1:2379#{uuid}.{secret}0"),
+            format!("main@etcd:10.0.0.1:2379#1234.{secret}"),
         ] {
-            assert!(wrong.parse::<Token>().is_err(), "{wrong}");
+            let error = wrong.parse::<Token>().unwrap_err();
+            assert!(!error.contains(&secret), "{error}");
         }
     }
 }

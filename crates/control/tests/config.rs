@@ -42,7 +42,7 @@ fn the_sample_is_the_defaults_and_names_every_key() {
 fn the_sample_documents_every_key_of_the_structs() {
     let keys = "data_dir admin_socket shards listen advertise nqn hosts count cores poll buffers hugepages map_cache \
                 name scheme too_few_domains detect_zeroes checkpoint_log background_mib_s \
-                rebuild_after_s scrub_days path write_cache discard domain lba_bytes connections queue_depth io_queues token node rack zone";
+                rebuild_after_s scrub_days path write_cache discard domain lba_bytes connections queue_depth io_queues token node tls rack zone";
     for key in keys.split_whitespace() {
         assert!(SAMPLE.contains(&format!("{key} = ")), "{key}");
     }
@@ -113,6 +113,34 @@ fn what_is_out_of_range_or_contradicts_itself_is_named_with_its_key() {
         assert!(error.contains(key), "{text}: {error}");
     }
     assert!(Config::parse("").unwrap_err().to_string().contains("device format"));
+}
+
+#[test]
+fn nodes_on_a_network_speak_tls_unless_they_are_told_not_to() {
+    let (uuid, secret) = ("00112233-4455-6677-8899-aabbccddeeff", format!(".{}", "5a".repeat(32)));
+    let of = |listen: &str, secret: &str, more: &str| {
+        parse(&format!(
+            "[cluster]\ntoken = \"main@etcd:10.0.0.1:2379#{uuid}{secret}\"\nnode = 1\nlisten = \"{listen}:7400\"\n{more}"
+        ))
+    };
+    let use_of = |listen, secret, more| of(listen, secret, more).map(|c| c.cluster.unwrap().peer_tls());
+    for (listen, told, tls) in [
+        ("10.0.0.2", "", PeerTls::On),
+        ("127.0.0.1", "", PeerTls::Off),
+        ("127.0.0.1", "tls = \"on\"", PeerTls::On),
+        ("10.0.0.2", "tls = \"off\"", PeerTls::Off),
+        ("10.0.0.2", "tls = \"optional\"", PeerTls::Optional),
+    ] {
+        assert_eq!(use_of(listen, &secret, told), Ok(tls), "{listen} {told}");
+        let without = use_of(listen, "", told);
+        match tls {
+            PeerTls::Off => assert_eq!(without, Ok(tls)),
+            _ => assert!(without.unwrap_err().contains("--new-secret"), "{listen} {told}"),
+        }
+    }
+    let warns =
+        |told| of("10.0.0.2", &secret, told).unwrap().warnings().iter().any(|w| w.contains("cluster.tls"));
+    assert_eq!(["", "tls = \"off\"", "tls = \"optional\""].map(warns), [false, true, true]);
 }
 
 #[test]

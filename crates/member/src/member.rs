@@ -8,7 +8,7 @@ use peristyle_control::desired::{Change, Node, NodeState, State};
 use peristyle_control::election::Manager;
 use peristyle_control::presence::{self, Presence, stay_present};
 use peristyle_control::{ClusterStore, Control, MetaError, ShardRecords};
-use peristyle_node::ShardPhase;
+use peristyle_node::{LinkState, ShardPhase};
 use peristyle_rt::sync::{Notify, Semaphore};
 use peristyle_rt::{Duration, Instant, join_all, select, sleep, spawn, timeout};
 use peristyle_shard::RecoveryTimes;
@@ -106,7 +106,13 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
         let manager = self.manager.borrow().as_ref().and_then(|m| manager::node_of(&m.name));
         let (alive, serves) = (|id| self.is_alive(id), |shard| self.node.serves(shard));
         let columns = |device| self.node.devices().get(device).map_or(0, |d| u64::from(d.usage().1));
-        ClusterInfo::of(&self.control.state(), self.me, manager, alive, serves, columns)
+        let mut info = ClusterInfo::of(&self.control.state(), self.me, manager, alive, serves, columns);
+        for (node, link) in self.node.peers().states().into_iter().filter(|(_, link)| *link != LinkState::Up)
+        {
+            let told = info.nodes.iter_mut().find(|told| told.node == node.0);
+            told.into_iter().for_each(|told| told.link = Some(link.to_string()));
+        }
+        info
     }
 
     /// Hosts of the whole cluster, as all nodes have said in the store; this one says what is so now.

@@ -215,7 +215,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             .compare_exchange(0, drawn, Ordering::AcqRel, Ordering::Acquire)
             .map_or_else(|b| b, |_| drawn);
         let who = Identity { me: config.node, cluster: config.cluster, boot, reactors: bus.reactors() };
-        let peers = Peers::new(who, config.peers.listen, peers);
+        let peers = Peers::new(who, &config.peers, peers);
         let mine = config.devices.iter().filter(|d| d.home == bus.me()).cloned().collect();
         let shards = config.all_shards().count();
         let columns = Rc::new(NodeColumns::with_peers(

@@ -19,3 +19,4 @@ mod shard_faults;
 mod sockets;
 mod stalls;
 mod target;
+mod tls;

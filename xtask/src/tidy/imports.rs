@@ -39,7 +39,9 @@ const TABLE: &[Row] = &[
     row("crates/shard",   "peristyle-shard",   &["base", "ec", "cluster", "rt"], &["hashbrown", "zerocopy"]),
     // wholes
     row("crates/node",    "peristyle-node",
-        &["base", "rt", "nvme", "nbd", "ec", "cluster", "column", "shard"], &[]),
+        &["base", "rt", "nvme", "nbd", "ec", "cluster", "column", "shard"],
+        // TLS between nodes, in `src/peer/tls`
+        &["rcgen", "ring", "rustls", "rustls-webpki"]),
     row("crates/control", "peristyle-control", &["base", "cluster", "rt"],
         // etcd's gRPC; tokio may stand in `src/etcd/` only: see `stdlib.rs`
         &["http", "prost", "redb", "serde", "serde_json", "thiserror", "tokio", "tokio-stream", "toml", "tonic", "tonic-prost"]),

@@ -13,13 +13,20 @@ pub enum ClusterCommand {
 The token goes into the section [cluster] of each node's configuration; then `peristyle node --config FILE` joins.
 Example: peristyle cluster create main --store etcd:10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379 --scheme 4+2")]
     Create(CreateOptions),
-    /// Print the token of a cluster again
+    /// Print the token of a cluster again, without its secret or with another one
+    #[command(after_help = "\
+A token's secret is kept nowhere but in the nodes' configurations. Nodes with different secrets do not speak with each
+other: to give all of them another one while they run, see docs/operating.md, \"TLS between nodes\".
+Example: peristyle cluster token main --store etcd:10.0.0.1:2379 --new-secret")]
     Token {
         /// The cluster's name
         name: String,
         /// Where its shared state is
         #[arg(long, value_name = "etcd:HOST:PORT,…")]
         store: StoreAt,
+        /// Draw another secret, for the tokens of all nodes
+        #[arg(long)]
+        new_secret: bool,
     },
     /// Nodes, who is the manager, and who owns which shard, as a running node sees it
     #[command(after_help = "Example: peristyle cluster show --json")]

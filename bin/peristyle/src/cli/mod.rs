@@ -126,6 +126,9 @@ pub struct DevOptions {
     /// Keep what the nodes share in the embedded store of one more process, also where etcd is installed
     #[arg(long, requires = "nodes")]
     pub without_etcd: bool,
+    /// Have the nodes speak TLS with each other, as they do by themselves on a network
+    #[arg(long, requires = "nodes")]
+    pub tls: bool,
     /// Folder of the store
     #[arg(long, default_value = "./peristyle-dev", value_name = "PATH")]
     pub dir: PathBuf,

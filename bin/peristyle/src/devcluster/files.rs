@@ -6,7 +6,9 @@ use peristyle_base::MIB;
 use peristyle_base::units::format_bytes;
 use peristyle_control::Token;
 use std::fmt::Write;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Ports from the first of NVMe/TCP on: of the shared store and its peers, and of the nodes for each other.
@@ -25,6 +27,8 @@ pub struct Layout {
     pub advertise: Option<SocketAddr>,
     pub reactors: u16,
     pub devices: u16,
+    /// Between nodes.
+    pub tls: bool,
 }
 
 fn failed(path: &Path, e: impl std::fmt::Display) -> Failure {
@@ -63,6 +67,7 @@ impl Layout {
             advertise: options.advertise,
             reactors,
             devices: options.devices_of_node(),
+            tls: options.tls,
         };
         if layout.admin(nodes).as_os_str().len() > 107 {
             return Err(failed(&layout.dir, "its path is too long for the sockets in it: use a shorter one"));
@@ -115,7 +120,7 @@ impl Layout {
 
     pub fn keep_token(&self, token: &Token) -> Result<(), Failure> {
         let file = self.token_file();
-        std::fs::write(&file, format!("{token}\n")).map_err(|e| failed(&file, e))
+        write_private(&file, &format!("{token}\n"))
     }
 
     /// Writes a node's configuration; it is what an operator would write.
@@ -134,8 +139,9 @@ impl Layout {
             writeln!(text, "\n[reactors]\ncount = {}\n\n[memory]\nbuffers = \"{buffers}\"", self.reactors);
         let _ = writeln!(
             text,
-            "\n[cluster]\ntoken = \"{token}\"\nnode = {number}\nlisten = \"{}\"",
-            self.peers(number)
+            "\n[cluster]\ntoken = \"{token}\"\nnode = {number}\nlisten = \"{}\"\ntls = \"{}\"",
+            self.peers(number),
+            if self.tls { "on" } else { "off" }
         );
         for device in 0..self.devices {
             let _ = writeln!(
@@ -144,9 +150,20 @@ impl Layout {
             );
         }
         let file = dir.join("peristyle.toml");
-        std::fs::write(&file, text).map_err(|e| failed(&file, e))?;
+        write_private(&file, &text)?;
         Ok(file)
     }
+}
+
+/// For its owner's eyes: the token's secret is in it.
+fn write_private(file: &Path, text: &str) -> Result<(), Failure> {
+    let write = || {
+        let mut options = std::fs::OpenOptions::new();
+        let mut to = options.write(true).create(true).truncate(true).mode(0o600).open(file)?;
+        to.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        to.write_all(text.as_bytes())
+    };
+    write().map_err(|e| failed(file, e))
 }
 
 fn behind(addr: SocketAddr, ports: u16) -> SocketAddr {

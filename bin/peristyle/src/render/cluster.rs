@@ -16,6 +16,10 @@ fn state(node: &NodeInfo) -> String {
         None => word.into(),
     };
     match (node.draining, node.columns) {
+        (false, _) if !node.alive => match &node.link {
+            Some(link) => format!("{word}: {link}"),
+            None => word,
+        },
         (false, _) => word,
         (true, 0) => format!("{word}, empty"),
         (true, left) => format!("{word}, draining: {left} columns left"),

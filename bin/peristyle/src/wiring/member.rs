@@ -4,15 +4,16 @@ use super::Plan;
 use super::store::{self, Opened};
 use crate::failure::Failure;
 use peristyle_base::{NodeId, Uuid};
-use peristyle_control::config::ClusterConfig;
+use peristyle_control::config::{ClusterConfig, PeerTls};
 use peristyle_control::desired::{self, NodeState};
 use peristyle_control::{
     AnyStore, Control, ControlError, EtcdConfig, EtcdStore, MetaError, ServedStore, StoreAt, Token,
 };
-use peristyle_node::NodeConfig;
+use peristyle_node::{NodeConfig, Security, Tls};
 use peristyle_rt::{Addr, Duration, RuntimeConfig, sleep};
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Who the node is: drawn at its first start.
 const IDENTITY: &str = "node-uuid";
@@ -115,5 +116,19 @@ async fn become_member(
     };
     peristyle_member::enter(&control, &node, &found, waits).await?;
     let state = control.state().clone();
-    Ok((store::node_config(plan, &state, Some((me, cluster.listen))), state.cluster.nqn, notes))
+    let mut config = store::node_config(plan, &state, Some((me, cluster.listen)));
+    config.peers.security = security(cluster)?;
+    Ok((config, state.cluster.nqn, notes))
+}
+
+/// What connections to other nodes are.
+fn security(cluster: &ClusterConfig) -> Result<Security, Failure> {
+    let Some(secret) = &cluster.token.secret else { return Ok(Security::Plain) };
+    let tls = || Tls::new(secret, cluster.token.cluster, NodeId(cluster.node)).map(Arc::new);
+    match cluster.peer_tls() {
+        PeerTls::Off => Ok(Security::Plain),
+        PeerTls::Optional => tls().map(Security::Either),
+        PeerTls::On | PeerTls::Auto => tls().map(Security::Tls),
+    }
+    .map_err(Failure::failed)
 }

@@ -208,6 +208,9 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
         volumes: control.state().active_volumes().map(ReadyVolume::from).collect(),
     }));
     say(format!("memory: {}", memory_line(node, &plan)));
+    if plan.cluster.is_some() {
+        say(format!("other nodes: {}", node.config().peers.security));
+    }
     let status = report_status(node.clone(), news.clone());
     peristyle_rt::select(peristyle_rt::shutdown_requested(), status).await;
     if let Some(member) = member {

@@ -3,7 +3,7 @@
 use super::busy::when_free;
 use super::{Plan, PlannedDevice, member};
 use crate::failure::Failure;
-use peristyle_base::{MIB, NodeId, Uuid};
+use peristyle_base::{MIB, NodeId, Secret, Uuid};
 use peristyle_column::{Discard, FormatError, FormatOptions, LabelError, OpenError, inspect};
 use peristyle_control::desired::{Device as KnownDevice, DeviceState, Shard, State};
 use peristyle_control::setup::{FoundDevice, Setup, VolumeWish, open_or_create};
@@ -167,6 +167,13 @@ pub(super) fn say(note: String) {
     eprintln!("peristyle: {note}");
 }
 
+/// For a new cluster, or all nodes of one.
+pub fn random_secret() -> Secret {
+    let mut bytes = [0; 32];
+    peristyle_rt::fill_random(&mut bytes);
+    Secret(bytes)
+}
+
 pub(super) fn random_uuid() -> Uuid {
     let mut bytes = [0; 16];
     peristyle_rt::fill_random(&mut bytes);
@@ -225,7 +232,7 @@ pub(super) fn node_config(plan: &Plan, state: &State, member: Option<(NodeId, So
         node: me.unwrap_or_default(),
         cluster: state.cluster.uuid,
         devices,
-        peers: PeersConfig { listen: member.map(|m| m.1), peers },
+        peers: PeersConfig { listen: member.map(|m| m.1), peers, ..PeersConfig::default() },
         peer_devices: me.map_or(Vec::new(), |me| peer_devices(state, me).collect()),
         shards,
         peer_shards,

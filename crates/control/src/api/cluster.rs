@@ -23,6 +23,9 @@ pub struct NodeInfo {
     pub state: NodeState,
     /// It answers the node that tells this.
     pub alive: bool,
+    /// What is wrong with the connection to it, as the node that tells this sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
     /// It is to be emptied.
     #[serde(default)]
     pub draining: bool,
@@ -76,6 +79,7 @@ impl ClusterInfo {
             node: n.id.0,
             state: n.state,
             alive: alive(n.id),
+            link: None,
             draining: n.draining,
             maintenance: n.maintenance,
             columns: of(n.id).map(|d| columns(d.id)).sum(),

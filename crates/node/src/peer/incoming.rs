@@ -1,7 +1,8 @@
 //! What arrives over one connection.
 
+use super::tls::Reader;
 use peristyle_cluster::peer::Violation;
-use peristyle_rt::{Buf, StreamReader, View};
+use peristyle_rt::Buf;
 
 /// Payload of which at least so much is to come goes straight into its buffer.
 const DIRECT_BYTES: usize = 32 << 10;
@@ -22,22 +23,19 @@ impl From<Violation> for Lost {
 }
 
 pub(super) struct Incoming {
-    reader: StreamReader,
-    /// Bytes that have come and were not used yet.
-    chunk: Option<View>,
+    reader: Reader,
 }
 
 impl Incoming {
-    pub fn new(reader: StreamReader) -> Incoming {
-        Incoming { reader, chunk: None }
+    pub fn new(reader: Reader) -> Incoming {
+        Incoming { reader }
     }
 
     /// Hands bytes to `feed`, which says how many it used.
     pub async fn feed(&mut self, feed: impl FnOnce(&[u8]) -> Result<usize, Violation>) -> Result<(), Lost> {
-        let mut chunk = self.next_chunk().await?;
-        let used = feed(&chunk)?;
-        chunk.advance(used);
-        self.keep(chunk);
+        self.more().await?;
+        let used = feed(self.bytes())?;
+        self.used(used);
         Ok(())
     }
 
@@ -49,36 +47,57 @@ impl Incoming {
     ) -> Result<Buf, Lost> {
         let mut at = 0;
         while at < buf.len() {
-            if self.chunk.is_none() && buf.len() - at >= DIRECT_BYTES {
+            if let Reader::Plain { reader, first: None } = &mut self.reader
+                && buf.len() - at >= DIRECT_BYTES
+            {
                 let mut front = buf.split_to(at);
-                let (result, rest) = self.reader.recv_exact(buf).await;
+                let (result, rest) = reader.recv_exact(buf).await;
                 result.map_err(|_| Lost::Ended)?;
                 check(&rest)?;
                 front.unsplit(rest);
                 return Ok(front);
             }
-            let mut chunk = self.next_chunk().await?;
-            let n = chunk.len().min(buf.len() - at);
-            buf[at..at + n].copy_from_slice(&chunk[..n]);
-            check(&chunk[..n])?;
-            chunk.advance(n);
-            self.keep(chunk);
+            self.more().await?;
+            let bytes = self.bytes();
+            let n = bytes.len().min(buf.len() - at);
+            buf[at..at + n].copy_from_slice(&bytes[..n]);
+            check(&bytes[..n])?;
+            self.used(n);
             at += n;
         }
         Ok(buf)
     }
 
-    async fn next_chunk(&mut self) -> Result<View, Lost> {
-        if let Some(chunk) = self.chunk.take() {
-            return Ok(chunk);
-        }
-        match self.reader.recv().await {
-            Ok(view) if !view.is_empty() => Ok(view),
-            _ => Err(Lost::Ended),
+    /// Bytes that have come and were not used yet.
+    fn bytes(&self) -> &[u8] {
+        match &self.reader {
+            Reader::Plain { first, .. } => first.as_deref().unwrap_or_default(),
+            Reader::Tls(reader) => reader.bytes(),
         }
     }
 
-    fn keep(&mut self, chunk: View) {
-        self.chunk = (!chunk.is_empty()).then_some(chunk);
+    fn used(&mut self, bytes: usize) {
+        match &mut self.reader {
+            Reader::Plain { first, .. } => {
+                first.iter_mut().for_each(|view| view.advance(bytes));
+                first.take_if(|view| view.is_empty());
+            }
+            Reader::Tls(reader) => reader.used(bytes),
+        }
+    }
+
+    /// Waits until there are some.
+    async fn more(&mut self) -> Result<(), Lost> {
+        match &mut self.reader {
+            Reader::Plain { first: Some(_), .. } => Ok(()),
+            Reader::Plain { reader, first } => match reader.recv().await {
+                Ok(view) if !view.is_empty() => {
+                    *first = Some(view);
+                    Ok(())
+                }
+                _ => Err(Lost::Ended),
+            },
+            Reader::Tls(reader) => reader.more().await.map_err(|_| Lost::Ended),
+        }
     }
 }

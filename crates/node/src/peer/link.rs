@@ -2,6 +2,7 @@
 
 use super::incoming::{Incoming, Lost};
 use super::outbox::Outbox;
+use super::tls::{Secured, Security};
 use peristyle_base::DeviceId;
 use peristyle_base::crc::Crc32c;
 use peristyle_cluster::ColumnFault;
@@ -31,6 +32,8 @@ pub enum LinkState {
     Up,
     /// Nobody answers at the address.
     Unreachable,
+    /// TLS does not come about.
+    NotSecured,
     Refused(Refusal),
     /// The other end broke the protocol.
     Broken(Violation),
@@ -43,6 +46,9 @@ impl std::fmt::Display for LinkState {
         match self {
             LinkState::Up => f.write_str("up"),
             LinkState::Unreachable => f.write_str("nobody answers at its address"),
+            LinkState::NotSecured => {
+                f.write_str("no TLS with it: it uses none, or its token has another secret")
+            }
             LinkState::Refused(why) => write!(f, "it refuses: {why}"),
             LinkState::Broken(how) => write!(f, "it breaks the protocol: {how}"),
             LinkState::Lost => f.write_str("the connection was lost"),
@@ -111,6 +117,9 @@ pub(super) struct With {
 pub(super) struct Link {
     addr: Addr,
     hello: Hello,
+    security: Security,
+    /// How it is connected to next.
+    with_tls: Cell<bool>,
     conn: RefCell<Option<Rc<Conn>>>,
     state: Cell<LinkState>,
     stopping: Event,
@@ -120,10 +129,13 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects, and goes on until `stopping`.
-    pub fn start(addr: Addr, hello: Hello, stopping: Event) -> Rc<Link> {
+    pub fn start(addr: Addr, hello: Hello, security: Security, stopping: Event) -> Rc<Link> {
+        let with_tls = Cell::new(security.prefers_tls());
         let link = Rc::new(Link {
             addr,
             hello,
+            security,
+            with_tls,
             conn: RefCell::default(),
             state: Cell::new(LinkState::Unreachable),
             stopping,
@@ -157,12 +169,23 @@ impl Link {
         self.ended.set();
     }
 
+    /// A connection to whom it is meant for; else why there is none.
+    async fn reach(&self) -> Result<Secured, LinkState> {
+        let stream = Stream::connect(&self.addr).await.map_err(|_| LinkState::Unreachable)?;
+        let secured = self.security.connect(stream, self.hello.to, self.with_tls.get());
+        secured.await.map_err(|_| LinkState::NotSecured)
+    }
+
     /// Returns when the connection is lost.
     async fn connect_once(&self) {
-        let Some(Ok(stream)) = timeout(CONNECT_LIMIT, Stream::connect(&self.addr)).await else {
-            return self.state.set(LinkState::Unreachable);
+        let reached = timeout(CONNECT_LIMIT, self.reach()).await.unwrap_or(Err(LinkState::Unreachable));
+        let Secured { reader, writer, .. } = match reached {
+            Ok(secured) => secured,
+            Err(state) => {
+                self.other_way(state == LinkState::NotSecured);
+                return self.state.set(state);
+            }
         };
-        let (reader, writer) = stream.split();
         let conn = Rc::new(Conn {
             client: RefCell::new(Client::new(self.hello)),
             outbox: Outbox::new().await,
@@ -178,14 +201,25 @@ impl Link {
         let mut incoming = Incoming::new(reader);
         // The sender's end wakes it.
         let lost = self.receive(&conn, &mut incoming).await;
-        let refused = matches!(self.state.get(), LinkState::Refused(_)) && !conn.ready.get();
+        let unwelcome = !conn.ready.get();
+        let refused = matches!(self.state.get(), LinkState::Refused(_)) && unwelcome;
         match lost {
             Lost::Broken(how) => self.state.set(LinkState::Broken(how)),
             Lost::Ended if refused => {}
+            // It was not content with this node's certificate.
+            Lost::Ended if unwelcome && self.with_tls.get() => self.state.set(LinkState::NotSecured),
             Lost::Ended => self.state.set(LinkState::Lost),
         }
+        self.other_way(unwelcome && !refused);
         self.conn.replace(None);
         conn.end();
+    }
+
+    /// Where either is spoken, what did not work is not tried next.
+    fn other_way(&self, failed: bool) {
+        if failed && self.security.is_either() {
+            self.with_tls.set(!self.with_tls.get());
+        }
     }
 
     async fn receive(&self, conn: &Conn, incoming: &mut Incoming) -> Lost {

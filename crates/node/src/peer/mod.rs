@@ -10,6 +10,7 @@ mod link;
 mod outbox;
 mod serve;
 mod table;
+mod tls;
 mod watch;
 
 pub use leases::LeaseTable;
@@ -17,6 +18,7 @@ pub use link::LinkState;
 use table::Peer;
 pub(crate) use table::{Identity, PeerTable};
 pub use table::{PeerConfig, PeersConfig};
+pub use tls::{Security, Tls, TlsError};
 
 use crate::columns::NodeColumns;
 use crate::devices::{DeviceState, DeviceTable, Home, SharedDevice};
@@ -44,6 +46,7 @@ pub struct Peers {
     who: Identity,
     /// Where the first reactor listens for other nodes.
     listen: Option<SocketAddr>,
+    security: Security,
     table: PeerTable,
     links: RefCell<BTreeMap<(NodeId, u16), Linked>>,
     /// On the first reactor of a node that has others.
@@ -54,14 +57,16 @@ pub struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(who: Identity, listen: Option<SocketAddr>, table: PeerTable) -> Rc<Peers> {
+    pub(crate) fn new(who: Identity, config: &PeersConfig, table: PeerTable) -> Rc<Peers> {
+        let (listen, security) = (config.listen, config.security.clone());
         let (links, leases, heard, stopping) = Default::default();
-        Rc::new(Peers { who, listen, table, links, leases, heard, stopping })
+        Rc::new(Peers { who, listen, security, table, links, leases, heard, stopping })
     }
 
     /// Of a node that is alone.
     pub(crate) fn none() -> Rc<Peers> {
-        Peers::new(Identity { reactors: 1, ..Identity::default() }, None, PeerTable::new(&[]))
+        let who = Identity { reactors: 1, ..Identity::default() };
+        Peers::new(who, &PeersConfig::default(), PeerTable::new(&[]))
     }
 
     /// Listens for other nodes, if the configuration says so.
@@ -114,7 +119,7 @@ impl Peers {
         let mut addr = peer.addr();
         addr.set_port(addr.port().checked_add(reactor)?);
         let hello = Hello { versions: (0, 0), cluster: self.who.cluster, from: self.who.me, to: node };
-        let link = Link::start(Addr::Tcp(addr), hello, self.stopping.clone());
+        let link = Link::start(Addr::Tcp(addr), hello, self.security.clone(), self.stopping.clone());
         links.insert((node, reactor), (version, link.clone()));
         Some(link)
     }

@@ -1,10 +1,11 @@
 //! What leaves over one connection: heads in a buffer of their own, payload from where it lies. All that is ready in a
 //! turn leaves in one send.
 
+use super::tls::Writer;
 use crate::pieces::{Piece, put};
 use peristyle_cluster::peer::HEAD_BYTES_MAX;
 use peristyle_rt::sync::{Event, Notify};
-use peristyle_rt::{Buf, Either, IoVec, StreamWriter, select};
+use peristyle_rt::{Buf, Either, IoVec, select};
 use std::cell::RefCell;
 
 /// Heads of one send.
@@ -80,7 +81,7 @@ impl Outbox {
     }
 
     /// Sends until the connection is over; ends it when it cannot send.
-    pub async fn run(&self, mut writer: StreamWriter) {
+    pub async fn run(&self, mut writer: Writer) {
         let mut spare = Buf::alloc(HEADS_BYTES).await;
         let mut pieces = Vec::with_capacity(64);
         loop {

@@ -2,6 +2,7 @@
 
 use super::incoming::{Incoming, Lost};
 use super::outbox::Outbox;
+use super::tls::{Secured, Who};
 use super::{Peers, reports};
 use crate::columns::NodeColumns;
 use crate::message::{ColumnAnswer, ColumnRequest};
@@ -12,7 +13,9 @@ use peristyle_cluster::peer::{
 };
 use peristyle_cluster::{ColumnFault, ListedSlot};
 use peristyle_rt::sync::{Permit, Semaphore};
-use peristyle_rt::{Addr, Buf, Duration, Either, IoVec, KeptBufs, Listener, NetError, Stream, View, select};
+use peristyle_rt::{
+    Addr, Buf, Duration, Either, IoVec, KeptBufs, Listener, NetError, Stream, View, select, timeout,
+};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -87,8 +90,9 @@ struct Session {
     crcs: RefCell<Vec<u8>>,
     room: Rc<Semaphore>,
     welcomed: Cell<bool>,
-    /// Who asks.
+    /// Who asks, and what TLS says of it.
     from: Cell<NodeId>,
+    who: Who,
     /// How often something has come.
     heard: Cell<u64>,
 }
@@ -121,9 +125,16 @@ impl Service {
     }
 }
 
+impl Service {
+    fn disconnected(&self) {
+        self.connections.set(self.connections.get() - 1);
+    }
+}
+
 impl Session {
     async fn run(service: Rc<Service>, stream: Stream) {
-        let (reader, writer) = stream.split();
+        let accepted = timeout(HELLO_LIMIT, service.peers.security.accept(stream)).await;
+        let Some(Ok(Secured { reader, writer, who })) = accepted else { return service.disconnected() };
         let reactors = service.peers.who.reactors as u16;
         let offer = Welcome {
             version: 0,
@@ -139,6 +150,7 @@ impl Session {
             room: Semaphore::new(ANSWER_BYTES_MAX / BLOCK_BYTES),
             welcomed: Cell::new(false),
             from: Cell::default(),
+            who,
             heard: Cell::new(0),
             service,
         });
@@ -160,8 +172,7 @@ impl Session {
         let mut incoming = Incoming::new(reader);
         while !session.outbox.closed.is_set() && session.clone().receive_next(&mut incoming).await.is_ok() {}
         session.outbox.close();
-        let connections = &session.service.connections;
-        connections.set(connections.get() - 1);
+        session.service.disconnected();
     }
 
     async fn receive_next(self: Rc<Self>, incoming: &mut Incoming) -> Result<(), Lost> {
@@ -217,6 +228,9 @@ impl Session {
 
     /// An error ends the connection, when what was said has left.
     fn greet(&self, hello: &Hello) -> Result<(), Lost> {
+        if !self.who.may_be(hello.from) {
+            return Err(Lost::Ended);
+        }
         let busy = self.service.connections.get() > CONNECTIONS_MAX;
         let taken = self.outbox.push(None, |out| Some(self.server.borrow_mut().welcome(hello, busy, out)));
         match taken {

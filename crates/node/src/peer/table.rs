@@ -1,5 +1,6 @@
 //! Which other nodes there are, as all reactors know it. Nodes join and leave while others run, and come to other addresses.
 
+use super::tls::Security;
 use peristyle_base::{NodeId, Uuid};
 use peristyle_cluster::lease::NODES_MAX;
 use std::net::SocketAddr;
@@ -23,6 +24,8 @@ pub struct PeersConfig {
     pub listen: Option<SocketAddr>,
     /// Those that are known at the start.
     pub peers: Vec<PeerConfig>,
+    /// What connections to them are.
+    pub security: Security,
 }
 
 impl PeersConfig {

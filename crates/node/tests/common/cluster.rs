@@ -49,7 +49,8 @@ impl Cluster {
                 addr: addr(j),
                 is_member: true,
             });
-            config.peers = PeersConfig { listen: Some(addr(i)), peers: peers.collect() };
+            config.peers =
+                PeersConfig { listen: Some(addr(i)), peers: peers.collect(), ..Default::default() };
             if i == 0 || owners {
                 config.peer_devices = others.map(peer_device).collect();
             }

@@ -122,7 +122,11 @@ fn config(plan: &Plan, i: usize, disk: &DiskHandle) -> NodeConfig {
             wish: Wish::Active,
             discard: Discard::Auto,
         }],
-        peers: PeersConfig { listen: Some(addr(i)), peers: others().map(peer).collect() },
+        peers: PeersConfig {
+            listen: Some(addr(i)),
+            peers: others().map(peer).collect(),
+            ..PeersConfig::default()
+        },
         peer_devices: others().map(device).collect(),
         shards: Vec::new(),
         peer_shards: (0..plan.shards).map(|s| (shard(s), home(s))).collect(),

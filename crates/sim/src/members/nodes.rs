@@ -238,7 +238,7 @@ fn config(plan: &Plan, state: &State, i: usize, disk: &DiskHandle) -> NodeConfig
             wish: Wish::Active,
             discard: Discard::Auto,
         }],
-        peers: PeersConfig { listen: Some(addr(i, PEER_PORT)), peers },
+        peers: PeersConfig { listen: Some(addr(i, PEER_PORT)), peers, ..PeersConfig::default() },
         peer_devices: peer_devices(state, me).collect(),
         shards: Vec::new(),
         peer_shards: state.shards.values().map(home).collect(),
