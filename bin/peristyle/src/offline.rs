@@ -142,6 +142,7 @@ pub fn or_online_pool(command: PoolCommand, admin: Option<PathBuf>) -> Result<()
         online @ (PoolCommand::Show(_)
         | PoolCommand::Balance(_)
         | PoolCommand::Plan(_)
+        | PoolCommand::Set { .. }
         | PoolCommand::Scrub) => online::pool(online, admin),
         PoolCommand::Check { store, full, json } => {
             let report = wiring::pool_check(&source(store)?, full)?;

@@ -172,6 +172,7 @@ pub fn pool(command: PoolCommand, admin: Admin) -> Result<(), Failure> {
             let add = add_nodes.into_iter().map(|sizes| sizes.0).collect();
             (Request::PoolPlan { add, remove_devices, remove_nodes }, json.json)
         }
+        PoolCommand::Set { scheme, force } => (Request::PoolSet { scheme: scheme.to_string(), force }, false),
         PoolCommand::Scrub => (Request::PoolScrub, false),
         PoolCommand::Check { .. } | PoolCommand::DumpExtent { .. } => unreachable!("asked of no node"),
     };

@@ -131,6 +131,7 @@ fn a_volume_goes_to_another_node_when_its_own_is_killed_or_ended_and_commands_sa
     let size = |cluster: &Cluster| cluster.show(1)["volumes"][0]["bytes"].as_u64();
     cluster.until("all know its size", || size(&cluster) == Some(80 << 20));
     a_host_lacks_a_path(&cluster);
+    the_pool_gets_another_scheme_and_its_own_again(&cluster);
     what_would_move(&cluster);
     a_node_is_in_maintenance(&cluster, owner);
     a_node_is_emptied(&cluster, owner);
@@ -163,6 +164,39 @@ fn a_host_lacks_a_path(cluster: &Cluster) {
     host.kill().unwrap();
     host.wait().unwrap();
     cluster.until("it is gone", || shown()["hosts"].as_array().is_some_and(Vec::is_empty));
+}
+
+/// While a host writes and compares: everything is converted, on all nodes.
+fn the_pool_gets_another_scheme_and_its_own_again(cluster: &Cluster) {
+    let set = |scheme: &str| cluster.ask(2, &["pool", "set", "--scheme", scheme]);
+    let owner = cluster.owner().unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let listen = text(&cluster.ready["nodes"][owner as usize - 1]["listen"]);
+    let target = format!("tcp://{listen}/{}", text(&cluster.ready["nqn"]));
+    let mut load = Command::new(PERISTYLE);
+    load.args(["bench", "run", "--verify", "--rw", "randrw", "--qd", "4", "--target", &target]);
+    load.args(["--size", "32MiB", "--rate", "500", "--runtime", "10s"]);
+    let load = load.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    for (scheme, wrong, why) in
+        [("1+2", "4+2", "4+2 needs 6 failure domains"), ("1+1", "1+2", "scheme is 1+2")]
+    {
+        let (done, said) = set(wrong);
+        assert!(!done && said.contains(why), "{said}");
+        let (done, said) = set(scheme);
+        assert!(done, "{said}");
+        let pool = |node: u64| -> Value {
+            let (well, said) = cluster.ask(node, &["pool", "show", "--json"]);
+            if well { serde_json::from_str(&said).unwrap() } else { Value::Null }
+        };
+        let is_converted = |node| {
+            let pool = pool(node);
+            pool["scheme"] == scheme && pool["extents_to_convert"] == 0
+        };
+        cluster.until("every node knows it", || (1..=3).all(|node| pool(node)["scheme"] == scheme));
+        cluster.until("it is converted", || (1..=3).all(is_converted));
+    }
+    let ended = load.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 }
 
 /// What a new node would get is said, and what would not fit if two of three went.

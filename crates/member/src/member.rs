@@ -206,6 +206,9 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
     }
 
     fn meet_devices(&self, state: &State) {
+        if let Some(pool) = state.pools.values().next() {
+            self.node.set_scheme(pool.scheme);
+        }
         for device in describe::peer_devices(state, self.me) {
             self.node.add_peer_device(&device);
         }

@@ -238,6 +238,10 @@ fn done(answer: ColumnAnswer) -> Result<(), ColumnFault> {
 }
 
 impl Columns for NodeColumns {
+    fn pool_scheme(&self) -> Option<Scheme> {
+        self.devices.scheme()
+    }
+
     fn devices(&self, class: shard::AllocClass, out: &mut Vec<DeviceView>) {
         out.extend(self.devices.all().filter(|d| d.wish() != Wish::Removed).map(|d| d.view(class)));
     }

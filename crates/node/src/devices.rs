@@ -1,7 +1,7 @@
 //! What all reactors know of the pool's devices, of this node and of others: where each is served, how full it is, whether
 //! it can be trusted. Gauges only, written by one reactor and read by all.
 
-use peristyle_base::{DeviceId, Instant, NodeId};
+use peristyle_base::{DeviceId, Instant, NodeId, Scheme};
 use peristyle_cluster::{DEVICES_MAX, DeviceView, DomainId};
 use peristyle_column::Reserve;
 use peristyle_rt::{Duration, ReactorId};
@@ -300,13 +300,19 @@ struct Table {
     devices: Box<[OnceLock<SharedDevice>]>,
     /// Devices that are away, or given up: usually none, and then nobody looks further.
     away: AtomicUsize,
+    /// What the pool's scheme is by now: k * 256 + m; 0: what it was at the start.
+    scheme: AtomicU32,
 }
 
 impl DeviceTable {
     /// # Panics — when there are more than [`DEVICES_MAX`]: the desired state has no more.
     pub fn new(devices: Vec<SharedDevice>) -> DeviceTable {
         let places = (0..DEVICES_MAX).map(|_| OnceLock::new()).collect();
-        let table = DeviceTable(Arc::new(Table { devices: places, away: AtomicUsize::new(0) }));
+        let table = DeviceTable(Arc::new(Table {
+            devices: places,
+            away: AtomicUsize::new(0),
+            scheme: AtomicU32::new(0),
+        }));
         for device in devices {
             assert!(table.add(device), "more devices than a pool may have");
         }
@@ -332,6 +338,14 @@ impl DeviceTable {
     }
     pub fn get(&self, id: DeviceId) -> Option<&SharedDevice> {
         self.all().find(|d| d.id == id)
+    }
+    /// The pool's scheme from now on, for all reactors.
+    pub fn set_scheme(&self, scheme: Scheme) {
+        self.0.scheme.store(scheme.k() as u32 * 256 + scheme.m() as u32, Relaxed);
+    }
+    pub fn scheme(&self) -> Option<Scheme> {
+        let scheme = self.0.scheme.load(Relaxed);
+        Scheme::new((scheme / 256) as u8, (scheme % 256) as u8)
     }
     pub fn set_wish(&self, id: DeviceId, wish: Wish) {
         let Some(device) = self.get(id) else { return };

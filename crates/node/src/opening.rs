@@ -6,7 +6,7 @@ use crate::devices::{Home, Wish};
 use crate::message::{Reply, Request};
 use crate::probe;
 use crate::reactor::{DeviceConfig, DeviceOpenError};
-use peristyle_base::DeviceId;
+use peristyle_base::{DeviceId, Scheme};
 use peristyle_cluster::ShardStore;
 use peristyle_column::{FormatOptions, Server, ServerConfig};
 use peristyle_rt::{Device, DeviceSpec, Duration, timeout};
@@ -84,6 +84,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         self.my_devices.borrow_mut().retain(|d| d.id != config.id);
         self.my_devices.borrow_mut().push(config.clone());
         self.open(&config).await
+    }
+
+    /// The pool's scheme from now on.
+    pub fn set_scheme(&self, scheme: Scheme) {
+        self.devices().set_scheme(scheme);
     }
 
     /// What the operator wants of a device from now on.

@@ -305,13 +305,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     break;
                 }
                 if !state.frames.iter().any(|f| f.busy && f.on_kept)
-                    && let Some(buf) = self.kept.frames.try_take(bytes)
+                    && let Some(buf) = self.kept().frames.try_take(bytes)
                 {
                     state.frames[index as usize].on_kept = true;
                     return Some(FrameMemory::cut(buf, scheme, n));
                 }
             }
-            select(self.kept.frames.changed(), self.work.notified()).await;
+            select(self.kept().frames.changed(), self.work.notified()).await;
         }
         self.put_back(index);
         None

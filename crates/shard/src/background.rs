@@ -197,7 +197,7 @@ impl Quota {
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Collection pays for reading so many blocks and for writing them as one frame.
     pub(crate) async fn pay_for_moves(&self, blocks: usize) {
-        let bytes = (blocks + Layout::space(blocks, self.config.scheme)) * BLOCK_BYTES;
+        let bytes = (blocks + Layout::space(blocks, self.scheme())) * BLOCK_BYTES;
         let has_room = |waits: bool| {
             self.assess();
             let state = &mut *self.state.borrow_mut();

@@ -8,13 +8,14 @@ use crate::ages::{Ages, Overwritten};
 use crate::columns::{AllocClass, Columns};
 use crate::extent::{Extent, ExtentPhase};
 use crate::relocate::{Moving, room_for};
+use crate::scheme::Foreign;
 use crate::shard::{Shard, State};
 use crate::stats::{CollectionFigures, CollectionState};
 use crate::stream::{Classes, Stream, class_of};
 use crate::victims::{MOVED_BLOCKS, Policy, Victim, choose, may_be_victim, share};
 use peristyle_base::{COLUMN_ROWS, ExtentId, Instant, Scheme};
 use peristyle_cluster::{ShardStore, extents_free};
-use peristyle_rt::{Duration, timeout};
+use peristyle_rt::{Duration, Either, select, timeout};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -49,6 +50,8 @@ const ROOM_LIMIT: Duration = Duration::from_secs(10);
 enum Pace {
     /// As what users write allows.
     Allowed,
+    /// At that of background work alone.
+    Background,
     AtOnce,
 }
 
@@ -191,9 +194,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn run_collection(self: Rc<Self>) {
         let (mut batch, mut spared) = (Vec::new(), HashMap::new());
         loop {
-            self.allowed(MOVED_BLOCKS).await;
+            let now = peristyle_rt::now();
+            let is_spared = |id| spared.get(&id).is_some_and(|until| *until > now);
+            let next = select(self.allowed(MOVED_BLOCKS), self.foreign(is_spared)).await;
             if self.stopped().is_some() {
                 return;
+            }
+            if let Either::Right(foreign) = next {
+                self.convert(foreign, &mut spared).await;
+                continue;
             }
             let (class, victims) = self.next_victims(&mut batch, &spared);
             if victims.is_empty() {
@@ -204,10 +213,29 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
             self.found_something();
             let left = self.collect_extents(&victims, class, Pace::Allowed).await;
-            let now = peristyle_rt::now();
-            spared.retain(|_, until| *until > now);
-            spared.extend(left.into_iter().map(|id| (id, now + SPARED_PERIOD)));
-            self.space.notify_all();
+            self.spare(&mut spared, left);
+        }
+    }
+
+    /// What could not be collected is not tried again for a while.
+    fn spare(&self, spared: &mut HashMap<ExtentId, Instant>, left: Vec<ExtentId>) {
+        let now = peristyle_rt::now();
+        spared.retain(|_, until| *until > now);
+        spared.extend(left.into_iter().map(|id| (id, now + SPARED_PERIOD)));
+        self.space.notify_all();
+    }
+
+    /// Moves what lies in an extent of another scheme than the pool's, or lets go of those that are empty.
+    async fn convert(self: &Rc<Self>, foreign: Foreign, spared: &mut HashMap<ExtentId, Instant>) {
+        match foreign {
+            Foreign::Extent(id) => {
+                let left = self.collect_extents(&[id], self.class_of_moved(id), Pace::Background).await;
+                self.spare(spared, left);
+            }
+            Foreign::Empty => {
+                let _ = self.checkpoint().await; // if it fails, the next one does it
+                timeout(SPARED_PERIOD, self.space.notified()).await;
+            }
         }
     }
 
@@ -257,7 +285,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Room that checkpoints wait for, in extents, and how fast is collected.
     fn worth_and_rate(&self, room: Room, stock: usize, collect: &Collect) -> (usize, u64) {
-        let worth = worth(room, collect.checkpoint_cost, self.config.scheme, stock);
+        let worth = worth(room, collect.checkpoint_cost, self.scheme(), stock);
         let rate = match self.config.collection {
             Policy::Off => 0,
             _ => room.rate(stock, worth),
@@ -289,7 +317,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) fn room(&self) -> Room {
         let mut devices = Vec::new();
         self.columns.devices(AllocClass::User, &mut devices);
-        let width = self.config.scheme.width();
+        let width = self.scheme().width();
         let state = self.state.borrow();
         Room {
             total: devices.iter().map(|d| d.slots_total as usize).sum::<usize>() / width,
@@ -338,7 +366,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let spared = |id| spared.get(&id).is_some_and(|until| *until > now);
             let clock = state.collect.clock;
             state.collect.ages.compare(state.extents.iter(), clock);
-            let how = (self.config.scheme, self.config.collection, clock);
+            let how = (self.scheme(), self.config.collection, clock);
             *batch = choose(state.extents.iter(), how, spared, BATCH);
             if batch.is_empty() {
                 return (class, victims);
@@ -424,7 +452,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             state.collect.lived(state.collect.clock.saturating_sub(e.birth.mean()));
         }
         state.stats.victims += 1;
-        state.stats.victim_shares += (share(e, self.config.scheme) * 1e6) as u64;
+        state.stats.victim_shares += (share(e, self.scheme()) * 1e6) as u64;
         true
     }
 
@@ -448,7 +476,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if left.len() < live.len() && pace == Pace::Allowed {
                 self.allowed(blocks).await;
             }
-            if pace == Pace::Allowed {
+            if pace != Pace::AtOnce {
                 self.pay_for_moves(blocks).await;
             }
             let Some(count) = self.room_to_move(class, blocks).await else { return false };

@@ -41,6 +41,11 @@ pub trait Columns: 'static {
     /// Devices of the pool with their use, as far as `class` may go, and their health, for placement.
     fn devices(&self, class: AllocClass, out: &mut Vec<DeviceView>);
 
+    /// The scheme that the pool has now; `None`: that of the shard's configuration.
+    fn pool_scheme(&self) -> Option<Scheme> {
+        None
+    }
+
     /// Takes a free slot; durable when it returns. Idempotent by name.
     fn allocate(
         &self,

@@ -207,7 +207,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         };
         let mut set = RowSet::new(scheme);
         // Waited for here: an empty pool is no reason to call the block unreadable.
-        let mut memory = self.kept.rows.alloc(scheme.width() * BLOCK_BYTES).await;
+        let mut memory = self.kept().rows.alloc(scheme.width() * BLOCK_BYTES).await;
         let mut away = 1 << column.0;
         // Columns without their seal come last: what they give is believed only if the result has the checksum.
         let others = |seal_missed: u32| {

@@ -8,6 +8,8 @@ use peristyle_rt::{Buf, KeptBufs, View};
 /// Memory that is kept back on each reactor, so that whoever holds buffers while it waits for more never waits for
 /// ever (shared by the reactor's shards).
 pub(crate) struct Kept {
+    /// Parity columns of the schemes that it is enough for.
+    pub m: usize,
     /// For one attempt at a time, and for what m devices that hang hold of attempts that were given up.
     pub frames: KeptBufs,
     /// A row of an extent, to reconstruct a block of it; and those that m devices that hang hold.
@@ -25,22 +27,44 @@ pub(crate) struct Kept {
 /// Memory for making a column anew, some rows at a time.
 pub(crate) const REMAKE_BYTES: usize = 512 << 10;
 
+/// What is shared is shared by shards whose schemes have as many parity columns.
+const FRAMES: [&str; Scheme::M_MAX as usize + 1] =
+    ["frames 0", "frames 1", "frames 2", "frames 3", "frames 4"];
+const ROWS: [&str; Scheme::M_MAX as usize + 1] = ["rows 0", "rows 1", "rows 2", "rows 3", "rows 4"];
+const MAP: [&str; Scheme::M_MAX as usize + 1] = ["map 0", "map 1", "map 2", "map 3", "map 4"];
+
+/// Bytes of the largest frame's memory with so many parity columns. k shrinks when too few devices are left, and another scheme may
+/// have a smaller one; parity grows with that.
+fn frame_bytes(m: usize) -> usize {
+    let most = |k: u8| FrameMemory::bytes(Scheme::new(k, m as u8).expect("a valid scheme"), FRAME_BLOCKS_MAX);
+    (1..=Scheme::K_MAX).map(most).max().expect("k is at least 1")
+}
+
 impl Kept {
     pub async fn take(scheme: Scheme) -> Kept {
-        let most = |k: u8| {
-            let scheme = Scheme::new(k, scheme.m() as u8).expect("a smaller k is as valid");
-            FrameMemory::bytes(scheme, FRAME_BLOCKS_MAX)
-        };
-        // k shrinks when too few devices are left, and parity grows with it.
-        let bytes = (1..=scheme.k() as u8).map(most).max().expect("k is at least 1");
+        let m = scheme.m();
         Kept {
-            frames: KeptBufs::share("frames", scheme.m() + 1, bytes).await,
-            rows: KeptBufs::share("rows", scheme.m() + 1, Scheme::WIDTH_MAX * BLOCK_BYTES).await,
+            m,
+            frames: KeptBufs::share(FRAMES[m], m + 1, frame_bytes(m)).await,
+            rows: KeptBufs::share(ROWS[m], m + 1, Scheme::WIDTH_MAX * BLOCK_BYTES).await,
             collection: KeptBufs::share("collection", 1, MOVED_BLOCKS * BLOCK_BYTES).await,
             commands: KeptBufs::share("commands", 1, (FRAME_BLOCKS_MAX + 2) * BLOCK_BYTES).await,
-            map: KeptBufs::share("map", scheme.m() + 1, BLOCK_BYTES).await,
+            map: KeptBufs::share(MAP[m], m + 1, BLOCK_BYTES).await,
             remake: KeptBufs::share("remake", 1, REMAKE_BYTES).await,
         }
+    }
+
+    /// As [`take`](Self::take), without waiting; `None` when there is not enough memory now.
+    pub fn try_take(m: usize) -> Option<Kept> {
+        Some(Kept {
+            m,
+            frames: KeptBufs::try_share(FRAMES[m], m + 1, frame_bytes(m))?,
+            rows: KeptBufs::try_share(ROWS[m], m + 1, Scheme::WIDTH_MAX * BLOCK_BYTES)?,
+            collection: KeptBufs::try_share("collection", 1, MOVED_BLOCKS * BLOCK_BYTES)?,
+            commands: KeptBufs::try_share("commands", 1, (FRAME_BLOCKS_MAX + 2) * BLOCK_BYTES)?,
+            map: KeptBufs::try_share(MAP[m], m + 1, BLOCK_BYTES)?,
+            remake: KeptBufs::try_share("remake", 1, REMAKE_BYTES)?,
+        })
     }
 }
 

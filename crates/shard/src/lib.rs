@@ -36,6 +36,7 @@ mod resize;
 mod retire;
 mod returning;
 mod row_crcs;
+mod scheme;
 mod scrub;
 mod settle;
 mod shard;

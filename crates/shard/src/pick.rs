@@ -86,7 +86,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             (None, FrameKind::Meta) if state.classes.checkpoints_apart => Stream::Checkpoint,
             (None, FrameKind::Meta) => Stream::User(0),
             (None, FrameKind::User) => {
-                let narrow = !self.config.scheme.is_narrow()
+                let narrow = !self.scheme().is_narrow()
                     && goes_narrow(frame.contents.data.len(), self.current_scheme(state));
                 if narrow { Stream::Narrow } else { Stream::User(class) }
             }
@@ -140,7 +140,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let current = Stream::users().find_map(|s| state.extents.current(s));
         let next = state.extents.ready[Width::Wide as usize].front().copied();
         let extent = current.or(next).and_then(|id| state.extents.get(id));
-        extent.map_or(self.config.scheme, |e| e.scheme)
+        extent.map_or(self.scheme(), |e| e.scheme)
     }
 
     /// Takes no more frames for an extent; it is sealed when what is in flight has been decided.

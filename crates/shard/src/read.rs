@@ -193,7 +193,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             g.crcs.clear();
             g.crcs.push(ptr.crc());
         }
-        let memory = self.kept.map.alloc(BLOCK_BYTES).await;
+        let memory = self.kept().map.alloc(BLOCK_BYTES).await;
         let view = self.read_piece(Piece { at: 0, count: 1, ptr: Some(ptr) }, memory, &gather).await;
         recycle(gather);
         view

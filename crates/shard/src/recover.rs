@@ -118,7 +118,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         columns: Rc<C>,
         store: Rc<S>,
     ) -> Result<(Rc<Self>, RecoveryReport), RecoverError> {
-        let kept = Kept::take(config.scheme).await;
+        let kept = Kept::take(columns.pool_scheme().unwrap_or(config.scheme)).await;
         let shard = Shard::new(id, node, config, columns, store, kept);
         let result = shard.clone().run_recovery().await;
         if result.is_err() {
@@ -142,7 +142,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         self.cut_extents(&replay, &scans, &kept).await?;
         self.find_leftovers(&record, &scans);
-        guess_births(&mut self.state.borrow_mut(), self.config.scheme);
+        guess_births(&mut self.state.borrow_mut(), self.scheme());
         self.free_pile().await?;
         if !self.refill_now().await && self.state.borrow().extents.ready.iter().all(|r| r.is_empty()) {
             return Err(RecoverError::NoSpace);

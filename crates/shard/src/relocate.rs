@@ -168,7 +168,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// The blocks, verified (invariant 8, Never unverified); each contiguous run is one read.
     async fn read_moving(self: &Rc<Self>, blocks: &[Moving]) -> Option<Vec<View>> {
-        let mut memory = self.kept.collection.alloc(blocks.len() * BLOCK_BYTES).await;
+        let mut memory = self.kept().collection.alloc(blocks.len() * BLOCK_BYTES).await;
         let follows = |a: &Moving, b: &Moving| {
             let place = |m: &Moving| (m.from.extent(), m.from.column(), m.from.row().0);
             let (extent, column, row) = place(a);

@@ -270,7 +270,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Some rows of the column, each right: from the column as it was, else from k others. With them comes memory for
     /// their checksums.
     async fn rows_of(&self, r: &Remake<'_>, row: u16, count: u16) -> Result<(Buf, Buf), Trouble> {
-        let mut memory = self.kept.remake.alloc(REMAKE_BYTES).await;
+        let mut memory = self.kept().remake.alloc(REMAKE_BYTES).await;
         // Whole blocks, because devices want their buffers aligned.
         let table = memory.split_to(BLOCK_BYTES);
         let mut out = memory.split_to(count as usize * BLOCK_BYTES);
@@ -318,7 +318,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// One row, from any k columns that are right in it: in each row other columns may be damaged.
     async fn make_row(&self, r: &Remake<'_>, row: u16, out: &mut [u8]) -> Result<(), Trouble> {
         r.at_work.take((r.scheme.k() * BLOCK_BYTES) as u64).await;
-        let mut memory = self.kept.rows.alloc(Scheme::WIDTH_MAX * BLOCK_BYTES).await;
+        let mut memory = self.kept().rows.alloc(Scheme::WIDTH_MAX * BLOCK_BYTES).await;
         let mut set = RowSet::new(r.scheme);
         for source in &r.others {
             let (buf, bad) = self.read_checked(source, row, memory.split_to(BLOCK_BYTES)).await?;

@@ -193,7 +193,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         count: u16,
         crcs: &[u32],
     ) -> Option<u64> {
-        let buf = self.kept.remake.alloc(count as usize * BLOCK_BYTES).await;
+        let buf = self.kept().remake.alloc(count as usize * BLOCK_BYTES).await;
         match timeout(SILENCE_LIMIT, self.columns.read(place, name, RowIndex(row), buf)).await? {
             (Ok(()), buf) => {
                 let blocks = buf.chunks_exact(BLOCK_BYTES).zip(&crcs[row as usize..]);
@@ -218,7 +218,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         drop(buf);
         let (mut damaged, mut failed) = (0, 0);
         for row in row..row + count as u16 {
-            let buf = self.kept.remake.alloc(BLOCK_BYTES).await;
+            let buf = self.kept().remake.alloc(BLOCK_BYTES).await;
             match timeout(SILENCE_LIMIT, self.columns.read(place, name, RowIndex(row), buf)).await? {
                 (Ok(()), buf) => damaged += u64::from(crc32c(&buf) != crcs[row as usize]),
                 (Err(ColumnFault::Device), _) => failed += 1,

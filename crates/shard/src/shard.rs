@@ -17,6 +17,7 @@ use crate::map::{Limits, Map};
 use crate::ops::{OpId, Ops};
 use crate::path::{Path, Place};
 use crate::repair::Repair;
+use crate::scheme::Converting;
 use crate::space::{Readers, is_refusing};
 use crate::stats::Stats;
 use crate::stream::{Classes, Stream};
@@ -214,6 +215,7 @@ pub(crate) struct State {
     /// The control store does not take the record: no ready extents will come.
     pub store_away: bool,
     pub collect: Collect,
+    pub converting: Converting,
     /// A frame that must not be refused waits for an extent of the reserve.
     pub reserve_wanted: Option<AllocClass>,
     /// The reserve has nothing to give any more.
@@ -246,7 +248,10 @@ pub struct Shard<C: Columns, S: ShardStore> {
     pub(crate) store: Rc<S>,
     pub(crate) state: RefCell<State>,
     pub(crate) ops: Ops,
-    pub(crate) kept: Kept,
+    /// The pool's scheme, and whether extents of another one still take frames (`scheme.rs`).
+    pub(crate) scheme: Cell<Scheme>,
+    pub(crate) leaving_scheme: Cell<bool>,
+    pub(crate) kept: RefCell<Rc<Kept>>,
     /// There is something to append.
     pub(crate) work: Notify,
     /// A frame's columns were sent, or a column is read: the watchdog looks at them from now on.
@@ -334,6 +339,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             stock: config.ready_extents.min(STOCK_MIN),
             store_away: false,
             collect: Collect::default(),
+            converting: Converting::new(),
             reserve_wanted: None,
             reserve_spent: false,
             log_bytes_since_checkpoint: 0,
@@ -350,6 +356,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             repair: Repair { since: peristyle_rt::now(), ..Repair::default() },
         };
         let quota = Quota::new(config.background.clone());
+        let scheme = columns.pool_scheme().unwrap_or(config.scheme);
         Rc::new(Shard {
             id,
             node,
@@ -358,7 +365,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             store,
             state: RefCell::new(state),
             ops,
-            kept,
+            scheme: Cell::new(scheme),
+            leaving_scheme: Cell::new(false),
+            kept: RefCell::new(Rc::new(kept)),
             work: Notify::default(),
             sent: Notify::default(),
             progress: Notify::default(),
@@ -392,6 +401,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         // Work beside the I/O path: it may allocate.
         peristyle_rt::spawn_background(self.clone().run_supply());
         peristyle_rt::spawn_background(self.clone().run_stepping_aside());
+        peristyle_rt::spawn_background(self.clone().run_following_scheme());
         peristyle_rt::spawn_background(self.clone().run_checkpoints());
         peristyle_rt::spawn_background(self.clone().run_space());
         peristyle_rt::spawn_background(self.clone().run_remains());

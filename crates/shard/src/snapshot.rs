@@ -139,7 +139,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 run += 1;
             }
             if run > 0 {
-                let mut buf = self.kept.commands.alloc((2 * run as usize) * BLOCK_BYTES).await;
+                let mut buf = self.kept().commands.alloc((2 * run as usize) * BLOCK_BYTES).await;
                 let mut whole = buf.split_to(run as usize * BLOCK_BYTES);
                 let memory = buf.split_to(run as usize * BLOCK_BYTES);
                 let mut filled = 0;

@@ -7,6 +7,7 @@ use crate::degraded::SILENCE_LIMIT;
 use crate::extent::{Extent, ExtentPhase, Width};
 use crate::frame::{Entry, Header, Layout};
 use crate::map::{Away, Lookup, Ptr};
+use crate::scheme::is_of;
 use crate::shard::{Shard, State};
 use crate::stats::SpaceFigures;
 use peristyle_base::{
@@ -113,7 +114,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 ExtentPhase::Sealed => (3, e.committed_rows),
             };
             let kind = match e.scheme {
-                scheme if scheme == self.config.scheme => 0,
+                scheme if scheme == self.scheme() => 0,
                 scheme if scheme.is_narrow() => 1,
                 _ => 2,
             };
@@ -122,6 +123,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let blocks = e.scheme.k() as u64 * u64::from(rows);
             figures.dead_blocks += blocks.saturating_sub(u64::from(e.live + e.meta));
             figures.waiting_extents += u64::from(e.is_dead());
+            figures.foreign_extents += u64::from(!is_of(e.scheme, self.wanted_scheme()));
             figures.map_extents += u64::from(e.is_dead() && e.meta > 0);
             let open = e.phase == ExtentPhase::Open;
             figures.open_rows += if open { u64::from(COLUMN_ROWS - e.next_row) } else { 0 };

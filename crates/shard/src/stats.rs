@@ -79,6 +79,8 @@ pub struct SpaceFigures {
     pub waiting_extents: u64,
     /// … of these: extents that hold blocks of the map.
     pub map_extents: u64,
+    /// Extents of a scheme that the pool does not make: what they hold is converted.
+    pub foreign_extents: u64,
     /// Rows of open extents that nothing was appended to.
     pub open_rows: u64,
     /// Extents that were freed while the shard ran.
@@ -94,6 +96,7 @@ impl SpaceFigures {
         mine.zip(other.extents.iter().flatten()).for_each(|(mine, more)| *mine += more);
         self.waiting_extents += other.waiting_extents;
         self.map_extents += other.map_extents;
+        self.foreign_extents += other.foreign_extents;
         self.open_rows += other.open_rows;
         self.freed_extents += other.freed_extents;
     }

@@ -3,6 +3,7 @@
 use crate::columns::{AllocClass, ColumnFault, Columns};
 use crate::error::StopReason;
 use crate::extent::{Extent, ExtentPhase, Width};
+use crate::scheme::is_of;
 use crate::shard::{Shard, State};
 use peristyle_base::{ColumnName, ColumnPlace, DeviceId, ExtentId, Nonce, Scheme};
 use peristyle_cluster::{ColumnPlaces, DeviceView, PlacementError, PoolView, ShardStore};
@@ -135,7 +136,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// How many ready extents to add: none above half of the stock.
     fn missing(&self, width: Width, urgent: bool) -> usize {
         let state = self.state.borrow();
-        let narrow_is_wide = self.config.scheme.is_narrow();
+        let narrow_is_wide = self.scheme().is_narrow();
         if narrow_is_wide && width == Width::Narrow {
             return 0;
         }
@@ -217,6 +218,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let ids: Vec<(Width, ExtentId)> = made.iter().map(|(width, e)| (*width, e.id)).collect();
         {
             let state = &mut *self.state.borrow_mut();
+            // With too few failure domains a pool may make extents that are converted when there are more.
+            state.converting.due |= made.iter().any(|(_, e)| !is_of(e.scheme, self.scheme()));
             made.into_iter().for_each(|(_, e)| state.extents.insert(e));
             state.creating = None;
         }
@@ -408,7 +411,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     pub(crate) fn pool<'a>(&self, devices: &'a [DeviceView]) -> PoolView<'a> {
-        let (scheme, too_few) = (self.config.scheme, self.config.too_few);
+        let (scheme, too_few) = (self.scheme(), self.config.too_few);
         PoolView { id: peristyle_base::PoolId(0), scheme, too_few, devices }
     }
 

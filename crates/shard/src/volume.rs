@@ -225,7 +225,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     async fn merged(self: &Rc<Self>, layer: LayerId, offset: u64, data: &[u8]) -> Result<View, ShardError> {
         let (block, count) = self.check(layer, offset, data.len() as u64)?;
         self.settled(layer, block, count).await?;
-        let mut memory = self.kept.commands.alloc((count as usize + 2) * BLOCK_BYTES).await;
+        let mut memory = self.kept().commands.alloc((count as usize + 2) * BLOCK_BYTES).await;
         let mut buf = memory.split_to(count as usize * BLOCK_BYTES);
         let start = (offset % BLOCK) as usize;
         let end = start + data.len();
@@ -308,7 +308,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if count > FRAME_BLOCKS_MAX as u64 {
             return Err(ShardError::OutOfRange);
         }
-        let mut memory = self.kept.commands.alloc(count as usize * BLOCK_BYTES).await;
+        let mut memory = self.kept().commands.alloc(count as usize * BLOCK_BYTES).await;
         let (mut at, mut skip, mut block) = (0, (offset % BLOCK) as usize, block);
         while at < data.len() {
             let part = memory.split_to(memory.len().min(READ_BLOCKS_MAX * BLOCK_BYTES));

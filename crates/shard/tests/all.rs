@@ -12,5 +12,6 @@ mod recovery;
 mod repair;
 mod resize;
 mod samples;
+mod scheme;
 mod snapshots;
 mod space;

@@ -79,6 +79,8 @@ struct Place {
 /// What is looked at of `peristyle pool show --json`.
 #[derive(Deserialize)]
 struct Pool {
+    scheme: String,
+    extents_to_convert: u64,
     repair: Repair,
 }
 
@@ -188,6 +190,26 @@ impl DevCluster {
         }
     }
 
+    /// Gives the pool another scheme, and waits until all that there is has it.
+    pub fn convert(&self, scheme: &str) -> Result<Duration> {
+        let (start, node) = (Instant::now(), &self.ready.nodes[0]);
+        let mut command = Command::new(tools::daemon());
+        command.arg("--admin").arg(&node.admin).args(["pool", "set", "--scheme", scheme]);
+        cmd::run(&mut command, ASK_LIMIT)?;
+        loop {
+            let mut left = 0;
+            for node in &self.ready.nodes {
+                let pool: Pool = self.ask(node, &["pool", "show"])?;
+                left += if pool.scheme == scheme { pool.extents_to_convert } else { 1 };
+            }
+            match left {
+                0 => return Ok(start.elapsed()),
+                _ if start.elapsed() > SOUND_LIMIT => bail!("{left} extents are not converted to {scheme}"),
+                _ => std::thread::sleep(PERIOD),
+            }
+        }
+    }
+
     /// Waits until every node is alive for every other, every shard is served, and nothing is left to rebuild.
     pub fn wait_sound(&self) -> Result<Duration> {
         let start = Instant::now();
@@ -212,7 +234,7 @@ impl DevCluster {
             owners = shown.shards.iter().map(|s| (s.shard, s.owner)).collect();
             let status: Status = self.ask(node, &["status"])?;
             ensure!(status.devices == status.devices_healthy, "node {} misses devices", node.node);
-            let Pool { repair } = self.ask(node, &["pool", "show"])?;
+            let Pool { repair, .. } = self.ask(node, &["pool", "show"])?;
             let left = repair.lost_columns + repair.away_columns + repair.draining_columns;
             ensure!(left == 0, "node {} has {left} columns to rebuild", node.node);
         }

@@ -1,5 +1,5 @@
-//! Debian's kernel under QEMU, with native multipath to all six nodes of a 4+2 cluster, two of which are killed at a time. The
-//! guest's side is `tests/e2e/lab/kernel-cluster.sh`.
+//! Debian's kernel under QEMU, with native multipath to all six nodes of a 4+2 cluster, two of which are killed at a time; and
+//! whose scheme is changed. The guest's side is `tests/e2e/lab/kernel-cluster.sh`.
 
 use super::Size;
 use super::dev_cluster::DevCluster;
@@ -25,15 +25,27 @@ pub fn run(size: Size) -> Result<()> {
     let options = ["--device-size", "1G", "--scheme", "4+2", "--volume", "demo=256M"];
     let mut cluster = DevCluster::start(&scratch.path().join("cluster"), NODES, "10.0.2.2", &options)?;
     let mut bytes = cluster.ready.volumes[0].bytes;
-    boot(&lab, scratch.path(), &cluster, (rounds, limit), |line| {
+    boot(&lab, scratch.path(), &cluster, (rounds + 1, limit), |line| {
         let Some(round) = line.strip_prefix(ROUND) else { return Ok(()) };
-        kill_two(&cluster, round.parse()?)?;
+        match round.parse()? {
+            round if round <= rounds => kill_two(&cluster, round)?,
+            _ => change_scheme(&cluster)?,
+        }
         bytes += MIB;
         cluster.resize("demo", bytes)
     })?;
     cluster.alive()?;
     cluster.stop()?;
     scratch.passed();
+    Ok(())
+}
+
+/// To another scheme and back, under the load.
+fn change_scheme(cluster: &DevCluster) -> Result<()> {
+    for scheme in ["1+1", "4+2"] {
+        let took = cluster.convert(scheme)?;
+        println!("all that there is was converted to {scheme} in {took:.1?}");
+    }
     Ok(())
 }
 
@@ -63,7 +75,7 @@ fn boot(
     lab: &Path,
     scratch: &Path,
     cluster: &DevCluster,
-    (rounds, limit): (u32, u32),
+    (rounds, limit): (u16, u32),
     mut hear: impl FnMut(&str) -> Result<()>,
 ) -> Result<()> {
     let mut command = Command::new(lab.join("boot-guest"));

@@ -3,6 +3,7 @@
 use super::JsonOption;
 use super::values::{Sizes, device_sizes};
 use clap::{Args, Subcommand};
+use peristyle_base::Scheme;
 use std::path::PathBuf;
 
 #[derive(Subcommand, Debug)]
@@ -23,6 +24,19 @@ Examples:
   peristyle pool plan --add-node 4TB,4TB
   peristyle pool plan --remove-node 2 --add-node 7.6TB --json")]
     Plan(PlanOptions),
+    /// Give the pool of a cluster another scheme, while it is used
+    ///
+    /// New data is written with it at once, on all nodes. What is there is converted in the background, as long as there is plenty of
+    /// room: `pool show` on each node tells how many extents are left. Until then each has the protection that it was written with.
+    #[command(after_help = "Example: peristyle pool set --scheme 4+2")]
+    Set {
+        /// k data and m parity columns
+        #[arg(long, value_name = "K+M")]
+        scheme: Scheme,
+        /// Also with too few failure domains for it, or too little room for what is there
+        #[arg(long)]
+        force: bool,
+    },
     /// Read all columns now, and repair what is damaged; `pool show` tells how far it is
     Scrub,
     /// Check all that can be checked of a pool that no node serves

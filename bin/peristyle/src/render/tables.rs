@@ -140,6 +140,9 @@ pub fn pool(p: &PoolInfo) -> String {
         ("to be freed", format!("{} extents; {} were since the start", p.waiting_extents, p.freed_extents)),
         ("discarded", format!("{} since the start", format_bytes(p.discarded_bytes))),
     ];
+    if p.extents_to_convert > 0 {
+        lines.push(("to be converted", format!("{} extents of another scheme", p.extents_to_convert)));
+    }
     lines.extend(collection(&p.collection));
     lines.extend(repair(&p.repair));
     pairs(&lines)

@@ -397,6 +397,7 @@ impl Admin {
             dead_blocks: space.dead_blocks,
             extents: extents.filter(|e| e.2 > 0).map(count).collect(),
             waiting_extents: space.waiting_extents,
+            extents_to_convert: space.foreign_extents,
             freed_extents: space.freed_extents,
             discarded_bytes: all.iter().flat_map(|r| &r.devices).map(|d| d.discarded_bytes).sum(),
             repair,
@@ -560,6 +561,7 @@ impl AdminHandler for Admin {
             Request::PoolPlan { add, remove_devices, remove_nodes } => {
                 return self.plan_pool(&add, &remove_devices, &remove_nodes).map(Response::Plan);
             }
+            Request::PoolSet { scheme, force } => return self.set_scheme(&scheme, force).await,
             Request::PoolScrub => {
                 self.node.scrub_now().await;
                 Response::Done

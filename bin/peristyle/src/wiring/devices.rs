@@ -30,7 +30,7 @@ const EMPTY_LOOKS: u32 = 3;
 /// Attempts at a change to a state that others change meanwhile.
 const LOOKS_MAX: u32 = 8;
 
-fn refuse(why: String) -> ApiError {
+pub(super) fn refuse(why: String) -> ApiError {
     ApiError::new(Code::Invalid, why)
 }
 
@@ -39,7 +39,7 @@ impl Admin {
         self.control.state().pools.get(&POOL).map_or(self.plan.scheme, |pool| pool.scheme)
     }
 
-    fn views(&self) -> Vec<DeviceView> {
+    pub(super) fn views(&self) -> Vec<DeviceView> {
         self.node.devices().all().map(|d| d.view(AllocClass::User)).collect()
     }
 
@@ -267,7 +267,7 @@ impl Admin {
     }
 
     /// Changes the state that was looked at: nodes that are asked for as much at the same time do not both take the same room.
-    async fn apply_checked(
+    pub(super) async fn apply_checked(
         &self,
         change: &Change,
         check: impl Fn(&State) -> Result<(), ApiError>,

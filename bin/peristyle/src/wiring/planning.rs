@@ -1,13 +1,20 @@
-//! What would move if devices came or went.
+//! What would move if devices came or went; and another scheme for a pool.
 
 use super::admin::Admin;
-use peristyle_base::units::COLUMN_BYTES;
-use peristyle_base::{DeviceId, NodeId};
-use peristyle_cluster::{DomainId, PlanDevice, plan};
+use super::devices::refuse;
+
+use peristyle_base::units::{COLUMN_BYTES, format_bytes};
+use peristyle_base::{DeviceId, NodeId, Scheme};
+use peristyle_cluster::{DomainId, PlanDevice, Shuns, plan, usable_domains};
 use peristyle_column::Geometry;
-use peristyle_control::api::{ApiError, Code, DeviceInfo, PlanInfo, PlannedUse};
+use peristyle_control::ControlError;
+use peristyle_control::api::{ApiError, Code, DeviceInfo, PlanInfo, PlannedUse, Response};
+use peristyle_control::desired::{Change, State};
+use peristyle_control::setup::POOL;
 use peristyle_node::devices::reserve;
 
+/// Share of the space that a pool may take after a change of its scheme.
+const ROOM_SHARE: (u64, u64) = (9, 10);
 /// Devices that a plan may add.
 const ADDED_MAX: usize = 1024;
 
@@ -58,6 +65,55 @@ impl Admin {
             }
         }
         Ok(self.plan_info(&devices, uses))
+    }
+
+    /// The pool has another scheme from now on.
+    pub(super) async fn set_scheme(&self, text: &str, force: bool) -> Result<Response, ApiError> {
+        let alone = |_| {
+            refuse(
+                "a node that is alone goes by pool.scheme of its configuration: change that, and restart it"
+                    .into(),
+            )
+        };
+        self.in_cluster().map_err(alone)?;
+        let scheme: Scheme =
+            text.parse().map_err(|_| refuse(format!("`{text}` is no scheme: write K+M, as 4+2")))?;
+        let check = |state: &State| {
+            let pool = state.pools.get(&POOL).ok_or(ControlError::NoPool)?;
+            match pool.scheme == scheme {
+                true => Err(refuse(format!("the pool's scheme is {scheme}"))),
+                false if force => Ok(()),
+                false => self.check_scheme(pool.scheme, scheme),
+            }
+        };
+        let too_few_domains =
+            self.control.state().pools.get(&POOL).ok_or(ControlError::NoPool)?.too_few_domains;
+        self.apply_checked(&Change::SetPool { pool: POOL, scheme, too_few_domains }, check).await?;
+        Ok(Response::Done)
+    }
+
+    /// There are failure domains for the whole scheme, and room for what is there.
+    fn check_scheme(&self, now: Scheme, then: Scheme) -> Result<(), ApiError> {
+        let views = self.views();
+        let domains = usable_domains(&views, Shuns::Nobody);
+        if domains < then.width() {
+            return Err(refuse(format!(
+                "{then} needs {} failure domains and there are {domains}: with --force what is written gets a smaller k",
+                then.width()
+            )));
+        }
+        let each = |scheme: Scheme| scheme.width() as f64 / scheme.k() as f64;
+        let used: u64 = views.iter().map(|d| u64::from(d.slots_used)).sum();
+        let total: u64 = views.iter().map(|d| u64::from(d.slots_total)).sum();
+        let needed = (used as f64 * each(then) / each(now)) as u64;
+        if needed * ROOM_SHARE.1 > total * ROOM_SHARE.0 {
+            return Err(refuse(format!(
+                "what is there would take {} with {then}, of {}: add devices first; with --force, what finds no room stays {now}",
+                format_bytes(needed * COLUMN_BYTES),
+                format_bytes(total * COLUMN_BYTES)
+            )));
+        }
+        Ok(())
     }
 
     fn plan_info(&self, devices: &[PlanDevice], uses: Vec<(String, Option<u32>, &str)>) -> PlanInfo {

@@ -151,6 +151,12 @@ pub enum Request {
         #[serde(default)]
         remove_nodes: Vec<u32>,
     },
+    /// Another scheme, K+M, for what is written from now on; what is there is converted.
+    PoolSet {
+        scheme: String,
+        #[serde(default)]
+        force: bool,
+    },
     /// Everything is read and what is damaged is repaired, now.
     PoolScrub,
     Stats,

@@ -21,6 +21,9 @@ pub struct PoolInfo {
     pub extents: Vec<ExtentCount>,
     /// Extents that hold nothing, and wait for a checkpoint or to be freed.
     pub waiting_extents: u64,
+    /// Extents of another scheme, of which what they hold is converted to the pool's.
+    #[serde(default)]
+    pub extents_to_convert: u64,
     /// Extents that were freed since the start, without those that the start itself gave back.
     pub freed_extents: u64,
     /// Bytes of freed slots that were given back to the medium since the start.

@@ -36,6 +36,17 @@ impl KeptBufs {
         Self::take_for(Some(purpose), count, bytes).await
     }
 
+    /// As [`share`](Self::share), without waiting: `None` when the pool does not have them all now.
+    pub fn try_share(purpose: &'static str, count: usize, bytes: usize) -> Option<KeptBufs> {
+        let pool = Reactor::current(|reactor| reactor.pool.clone());
+        if let Some(number) = pool.join_kept(Some(purpose)) {
+            return Some(KeptBufs { pool, number, bytes });
+        }
+        let bufs: Option<Vec<Buf>> = (0..count).map(|_| pool.alloc(bytes)).collect();
+        let number = pool.open_kept(Some(purpose), &bufs?);
+        Some(KeptBufs { pool, number, bytes })
+    }
+
     async fn take_for(purpose: Option<&'static str>, count: usize, bytes: usize) -> KeptBufs {
         let pool = Reactor::current(|reactor| reactor.pool.clone());
         if let Some(number) = pool.join_kept(purpose) {

@@ -1,7 +1,8 @@
 //! What tests of repair do to devices of the pool, and what must hold of their columns.
 
 use super::{Asked, BLOCK, Column, Pool};
-use peristyle_base::{ExtentId, crc32c};
+use peristyle_base::{ExtentId, Scheme, crc32c};
+use peristyle_rt::Duration;
 use peristyle_shard::Fate;
 use std::collections::BTreeMap;
 
@@ -11,9 +12,28 @@ impl Pool {
         device.away = matches!(fate, Fate::Away | Fate::Lost);
         device.fate = fate;
     }
+    pub fn all_fates(&self) -> Vec<Fate> {
+        self.inner.borrow().devices.iter().map(|d| d.fate).collect()
+    }
     /// So many slots on one device.
     pub fn slots_of(&self, device: usize, slots: u32) {
         self.inner.borrow_mut().devices[device].slots = Some(slots);
+    }
+    /// What each device says of its appends from now on.
+    pub fn p99(&self, p99: Duration) {
+        self.inner.borrow_mut().p99_ns = p99.as_nanos() as u64;
+    }
+    /// The pool's scheme from now on.
+    pub fn set_scheme(&self, scheme: Scheme) {
+        self.inner.borrow_mut().scheme = Some(scheme);
+    }
+    /// Schemes of all columns that are there, and how many have each.
+    pub fn schemes(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for column in self.inner.borrow().devices.iter().flat_map(|d| d.columns.values()) {
+            *counts.entry(column.scheme.to_string()).or_default() += 1;
+        }
+        counts
     }
     /// Everything on a device is gone.
     pub fn clear(&self, device: usize) {

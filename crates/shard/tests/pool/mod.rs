@@ -94,6 +94,7 @@ struct Inner {
     full: bool,
     spent: bool,
     slots: u32,
+    scheme: Option<Scheme>,
     p99_ns: u64,
     /// What each number of the user sequence names. Checked with every append: it never names two things.
     frames: BTreeMap<(Epoch, Seq), Vec<Entry>>,
@@ -125,6 +126,7 @@ impl Pool {
             full: false,
             spent: false,
             slots: SLOTS,
+            scheme: None,
             p99_ns: 0,
             frames: BTreeMap::new(),
         };
@@ -140,9 +142,6 @@ impl Pool {
     pub fn no_rule(&self) {
         self.rule(|_| Do::It);
     }
-    pub fn all_fates(&self) -> Vec<Fate> {
-        self.inner.borrow().devices.iter().map(|d| d.fate).collect()
-    }
     pub fn away(&self, device: usize, away: bool) {
         self.fate(device, if away { Fate::Away } else { Fate::Here });
     }
@@ -157,10 +156,6 @@ impl Pool {
     /// Nobody's extents find room, also not in what is kept back.
     pub fn full_to_the_last(&self, spent: bool) {
         self.inner.borrow_mut().spent = spent;
-    }
-    /// What each device says of its appends from now on.
-    pub fn p99(&self, p99: Duration) {
-        self.inner.borrow_mut().p99_ns = p99.as_nanos() as u64;
     }
     /// Requests that were answered since this was asked last.
     pub fn take_log(&self) -> Vec<(Asked, Result<(), ColumnFault>)> {
@@ -373,6 +368,10 @@ impl Column {
 }
 
 impl Columns for Pool {
+    fn pool_scheme(&self) -> Option<Scheme> {
+        self.inner.borrow().scheme
+    }
+
     fn devices(&self, class: AllocClass, out: &mut Vec<DeviceView>) {
         let inner = self.inner.borrow();
         out.extend(inner.devices.iter().enumerate().map(|(i, d)| DeviceView {
