@@ -44,6 +44,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Volume(command) => online::volume(command, admin),
         Command::Snapshot(command) => online::snapshot(command, admin),
         Command::Pool(command) => offline::or_online_pool(command, admin),
+        Command::Extent(command) => online::extent(command, admin),
         Command::Status(options) => online::status(options, admin),
         Command::Stats(options) => online::stats(options, admin),
         Command::Profile(options) => profile::profile(options, admin),

@@ -1,8 +1,8 @@
 //! Commands that ask a running node.
 
 use crate::cli::{
-    DeviceCommand, HostCommand, InjectOptions, JsonOption, NodeOrder, PlanOptions, PoolCommand,
-    SnapshotCommand, StatsOptions, VolumeCommand,
+    DeviceCommand, ExtentCommand, HostCommand, InjectOptions, JsonOption, NodeOrder, PlanOptions,
+    PoolCommand, SnapshotCommand, StatsOptions, VolumeCommand,
 };
 use crate::client::Client;
 use crate::failure::{Failure, Kind};
@@ -184,6 +184,16 @@ pub fn pool(command: PoolCommand, admin: Admin) -> Result<(), Failure> {
         Response::Plan(plan) if json => print(&render::json(&plan)),
         Response::Plan(plan) => print(&render::plan(&plan)),
         Response::Done => {}
+        other => return Err(unexpected(other)),
+    }
+    Ok(())
+}
+
+pub fn extent(command: ExtentCommand, admin: Admin) -> Result<(), Failure> {
+    let ExtentCommand::Why { extent, shard, json } = command;
+    match call(admin, Request::ExtentWhy { extent, shard })? {
+        Response::Extents { extents } if json.json => print(&render::json(&extents)),
+        Response::Extents { extents } => print(&render::why(&extents)),
         other => return Err(unexpected(other)),
     }
     Ok(())

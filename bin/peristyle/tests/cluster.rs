@@ -116,6 +116,7 @@ fn a_volume_goes_to_another_node_when_its_own_is_killed_or_ended_and_commands_sa
         cluster.order("start", owner);
         cluster.until("all are alive", || (1..=3).all(|node| cluster.alive(node).len() == 3));
     }
+    an_owner_is_not_heard(&cluster);
     // A volume is made on any node; its size is for the node that serves it.
     let (made, said) = cluster.ask(1, &["volume", "create", "w", "32MiB"]);
     assert!(made, "{said}");
@@ -137,6 +138,34 @@ fn a_volume_goes_to_another_node_when_its_own_is_killed_or_ended_and_commands_sa
     a_node_is_emptied(&cluster, owner);
     a_node_leaves_for_good(&cluster, owner);
     assert!(cluster.child.try_wait().unwrap().is_none());
+}
+
+/// The others take over from an owner that they do not hear, which serves nothing any more; and from one that does not hear them.
+fn an_owner_is_not_heard(cluster: &Cluster) {
+    let dir = cluster.dir.display().to_string();
+    for to_owner in [false, true] {
+        let owner = cluster.owner().unwrap();
+        let order = |what: &str| {
+            for other in (1..=3).filter(|&n| n != owner) {
+                let (from, to) = if to_owner { (other, owner) } else { (owner, other) };
+                let pair = [from, to].map(|n| n.to_string());
+                let args = ["dev", what, &pair[0], &pair[1], "--one-way", "--dir", &dir];
+                assert!(Command::new(PERISTYLE).args(args).status().unwrap().success(), "{what} {from} {to}");
+            }
+        };
+        let serving = || {
+            cluster.show(owner)["shards"]
+                .as_array()
+                .map_or(0, |shards| shards.iter().filter(|s| s["serving"] == true).count())
+        };
+        order("cut");
+        cluster.until("another serves", || cluster.owner().is_some_and(|now| now != owner));
+        cluster.until("it serves nothing", || serving() == 0);
+        order("heal");
+        cluster.until("all are alive", || (1..=3).all(|node| cluster.alive(node).len() == 3));
+    }
+    let (done, said) = cluster.ask(1, &["extent", "why", "281474976710656"]);
+    assert!(!done && said.contains("no extent has a number as high"), "{said}");
 }
 
 /// One that knows two of the three nodes is told of, by any of them, with what it lacks; and not any more when it has gone.
@@ -177,6 +206,7 @@ fn the_pool_gets_another_scheme_and_its_own_again(cluster: &Cluster) {
     load.args(["bench", "run", "--verify", "--rw", "randrw", "--qd", "4", "--target", &target]);
     load.args(["--size", "32MiB", "--rate", "500", "--runtime", "10s"]);
     let load = load.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    an_extent_says_where_it_is(cluster, owner);
     for (scheme, wrong, why) in
         [("1+2", "4+2", "4+2 needs 6 failure domains"), ("1+1", "1+2", "scheme is 1+2")]
     {
@@ -197,6 +227,29 @@ fn the_pool_gets_another_scheme_and_its_own_again(cluster: &Cluster) {
     }
     let ended = load.wait_with_output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+}
+
+/// With a column on two of the three nodes, each a failure domain.
+fn an_extent_says_where_it_is(cluster: &Cluster, owner: u64) {
+    let why = |id: u64| cluster.ask(owner, &["extent", "why", &id.to_string(), "--json"]);
+    let (id, said) =
+        (0..200).map(|id| (id, why(id))).find(|(_, (found, _))| *found).expect("there are extents");
+    let extents: Value = serde_json::from_str(&said.1).unwrap();
+    let extent = &extents[0];
+    let names = |list: &Value| -> Vec<String> {
+        let name =
+            |of: &Value| of["domain"]["name"].as_str().or(of["name"].as_str()).unwrap_or("?").to_owned();
+        list.as_array().unwrap().iter().map(name).collect()
+    };
+    let mut all = [names(&extent["columns"]), names(&extent["others"])].concat();
+    all.sort();
+    assert_eq!(
+        (all, &extent["apart"]),
+        (vec!["node 1".into(), "node 2".into(), "node 3".into()], &true.into())
+    );
+    assert_eq!((&extent["scheme"], &extent["scheme_because"]), (&"1+1".into(), &"the pool's scheme".into()));
+    let (found, said) = cluster.ask(owner, &["extent", "why", &id.to_string()]);
+    assert!(found && said.contains("no failure domain has two of its columns"), "{said}");
 }
 
 /// What a new node would get is said, and what would not fit if two of three went.

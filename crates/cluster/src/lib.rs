@@ -19,7 +19,7 @@ mod store;
 pub use balance::{Move, best_move, deviations, is_uneven, target};
 pub use codec::{RecordError, fuzz_record};
 pub use column::{AllocClass, ColumnFault, ListedSlot, SlotState, WriteClass};
-pub use place::{PlacementError, Placer};
+pub use place::{DomainUse, PlacementError, Placer, Standing, standings};
 pub use plan::{Plan, PlanDevice, plan};
 pub use pool::{
     DEVICES_MAX, DeviceView, DomainId, Effective, PoolView, Protection, Shuns, TooFewDomains, TooFewPolicy,

@@ -1,6 +1,6 @@
 //! Placement: which devices hold a new extent's columns.
 
-use crate::pool::{DEVICES_MAX, DeviceView, TooFewDomains};
+use crate::pool::{DEVICES_MAX, DeviceView, DomainId, TooFewDomains};
 use core::cmp::Ordering;
 use core::fmt;
 use peristyle_base::Scheme;
@@ -42,17 +42,34 @@ struct Candidate {
     /// Away, and slow.
     late: (bool, bool),
     device: usize,
+    /// Decides among those that are about as full.
+    draw: u64,
+}
+
+/// Parts of a device's capacity that count as one fill: what differs by less is drawn. Shards that place at the same time know of each
+/// other's columns a moment later; if all took the very emptiest, they would all take the same few, and write to them at the same time.
+const FILL_STEPS: u128 = 256;
+
+/// The same number for the same two, and otherwise as if drawn (SplitMix64).
+fn draw(salt: u64, domain: DomainId) -> u64 {
+    let mut x = salt.wrapping_add(u64::from(domain.0).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ x >> 31
 }
 
 impl Candidate {
-    /// Who comes first: not avoided, then the emptiest for its capacity, then the largest, then the first listed.
+    /// Who comes first: not avoided, then the emptiest for its capacity, as far as that makes a difference, then who is drawn.
     ///
     /// The deficit of x against its capacity share, relative to its capacity, is U/C - used/total with the
     /// pool's U/C the same for all: so the largest deficit is the smallest used/total. Counting half a slot
     /// more than is used rounds evenly (Sainte-Laguë), so that small devices are neither first nor last always.
     fn order(&self, other: &Candidate) -> Ordering {
+        let step = |x: &Candidate| (2 * x.used as u128 + 1) * FILL_STEPS / (2 * x.total.max(1) as u128);
         let fill = |x: &Candidate, y: &Candidate| (2 * x.used as u128 + 1) * y.total as u128;
         (self.late.cmp(&other.late))
+            .then_with(|| step(self).cmp(&step(other)))
+            .then_with(|| self.draw.cmp(&other.draw))
             .then_with(|| fill(self, other).cmp(&fill(other, self)))
             .then_with(|| other.total.cmp(&self.total))
             .then_with(|| self.device.cmp(&other.device))
@@ -74,7 +91,7 @@ impl Placer {
     /// Puts the devices of k+m columns, as indexes into `devices`, into `out`: healthy, with a free slot, in
     /// different failure domains, those with the largest deficit against their capacity share first chosen, so
     /// that use stays proportional to capacity. Avoided devices are taken only when there are too few others.
-    /// `salt` turns the order, so that equal pools do not always give the same device column 0.
+    /// `salt`, another one for each extent of each shard, draws among those that are about as full, and turns the columns.
     ///
     /// # Panics — when `out` is not k+m long, or there are more than [`DEVICES_MAX`] devices.
     pub fn place(
@@ -95,7 +112,8 @@ impl Placer {
             healthy += 1;
             if let Some(candidate) = best_of_domain(devices, group) {
                 with_room += 1;
-                insert(&mut chosen[..out.len()], candidate);
+                let draw = draw(salt, devices[candidate.device].domain);
+                insert(&mut chosen[..out.len()], Candidate { draw, ..candidate });
             }
         }
         if with_room < out.len() {
@@ -106,6 +124,8 @@ impl Placer {
             });
         }
         let width = out.len();
+        // Whoever was drawn first is not always column 0.
+        chosen[..width].sort_unstable_by_key(|candidate| candidate.map(|c| c.device));
         for (i, candidate) in chosen[..width].iter().enumerate() {
             out[(i + (salt % width as u64) as usize) % width] = candidate.expect("with_room says so").device;
         }
@@ -126,12 +146,63 @@ fn best_of_domain(devices: &[DeviceView], group: &[u16]) -> Option<Candidate> {
             total: device.slots_total as u64,
             late: (device.away, device.avoid),
             device: i as usize,
+            draw: 0,
         };
         if device.slots_free() > 0 && best.is_none_or(|b| this.order(&b).is_lt()) {
             best = Some(this);
         }
     }
     best.map(|b| Candidate { used, total, ..b })
+}
+
+/// A failure domain as placement sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DomainUse {
+    pub domain: DomainId,
+    pub slots_used: u64,
+    pub slots_total: u64,
+    pub standing: Standing,
+}
+
+/// Whether a failure domain is given columns.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Standing {
+    Takes,
+    /// Only while there are too few others.
+    Slow,
+    Full,
+    /// Its devices are to leave.
+    Leaving,
+    /// No device of it serves.
+    Away,
+}
+
+/// All failure domains: those that are given columns in the order in which a new extent would take them, then the others.
+pub fn standings(devices: &[DeviceView]) -> Vec<DomainUse> {
+    let mut order: Vec<u16> = (0..devices.len() as u16).collect();
+    order.sort_unstable_by_key(|&i| (devices[i as usize].domain, i));
+    let mut all = Vec::new();
+    for group in order.chunk_by(|&a, &b| devices[a as usize].domain == devices[b as usize].domain) {
+        let of = |i: u16| &devices[i as usize];
+        let takers: Vec<u16> = group.iter().copied().filter(|&i| of(i).takes_columns()).collect();
+        let best = best_of_domain(devices, &takers);
+        let standing = match best {
+            Some(best) if best.late != (false, false) => Standing::Slow,
+            Some(_) => Standing::Takes,
+            None if !takers.is_empty() => Standing::Full,
+            None if group.iter().any(|&i| of(i).healthy) => Standing::Leaving,
+            None => Standing::Away,
+        };
+        let sum =
+            |of_device: fn(&DeviceView) -> u32| group.iter().map(|&i| u64::from(of_device(of(i)))).sum();
+        let (slots_used, slots_total) = (sum(|d| d.slots_used), sum(|d| d.slots_total));
+        all.push((best, DomainUse { domain: of(group[0]).domain, slots_used, slots_total, standing }));
+    }
+    all.sort_by(|(a, one), (b, other)| match (a, b) {
+        (Some(a), Some(b)) => a.order(b),
+        _ => b.is_some().cmp(&a.is_some()).then(one.standing.cmp(&other.standing)),
+    });
+    all.into_iter().map(|(_, domain)| domain).collect()
 }
 
 /// Keeps the best of all offered, in order.
@@ -151,9 +222,32 @@ fn insert(chosen: &mut [Option<Candidate>], mut candidate: Candidate) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::DomainId;
     use peristyle_base::Uuid;
     use proptest::prelude::*;
+
+    #[test]
+    fn domains_stand_in_the_order_in_which_extents_take_them_and_the_others_say_why_not() {
+        let mut devices: Vec<DeviceView> = (0..8).map(|i| device(i, i as u32 / 2, 100)).collect();
+        devices.extend([device(8, 9, 100), device(9, 10, 100), device(10, 11, 100)]);
+        (0..8).for_each(|i| devices[i].slots_used = 10 * (i as u32 / 2 + 1));
+        devices[1].healthy = false; // its domain has another one
+        devices[4].avoid = true;
+        devices[5].avoid = true;
+        (devices[8].slots_used, devices[9].draining, devices[10].healthy) = (100, true, false);
+        let all = standings(&devices);
+        let standing: Vec<(u32, Standing)> = all.iter().map(|d| (d.domain.0, d.standing)).collect();
+        use Standing::*;
+        assert_eq!(
+            standing,
+            [(0, Takes), (1, Takes), (3, Takes), (2, Slow), (9, Full), (10, Leaving), (11, Away)]
+        );
+        assert_eq!((all[0].slots_used, all[0].slots_total), (20, 200));
+        let mut chosen = [0; 4];
+        Placer::default().place(&devices, "2+2".parse().unwrap(), 0, &mut chosen).unwrap();
+        let mut domains = chosen.map(|i| devices[i].domain.0);
+        domains.sort_unstable();
+        assert_eq!(domains, [0, 1, 2, 3]);
+    }
 
     fn device(i: usize, domain: u32, slots_total: u32) -> DeviceView {
         DeviceView {

@@ -31,6 +31,15 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         self.peers.nodes()
     }
 
+    /// For faults in development: from now on what another node says is lost on its way here, or is not any more. False: the node is
+    /// no development node.
+    pub fn set_heard(&self, node: NodeId, heard: bool) -> bool {
+        if self.config().development {
+            self.peers.set_heard(node, heard);
+        }
+        self.config().development
+    }
+
     /// Nodes that have left, and count for majorities still.
     pub fn leaving_peers(&self) -> Vec<NodeId> {
         self.peers.leaving()

@@ -5,6 +5,7 @@ pub mod at_rest;
 mod bus;
 pub mod columns;
 pub mod devices;
+mod extents;
 mod joining;
 pub mod message;
 pub mod nbd;

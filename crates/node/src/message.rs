@@ -2,9 +2,9 @@
 
 use crate::bus::Bus;
 use crate::volume::{VolumeAnswer, VolumeRequest};
-use peristyle_base::{ColumnName, DeviceId, Epoch, LayerId, RowIndex, Scheme, ShardId, SlotIndex};
+use peristyle_base::{ColumnName, DeviceId, Epoch, ExtentId, LayerId, RowIndex, Scheme, ShardId, SlotIndex};
 use peristyle_rt::{Buf, IoVec, View};
-use peristyle_shard::{AllocClass, ColumnFault, ListedSlot, WriteClass};
+use peristyle_shard::{AllocClass, ColumnFault, ExtentFigures, ListedSlot, WriteClass};
 
 pub type NodeBus = Bus<Request, Reply>;
 
@@ -21,6 +21,8 @@ pub enum Request {
     Phases,
     /// To every reactor: how much it has read and written.
     Totals,
+    /// To every reactor: the extents of this number that its shards have.
+    Extents(ExtentId),
     /// To every reactor: its shards read everything, and repair what is damaged.
     Scrub,
     /// To every reactor: one device's fault (development mode).
@@ -45,6 +47,7 @@ pub enum Reply {
     Stats(Box<crate::stats::ReactorStats>),
     Totals(crate::stats::IoTotals),
     Phases(Vec<(ShardId, crate::ShardPhase)>),
+    Extents(Vec<(ShardId, ExtentFigures)>),
     Done(bool),
     Opened(Result<(), crate::DeviceOpenError>),
     Target(crate::target::HomeReply),

@@ -391,6 +391,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 }
                 Reply::Done(true)
             }
+            Request::Extents(id) => Reply::Extents(self.extents_here(id)),
             Request::Scrub => {
                 self.scrub_here();
                 Reply::Done(true)

@@ -4,7 +4,7 @@
 use crate::columns::{AllocClass, Columns};
 use crate::encode::Kept;
 use crate::extent::{Extent, ExtentPhase, Width};
-use crate::shard::{Shard, State};
+use crate::shard::Shard;
 use crate::stream::{Stream, class_of};
 use crate::victims::{Policy, may_be_victim};
 use peristyle_base::{ExtentId, Scheme};
@@ -105,16 +105,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     fn leave_scheme(&self) {
         let pool = self.scheme();
         let state = &mut *self.state.borrow_mut();
-        let foreign =
-            |state: &State, id: ExtentId| state.extents.get(id).is_some_and(|e| !is_of(e.scheme, pool));
-        let unused = [Width::Moved].into_iter().chain(pool.is_narrow().then_some(Width::Narrow));
-        let mut old: Vec<ExtentId> = unused
-            .flat_map(|width| state.extents.ready[width as usize].iter().copied())
-            .filter(|&id| foreign(state, id))
-            .collect();
-        let streams = Stream::moved().chain([Stream::Checkpoint]);
-        let streams = streams.chain(pool.is_narrow().then_some(Stream::Narrow));
-        old.extend(streams.filter_map(|s| state.extents.current(s)).filter(|&id| foreign(state, id)));
+        let extents = &state.extents;
+        let foreign = |id: &ExtentId| extents.get(*id).is_some_and(|e| !is_of(e.scheme, pool));
+        let ready = |width: Width| extents.ready[width as usize].iter().copied();
+        let current = |stream: Stream| extents.current(stream);
+        let aside = Stream::moved().chain([Stream::Checkpoint]).filter_map(current);
+        let aside = ready(Width::Moved).chain(aside).filter(foreign);
+        // A narrow pool has no narrow extents beside its own: nothing would fill these, and they would hold marks back.
+        let narrow = ready(Width::Narrow).chain(current(Stream::Narrow)).filter(|_| pool.is_narrow());
+        let old: Vec<ExtentId> = aside.chain(narrow).collect();
         state.extents.ready.iter_mut().for_each(|ready| ready.retain(|id| !old.contains(id)));
         old.into_iter().for_each(|id| self.close(state, id));
         let in_use = |e: &&Extent| matches!(e.phase, ExtentPhase::Ready | ExtentPhase::Open);

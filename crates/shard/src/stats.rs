@@ -62,7 +62,7 @@ pub struct Stats {
 
 /// Phases of an extent's life, and kinds of extents, as the figures count them.
 pub const PHASES: [&str; 4] = ["ready", "open", "closed", "sealed"];
-pub const KINDS: [&str; 3] = ["wide", "narrow", "shrunk"];
+pub const KINDS: [&str; 3] = ["wide", "narrow", "other"];
 
 /// What a shard has of the pool. A few of these figures are sums over its extents: not for the I/O path.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

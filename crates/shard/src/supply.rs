@@ -351,7 +351,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let pool = self.pool(&devices);
         let mut chosen = [0; Scheme::WIDTH_MAX];
         let narrow = width == Width::Narrow;
-        let effective = pool.plan(&mut state.placer, narrow, id.0, &mut chosen)?;
+        // Extent numbers have 48 bits.
+        let salt = u64::from(self.id.0) << 48 | id.0;
+        let effective = pool.plan(&mut state.placer, narrow, salt, &mut chosen)?;
         let ids = chosen[..effective.scheme.width()].iter().map(|&i| devices[i].id).collect();
         Ok((effective.scheme, ids))
     }

@@ -11,6 +11,7 @@ pub mod members;
 pub mod model;
 pub mod node;
 pub mod operation;
+pub mod perf;
 mod report;
 pub mod shard;
 pub mod states;

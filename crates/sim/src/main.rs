@@ -1,6 +1,9 @@
 //! Runs simulations by seed, several at once. A failure prints the one command that replays it.
 #![forbid(unsafe_code)]
 
+mod bars;
+
+use bars::Bar;
 use clap::Parser;
 use peristyle_rt::sim::{real_time, thread_time};
 use peristyle_sim::operation::Tally;
@@ -12,8 +15,10 @@ use std::thread;
 
 /// Simulates Peristyle from seeds: crashes, torn writes, failing and lying disks, partitions.
 #[derive(Parser)]
-#[command(name = "peristyle-sim")]
+#[command(name = "peristyle-sim", args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    bar: Option<Bar>,
     /// Seeds of each scenario.
     #[arg(long, default_value_t = 10)]
     seeds: u64,
@@ -102,6 +107,9 @@ fn print_operations(chosen: &[&Scenario], tally: &Tally) -> bool {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Some(bar) = &options.bar {
+        return if bar.run() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let chosen: Vec<&Scenario> =
         SCENARIOS.iter().filter(|s| options.scenario.as_deref().is_none_or(|name| name == s.name)).collect();
     if chosen.is_empty() {

@@ -41,6 +41,8 @@ pub enum Operation {
     Relocate,
     /// Columns of a device that is to leave, or is given up, are made anew on others while the shard serves.
     Rebuild,
+    /// The pool gets another scheme, all is converted, and then its own again.
+    Convert,
     /// From the raised epoch until the shard serves.
     Recovery,
     /// Sealing and giving back what earlier epochs left.
@@ -77,6 +79,7 @@ impl Operation {
         Operation::FreeUnused,
         Operation::Relocate,
         Operation::Rebuild,
+        Operation::Convert,
         Operation::Recovery,
         Operation::Settle,
         Operation::RecoveryAgain,
@@ -104,6 +107,7 @@ impl Operation {
             Operation::FreeUnused => "shard: free unused extents",
             Operation::Relocate => "shard: move blocks",
             Operation::Rebuild => "shard: make columns anew",
+            Operation::Convert => "shard: convert to another scheme",
             Operation::Recovery => "shard: recovery",
             Operation::Settle => "shard: settle old extents",
             Operation::RecoveryAgain => "shard: recovery, crashed in recovery",

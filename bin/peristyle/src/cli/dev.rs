@@ -15,6 +15,10 @@ pub enum DevOrder {
     Cont(DevNodeArg),
     /// End a node in order (SIGTERM): its shards go to others first
     End(DevNodeArg),
+    /// Cut the network between two nodes: neither hears the other, until `heal` or the next start of one of them
+    Cut(DevPairArg),
+    /// Let two nodes hear each other again
+    Heal(DevPairArg),
     /// kill -9 the store that the nodes share: hosts go on
     KillStore(DevDirArg),
     /// Start the store that the nodes share
@@ -36,11 +40,30 @@ pub struct DevNodeArg {
     pub at: DevDirArg,
 }
 
+#[derive(Args, Debug)]
+pub struct DevPairArg {
+    /// A node's number
+    pub node: u16,
+    /// Another one's
+    pub other: u16,
+    /// Only this way: the second does not hear the first
+    #[arg(long)]
+    pub one_way: bool,
+    #[command(flatten)]
+    pub at: DevDirArg,
+}
+
 impl DevOrder {
     /// What the cluster is told, and where it is.
     pub fn as_line(&self) -> (String, &Path) {
         let of_node = |word: &str, of: &DevNodeArg| format!("{word} {}", of.node);
+        let of_pair = |word: &str, of: &DevPairArg| {
+            let one_way = if of.one_way { " one-way" } else { "" };
+            format!("{word} {} {}{one_way}", of.node, of.other)
+        };
         match self {
+            DevOrder::Cut(of) => (of_pair("cut", of), &of.at.dir),
+            DevOrder::Heal(of) => (of_pair("heal", of), &of.at.dir),
             DevOrder::Kill(of) => (of_node("kill", of), &of.at.dir),
             DevOrder::Start(of) => (of_node("start", of), &of.at.dir),
             DevOrder::Stop(of) => (of_node("stop", of), &of.at.dir),

@@ -71,6 +71,24 @@ Examples:
     },
 }
 
+#[derive(Subcommand, Debug)]
+pub enum ExtentCommand {
+    /// Which devices have an extent's columns, how these do, and how each failure domain stands in the order of placement
+    ///
+    /// Columns go to the emptiest failure domains for their size, one to each. Where one was put is not kept; what is told is how that looks
+    /// now. Ask the node that serves the shard.
+    #[command(after_help = "Example: peristyle extent why 17 --shard 3")]
+    Why {
+        /// The extent's number
+        extent: u64,
+        /// Of this shard only; several may have an extent of this number
+        #[arg(long)]
+        shard: Option<u32>,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+}
+
 /// What comes and what goes
 #[derive(Args, Debug)]
 pub struct PlanOptions {

@@ -11,7 +11,7 @@ mod volumes;
 
 pub use cluster::{ClusterCommand, CreateOptions};
 pub use dev::DevOrder;
-pub use devices::{DeviceCommand, PlanOptions, PoolCommand, StoreOptions};
+pub use devices::{DeviceCommand, ExtentCommand, PlanOptions, PoolCommand, StoreOptions};
 pub use hosts::HostCommand;
 pub use values::{DeviceArg, VolumeArg};
 pub use volumes::{SnapshotCommand, VolumeCommand};
@@ -67,6 +67,9 @@ pub enum Command {
     /// How the space of a running node's pool is used
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// Single extents of the shards that a running node serves
+    #[command(subcommand)]
+    Extent(ExtentCommand),
     /// What a running node is and how it does
     Status(JsonOption),
     Stats(StatsOptions),
@@ -115,7 +118,8 @@ Examples:
   peristyle dev --device memory:1GiB --device memory:1GiB --scheme 1+1 --volume ram=512MiB
   peristyle dev --nbd --json
   peristyle dev --nodes 6 --dir ./peristyle-cluster
-  peristyle dev kill 3 --dir ./peristyle-cluster")]
+  peristyle dev kill 3 --dir ./peristyle-cluster
+  peristyle dev cut 1 2 --one-way --dir ./peristyle-cluster")]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct DevOptions {
     #[command(subcommand)]

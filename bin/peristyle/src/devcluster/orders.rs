@@ -5,8 +5,9 @@ use super::Cluster;
 use super::files::Layout;
 use super::processes::Node;
 use crate::cli::DevOrder;
+use crate::client::Client;
 use crate::failure::{Failure, Kind};
-use peristyle_control::api::Lines;
+use peristyle_control::api::{Lines, Request};
 use peristyle_rt::{Addr, Buf, IoVec, Listener, NetError, Stream, TaskHandle, spawn};
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
@@ -14,6 +15,8 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// A node answers in this time.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// An order is carried out in this time, or its outcome is not known.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -64,6 +67,9 @@ fn carry_out(cluster: &mut Cluster, line: &str) -> Result<(), Failure> {
         "start-store" => return cluster.store.launch(),
         _ => {}
     }
+    if let Some(pair) = Pair::of(line) {
+        return pair.carry_out(cluster);
+    }
     let (order, number) = line.trim().split_once(' ').ok_or_else(unknown)?;
     let number: u16 = number.parse().map_err(|_| unknown())?;
     let missing = || Failure::usage(format!("there is no node {number}"));
@@ -75,6 +81,45 @@ fn carry_out(cluster: &mut Cluster, line: &str) -> Result<(), Failure> {
         "start" => node.start(),
         "end" => Node::end(node),
         _ => Err(unknown()),
+    }
+}
+
+/// Two nodes between which the network is cut, or healed.
+struct Pair {
+    heard: bool,
+    /// Who says something, and who is to hear it or not.
+    ways: Vec<(u16, u16)>,
+}
+
+impl Pair {
+    fn of(line: &str) -> Option<Pair> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (order, a, b, one_way) = match words[..] {
+            [order, a, b] => (order, a, b, false),
+            [order, a, b, "one-way"] => (order, a, b, true),
+            _ => return None,
+        };
+        let heard = match order {
+            "cut" => false,
+            "heal" => true,
+            _ => return None,
+        };
+        let (a, b) = (a.parse().ok()?, b.parse().ok()?);
+        let back = (!one_way).then_some((b, a));
+        Some(Pair { heard, ways: [(a, b)].into_iter().chain(back).collect() })
+    }
+
+    fn carry_out(self, cluster: &Cluster) -> Result<(), Failure> {
+        let node = |number: u16| {
+            let missing = || Failure::usage(format!("there is no node {number}"));
+            cluster.nodes.iter().find(|n| n.number == number).ok_or_else(missing)
+        };
+        for &(from, to) in &self.ways {
+            node(from)?;
+            let mut client = Client::connect_within(Some(node(to)?.admin.clone()), ASK_LIMIT)?;
+            client.call(&Request::Hear { node: from.into(), heard: self.heard })?;
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod at_rest;
 mod cluster;
+mod extents;
 mod hosts;
 mod profile;
 mod ready;
@@ -10,6 +11,7 @@ mod tables;
 
 pub use at_rest::{extents, pool_check};
 pub use cluster::cluster;
+pub use extents::why;
 pub use hosts::hosts;
 pub use profile::{percent, profile};
 pub use ready::{Rates, Ready, ReadyVolume, StatusLine};

@@ -25,6 +25,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 
+const NO_FAULTS: &str = "faults are injected into development stores only";
+
 /// A volume's data.
 type Handle = peristyle_node::Volume<Store>;
 
@@ -420,7 +422,7 @@ impl Admin {
 
     async fn inject(&self, device: &str, fault: FaultKind, duration_ms: u64) -> Result<Response, ApiError> {
         if !self.plan.development {
-            return Err(ApiError::new(Code::NotAllowed, "faults are injected into development stores only"));
+            return Err(ApiError::new(Code::NotAllowed, NO_FAULTS));
         }
         let device = self.device(device)?;
         let until = peristyle_rt::now() + Duration::from_millis(duration_ms);
@@ -561,6 +563,11 @@ impl AdminHandler for Admin {
             Request::PoolPlan { add, remove_devices, remove_nodes } => {
                 return self.plan_pool(&add, &remove_devices, &remove_nodes).map(Response::Plan);
             }
+            Request::Hear { node, heard } => match self.node.set_heard(peristyle_base::NodeId(node), heard) {
+                true => Response::Done,
+                false => return Err(ApiError::new(Code::NotAllowed, NO_FAULTS)),
+            },
+            Request::ExtentWhy { extent, shard } => return self.extent_why(extent, shard).await,
             Request::PoolSet { scheme, force } => return self.set_scheme(&scheme, force).await,
             Request::PoolScrub => {
                 self.node.scrub_now().await;

@@ -4,6 +4,7 @@ mod admin;
 mod at_rest;
 mod busy;
 mod devices;
+mod extents;
 pub mod found;
 mod member;
 mod offline;

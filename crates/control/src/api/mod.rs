@@ -9,11 +9,13 @@
 //! Access is the socket file's: whoever may open it may do everything.
 
 mod cluster;
+mod extent;
 mod hosts;
 mod pool;
 mod profile;
 
 pub use cluster::{ClusterInfo, NodeInfo, OwnerInfo, PlaceInfo};
+pub use extent::{ExtentColumn, ExtentDomain, ExtentInfo};
 pub use hosts::{HostInfo, HostsInfo, PathInfo, PathNode};
 pub use pool::{
     BalanceInfo, CollectionInfo, DeviceBalance, ExtentCount, PlanInfo, PlannedUse, PoolInfo, RepairInfo,
@@ -157,6 +159,18 @@ pub enum Request {
         #[serde(default)]
         force: bool,
     },
+    /// Of a development node: what another node says is lost on its way, or arrives again.
+    Hear {
+        node: u32,
+        heard: bool,
+    },
+    /// Where an extent is, and why there.
+    ExtentWhy {
+        extent: u64,
+        /// Of this shard only.
+        #[serde(default)]
+        shard: Option<u32>,
+    },
     /// Everything is read and what is damaged is repaired, now.
     PoolScrub,
     Stats,
@@ -200,6 +214,9 @@ pub enum Response {
     Pool(PoolInfo),
     Balance(BalanceInfo),
     Plan(PlanInfo),
+    Extents {
+        extents: Vec<ExtentInfo>,
+    },
     Stats(Stats),
     Profile(ProfilePage),
     /// It is done, and there is nothing to say.

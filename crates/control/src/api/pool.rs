@@ -138,7 +138,7 @@ pub struct DeviceBalance {
     pub deviation_percent: f64,
 }
 
-/// Extents of one phase ("ready", "open", "closed", "sealed") and kind ("wide", "narrow", "shrunk").
+/// Extents of one phase ("ready", "open", "closed", "sealed") and kind ("wide", "narrow", "other").
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ExtentCount {
     pub phase: String,

@@ -2,6 +2,7 @@
 
 use super::incoming::{Incoming, Lost};
 use super::outbox::Outbox;
+use super::table::PeerTable;
 use super::tls::{Secured, Security};
 use peristyle_base::DeviceId;
 use peristyle_base::crc::Crc32c;
@@ -9,7 +10,7 @@ use peristyle_cluster::ColumnFault;
 use peristyle_cluster::peer::{
     Answer, CallId, Client, ClientEvent, Hello, Input, Payload, Refusal, Request, Violation,
 };
-use peristyle_rt::sync::Event;
+use peristyle_rt::sync::{Event, Semaphore};
 use peristyle_rt::{Addr, Buf, Duration, IoVec, Stream, select, timeout};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -118,6 +119,9 @@ pub(super) struct Link {
     addr: Addr,
     hello: Hello,
     security: Security,
+    table: PeerTable,
+    /// Of all connections of the reactor: turns of those who list columns.
+    pub lists: Rc<Semaphore>,
     /// How it is connected to next.
     with_tls: Cell<bool>,
     conn: RefCell<Option<Rc<Conn>>>,
@@ -129,12 +133,19 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects, and goes on until `stopping`.
-    pub fn start(addr: Addr, hello: Hello, security: Security, stopping: Event) -> Rc<Link> {
+    pub fn start(
+        addr: Addr,
+        hello: Hello,
+        (security, table, lists): (Security, PeerTable, Rc<Semaphore>),
+        stopping: Event,
+    ) -> Rc<Link> {
         let with_tls = Cell::new(security.prefers_tls());
         let link = Rc::new(Link {
             addr,
             hello,
             security,
+            table,
+            lists,
             with_tls,
             conn: RefCell::default(),
             state: Cell::new(LinkState::Unreachable),
@@ -226,6 +237,9 @@ impl Link {
         loop {
             if let Err(lost) = self.receive_next(conn, incoming).await {
                 return lost;
+            }
+            if !super::hear(&self.table, self.hello.to, &conn.outbox.closed).await {
+                return Lost::Ended;
             }
         }
     }

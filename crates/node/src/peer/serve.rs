@@ -182,7 +182,12 @@ impl Session {
         if let Input::Head { .. } = input {
             return incoming.feed(|bytes| server.borrow_mut().handle_bytes(bytes)).await;
         }
-        match self.told()? {
+        let told = self.told()?;
+        let from = if let Told::Hello(hello) = &told { hello.from } else { self.from.get() };
+        if !super::hear(&self.service.peers.table, from, &self.outbox.closed).await {
+            return Err(Lost::Ended);
+        }
+        match told {
             Told::Hello(hello) => self.greet(&hello),
             Told::Work(ticket, work) => {
                 peristyle_rt::spawn(self.carry_out(ticket, work));

@@ -5,7 +5,7 @@ use peristyle_base::{NodeId, Uuid};
 use peristyle_cluster::lease::NODES_MAX;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Acquire, Release};
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Another node, and where its first reactor listens; the others follow on the next ports.
@@ -70,6 +70,11 @@ pub(crate) enum Added {
     Full,
 }
 
+/// Nodes are numbered from 1 to [`NODES_MAX`].
+fn bit(node: NodeId) -> u64 {
+    1 << (node.0.saturating_sub(1) % 64)
+}
+
 impl Peer {
     pub fn is_member(&self) -> bool {
         self.term() % 2 == 1
@@ -96,12 +101,17 @@ impl Peer {
 /// The other nodes, in the order in which they first came. Their places are their numbers among those who vote, behind this node's
 /// own; one that has left keeps its place, and counts for majorities until all others have heard of it.
 #[derive(Clone)]
-pub(crate) struct PeerTable(Arc<[OnceLock<Peer>]>);
+pub(crate) struct PeerTable {
+    peers: Arc<[OnceLock<Peer>]>,
+    /// A bit for each node that is not heard (development mode).
+    unheard: Arc<AtomicU64>,
+}
 
 impl PeerTable {
     /// # Panics — when there are more than [`NODES_MAX`]: the desired state has no more.
     pub fn new(peers: &[PeerConfig]) -> PeerTable {
-        let table = PeerTable((1..NODES_MAX).map(|_| OnceLock::new()).collect());
+        let places = (1..NODES_MAX).map(|_| OnceLock::new()).collect();
+        let table = PeerTable { peers: places, unheard: Arc::default() };
         for peer in peers {
             let added = table.add(peer.clone());
             assert!(matches!(added, Added::Joined(_)), "a node twice, or too many nodes");
@@ -112,7 +122,7 @@ impl PeerTable {
         table
     }
     fn known(&self) -> impl Iterator<Item = &Peer> {
-        self.0.iter().map_while(OnceLock::get)
+        self.peers.iter().map_while(OnceLock::get)
     }
     /// Members, with their numbers.
     pub fn numbered(&self) -> impl Iterator<Item = (usize, &Peer)> {
@@ -145,10 +155,20 @@ impl PeerTable {
     pub fn membership(&self) -> (u64, usize) {
         (self.known().map(|peer| u64::from(peer.term())).sum(), self.voters())
     }
+    /// From now on what comes from a node does not arrive, as if the network lost it; or it does again.
+    pub fn set_heard(&self, node: NodeId, heard: bool) {
+        match heard {
+            true => self.unheard.fetch_and(!bit(node), Release),
+            false => self.unheard.fetch_or(bit(node), Release),
+        };
+    }
+    pub fn is_heard(&self, node: NodeId) -> bool {
+        self.unheard.load(Acquire) & bit(node) == 0
+    }
     /// Called by one reactor.
     pub fn add(&self, peer: PeerConfig) -> Added {
         let PeerConfig { node, addr, .. } = peer;
-        for (number, place) in (1..).zip(self.0.iter()) {
+        for (number, place) in (1..).zip(self.peers.iter()) {
             let Some(known) = place.get() else {
                 let (addr, terms, version) = (Mutex::new(addr), AtomicU32::new(1), AtomicU32::new(0));
                 return match place.set(Peer { node, addr, terms, version, forgotten: AtomicBool::new(false) })

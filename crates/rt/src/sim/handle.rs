@@ -177,6 +177,10 @@ impl NodeHandle {
     {
         self.world.shared.start(self.node, seeds, start);
     }
+    /// Tasks that its reactors have polled since the machine was made; each takes [`WorldConfig::poll_ns`] on average.
+    pub fn turns(&self) -> u64 {
+        self.world.shared.core.borrow().nodes[self.node as usize].turns
+    }
     pub fn is_running(&self) -> bool {
         self.world.shared.core.borrow().nodes[self.node as usize].running
     }

@@ -111,6 +111,8 @@ pub(crate) struct Node {
     pub(crate) stop_at: Option<(u64, Stop)>,
     /// Its process is stopped, as by SIGSTOP, until then.
     pub(crate) paused_until: u64,
+    /// Tasks that its reactors have polled.
+    pub(crate) turns: u64,
     hosts: Vec<u32>,
 }
 
@@ -191,6 +193,7 @@ impl Core {
             events: 0,
             stop_at: None,
             paused_until: 0,
+            turns: 0,
             hosts: Vec::new(),
         });
         self.nodes.len() as u32 - 1
@@ -402,6 +405,7 @@ impl Shared {
                 drop(core);
                 return self.stop(node, how);
             }
+            core.nodes[node as usize].turns += 1;
             let first = [Class::Foreground, Class::Background][core.rng.below(2) as usize];
             (reactor, host, first)
         };

@@ -6,7 +6,7 @@ use super::{Plan, Remains};
 use crate::model::{Model, SECTOR, fill};
 use crate::node::{device_id, flat};
 use crate::operation::Operation;
-use peristyle_base::{BLOCK_BYTES, LayerId, NodeId, ShardId, Uuid};
+use peristyle_base::{BLOCK_BYTES, LayerId, NodeId, Scheme, ShardId, Uuid};
 use peristyle_cluster::{DomainId, MemoryShardStore, StoreError};
 use peristyle_column::{FormatOptions, Reserve, Server, ServerConfig, format};
 use peristyle_node::columns::NodeColumns;
@@ -22,6 +22,8 @@ const CLUSTER: Uuid = Uuid([0xC1; 16]);
 const SHARD: ShardId = ShardId(1);
 pub(super) const LAYER: LayerId = LayerId(1);
 const BLOCK: u64 = BLOCK_BYTES as u64 / SECTOR;
+/// A pool with a few extents has another scheme by then.
+const CONVERT_LIMIT: Duration = Duration::from_secs(300);
 /// Blocks of the largest write: atomic all the same.
 const LARGE: u64 = 128;
 /// Another owner has taken the shard.
@@ -94,6 +96,7 @@ impl Rig {
         owner.free_unused(&mut rng).await;
         owner.empty_a_device(&mut Rng::new(self.seed ^ 0xE4D)).await;
         owner.collect(&mut Rng::new(self.seed ^ 0xC011)).await;
+        owner.convert(&mut Rng::new(self.seed ^ 0xC0DE)).await;
         owner.cut_off_and_grow(&mut Rng::new(self.seed ^ 0xC07)).await;
         let owner = Box::pin(owner.volumes_and_snapshots(&mut Rng::new(self.seed ^ 0x5A9))).await;
         join_two(owner.checkpoint(), owner.write_some(&mut rng.fork(), 3)).await;
@@ -367,6 +370,33 @@ impl Owner {
         table.set_wish(device, Wish::Active);
         self.shard.look_after_devices();
         peristyle_rt::sleep(Duration::from_millis(2)).await;
+    }
+
+    /// The pool gets another scheme, of which the extents that are there are not, and then its own again, while hosts go on.
+    async fn convert(&self, rng: &mut Rng) {
+        let Plan { devices, scheme, .. } = self.rig.plan;
+        let (k, m) = (scheme.k() as u8, scheme.m() as u8);
+        let other = match (k, m) {
+            (1, 1) => Scheme::new(1, 2).filter(|other| other.width() <= devices),
+            (1, _) => None, // what more parity takes is more than the memory of these nodes
+            _ => Scheme::new(k - 1, m),
+        };
+        let Some(other) = other else { return };
+        let _step = self.rig.watch.under_way.begin(Operation::Convert);
+        let table = self.columns.columns.table();
+        for scheme in [other, scheme] {
+            table.set_scheme(scheme);
+            let end = peristyle_rt::now() + CONVERT_LIMIT;
+            while self.shard.space_figures().foreign_extents > 0 {
+                assert!(
+                    peristyle_rt::now() < end,
+                    "never converted to {scheme}: {:?}",
+                    self.shard.space_figures()
+                );
+                self.write_some(&mut rng.fork(), 1).await;
+                peristyle_rt::sleep(Duration::from_millis(rng.between(1, 400))).await;
+            }
+        }
     }
 
     /// Large writes, until so many extents are full and their columns sealed.

@@ -42,6 +42,10 @@ pub struct WatchedColumns {
 }
 
 impl Columns for WatchedColumns {
+    fn pool_scheme(&self) -> Option<Scheme> {
+        self.columns.pool_scheme()
+    }
+
     fn devices(&self, class: AllocClass, out: &mut Vec<DeviceView>) {
         self.columns.devices(class, out);
     }

@@ -1,0 +1,205 @@
+//! The nodes.
+
+use super::Setup;
+use peristyle_base::{BLOCK_BYTES, DeviceId, LayerId, NodeId, ShardId, Uuid};
+use peristyle_cluster::{DomainId, MemoryShardStore};
+use peristyle_column::{Discard, FormatOptions, Geometry, format};
+use peristyle_node::{
+    DeviceConfig, Node, NodeConfig, PeerConfig, PeerDevice, PeersConfig, ShardPhase, TargetConfig,
+    VolumeSpec, Wish, seeds,
+};
+use peristyle_nvme::QpairLimits;
+use peristyle_nvme::subsystem::Hosts;
+use peristyle_nvme::wire::fabrics::Nqn;
+use peristyle_rt::sim::{DiskConfig, DiskHandle, NodeHandle, World, WorldConfig};
+use peristyle_rt::{Addr, BufConfig, Device, Duration, ReactorId};
+use peristyle_shard::ShardConfig;
+use std::cell::Cell;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+
+pub const NQN: &str = "nqn.2026-01.io.peristyle:simulated";
+/// Blocks of each volume.
+pub const BLOCKS: u64 = 4096;
+const CLUSTER: Uuid = Uuid([0xC3; 16]);
+const PEER_PORT: u16 = 7400;
+const PORT: u16 = 4420;
+/// Everything that has to happen before a measurement has happened by then.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What a node is told, and what it says.
+#[derive(Default)]
+struct Order {
+    /// A shard to own.
+    own: Cell<Option<usize>>,
+    /// Of these it serves so many.
+    serves: Cell<usize>,
+}
+
+pub struct Cluster {
+    pub world: World,
+    machines: Vec<NodeHandle>,
+    /// The node that owns each shard.
+    pub owners: Vec<usize>,
+}
+
+fn ip(node: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 1, node as u8 + 1)
+}
+
+/// Where a node serves hosts.
+pub fn portal(node: usize) -> Addr {
+    Addr::Tcp((ip(node), PORT).into())
+}
+
+fn device_id(node: usize) -> DeviceId {
+    let mut id = [0xD0; 16];
+    id[0] = node as u8;
+    Uuid(id)
+}
+
+impl Cluster {
+    /// Every shard is served when it returns.
+    pub fn start(setup: &Setup) -> Cluster {
+        // Each connection between nodes has two of the second size, and a takeover asks all devices at once, with one of the third for each.
+        let counts = [1024, 64 + 8 * setup.nodes, 32 + 2 * setup.nodes, 16, 16, 8];
+        let buffers = BufConfig { counts, huge_pages: false };
+        let config = WorldConfig { poll_ns: setup.poll_ns, buffers, ..WorldConfig::new(setup.seed) };
+        let world = World::new(config);
+        let machines: Vec<NodeHandle> = (0..setup.nodes).map(|i| world.add_node(ip(i))).collect();
+        // A device whose cache outlives a loss of power.
+        let disk = DiskConfig { volatile_cache: false, ..DiskConfig::default() };
+        let bytes = Geometry::bytes_for(1024 + 16 * setup.nodes as u32);
+        let disks: Vec<DiskHandle> = machines.iter().map(|m| m.add_disk("d", bytes, disk.clone())).collect();
+        let mut cluster = Cluster { world, machines, owners: (0..setup.nodes).collect() };
+        for (i, disk) in disks.iter().enumerate() {
+            cluster.machines[i].start(vec![disk.spec()], move |spec| async move {
+                let device = Device::open(&spec).await.expect("there");
+                let options = FormatOptions { cluster: CLUSTER, device: device_id(i), force: false };
+                format(&device, options).await.expect("blank");
+            });
+        }
+        cluster.run_until(|| cluster.machines.iter().all(|m| !m.is_running()));
+        let store = MemoryShardStore::default();
+        let orders: Vec<Rc<Order>> = (0..setup.nodes).map(|_| Rc::default()).collect();
+        for (i, disk) in disks.iter().enumerate() {
+            cluster.boot(i, node_config(setup, i, disk), &store, orders[i].clone());
+        }
+        orders.iter().enumerate().for_each(|(i, order)| order.own.set(Some(i)));
+        cluster.run_until(|| orders.iter().all(|order| order.serves.get() == 1));
+        if setup.one_away {
+            cluster.machines[setup.nodes - 1].kill();
+            cluster.owners[setup.nodes - 1] = 0;
+            orders[0].own.set(Some(setup.nodes - 1));
+            cluster.run_until(|| orders[0].serves.get() == 2);
+        }
+        cluster
+    }
+
+    fn boot(&self, i: usize, config: NodeConfig, store: &MemoryShardStore, order: Rc<Order>) {
+        let nodes = self.machines.len();
+        self.machines[i].start(seeds(&config, 1, store), move |seed| {
+            let order = order.clone();
+            async move {
+                let node = Node::start(seed, false).await;
+                node.start_target(target(i, nodes)).await.expect("the port is free");
+                serve(node, order).await;
+            }
+        });
+    }
+
+    pub fn run_until(&self, done: impl FnMut() -> bool) {
+        assert!(self.world.run_until(done, LIMIT), "it does not come that far in simulated {LIMIT:?}");
+    }
+    pub fn run_for(&self, time: Duration) {
+        self.world.run_for(time);
+    }
+    pub fn now_nanos(&self) -> u64 {
+        self.world.now_nanos()
+    }
+    pub fn turns(&self) -> Vec<u64> {
+        self.machines.iter().map(NodeHandle::turns).collect()
+    }
+}
+
+/// Owns what it is told to, and makes the volumes' layers.
+async fn serve(node: Rc<Node<MemoryShardStore>>, order: Rc<Order>) {
+    loop {
+        if let Some(shard) = order.own.take() {
+            assert!(node.own(ShardId(shard as u32), true).await);
+        }
+        let mut serves = 0;
+        for (shard, phase) in node.shard_phases() {
+            if !matches!(phase, ShardPhase::Serving(_)) {
+                continue;
+            }
+            let volume = node.volume(&volume(shard.0 as usize)).expect("a shard of the pool");
+            serves += usize::from(volume.ensure_layer(BLOCKS).await.is_ok());
+        }
+        order.serves.set(serves);
+        peristyle_rt::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn node_config(setup: &Setup, i: usize, disk: &DiskHandle) -> NodeConfig {
+    let others = || (0..setup.nodes).filter(|&j| j != i);
+    let number = |node: usize| NodeId(node as u32 + 1);
+    let addr = |node: usize| SocketAddr::from((ip(node), PEER_PORT));
+    let peer = |j| PeerConfig { node: number(j), addr: addr(j), is_member: true };
+    let device =
+        |j| PeerDevice { id: device_id(j), node: number(j), domain: DomainId(j as u32), wish: Wish::Active };
+    NodeConfig {
+        node: number(i),
+        cluster: CLUSTER,
+        devices: vec![DeviceConfig {
+            id: device_id(i),
+            spec: disk.spec(),
+            domain: DomainId(i as u32),
+            home: ReactorId(0),
+            wish: Wish::Active,
+            discard: Discard::Auto,
+        }],
+        peers: PeersConfig {
+            listen: Some(addr(i)),
+            peers: others().map(peer).collect(),
+            ..PeersConfig::default()
+        },
+        peer_devices: others().map(device).collect(),
+        shards: Vec::new(),
+        peer_shards: (0..setup.nodes).map(|s| (ShardId(s as u32), ReactorId(0))).collect(),
+        shard: ShardConfig {
+            ready_extents: 2,
+            shards: setup.nodes,
+            map_cache_bytes: 16 << 20,
+            ..ShardConfig::new(setup.scheme)
+        },
+        rebuild_after: Duration::from_secs(3600),
+        development: false,
+    }
+}
+
+fn volume(at: usize) -> VolumeSpec {
+    VolumeSpec {
+        name: format!("v{at}"),
+        nsid: 1 + at as u32,
+        uuid: Uuid([1 + at as u8; 16]),
+        nguid: [1 + at as u8; 16],
+        bytes: BLOCKS * BLOCK_BYTES as u64,
+        lba_bytes: 4096,
+        shard: ShardId(at as u32),
+        layer: LayerId(1 + at as u32),
+        read_only: false,
+    }
+}
+
+fn target(node: usize, nodes: usize) -> TargetConfig {
+    TargetConfig {
+        listen: portal(node),
+        portals: Vec::new(),
+        nqn: Nqn::new(NQN).expect("a name"),
+        serial: "1".into(),
+        hosts: Hosts::Any,
+        volumes: (0..nodes).map(volume).collect(),
+        limits: QpairLimits::default(),
+    }
+}
