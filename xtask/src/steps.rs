@@ -112,7 +112,10 @@ fn etcd() -> Result<()> {
 /// A share of what `cargo xtask sim --seeds 200` does; the first seeds twice, with the same trace both times.
 fn sim() -> Result<()> {
     let options = ["--seeds", "16", "--replay", "3", "--at-least-states", "10000"];
-    tools::sim(&options.map(String::from))
+    tools::sim(&options.map(String::from))?;
+    // In simulated time: the same on every machine.
+    tools::sim(&["scaling", "--nodes", "4,8,16", "--ms", "40"].map(String::from))?;
+    tools::sim(&["degraded", "--ms", "40"].map(String::from))
 }
 
 /// A share of the fifty rounds of `cargo xtask crash`.
