@@ -84,13 +84,13 @@ fn a_tail_frame_whose_columns_are_away_is_waited_for() {
         begin(&shard, 0, 2, 2);
         ms(5).await;
         let parity = home.pool.take_log().into_iter().find(|(a, _)| a.what == What::Append && a.column == 2);
-        let parity = parity.unwrap().0.device;
+        let (parity, extent) = parity.map(|(a, _)| (a.device, a.extent)).unwrap();
         home.kill(shard);
         // Column 1 never got it, and parity, which has it, is away: with it the frame is kept, so it cannot be
         // dropped without it.
         home.pool.away(parity, true);
-        home.pool.rule(|a| match a.what {
-            What::Read if a.column == 1 => FAILED,
+        home.pool.rule(move |a| match a.what {
+            What::Read if a.column == 1 && a.extent == extent => FAILED,
             _ => Do::It,
         });
         assert!(matches!(home.recover().await.err(), Some(RecoverError::TailUndecided { .. })));
