@@ -3,7 +3,7 @@
 
 use crate::columns::{AllocClass, Columns};
 use crate::encode::Kept;
-use crate::extent::{Extent, ExtentPhase, Width};
+use crate::extent::{Extent, Width};
 use crate::shard::Shard;
 use crate::stream::{Stream, class_of};
 use crate::victims::{Policy, may_be_victim};
@@ -116,9 +116,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let old: Vec<ExtentId> = aside.chain(narrow).collect();
         state.extents.ready.iter_mut().for_each(|ready| ready.retain(|id| !old.contains(id)));
         old.into_iter().for_each(|id| self.close(state, id));
-        let in_use = |e: &&Extent| matches!(e.phase, ExtentPhase::Ready | ExtentPhase::Open);
-        let others = state.extents.iter().filter(|e| !is_of(e.scheme, pool)).filter(in_use);
-        let last = others.map(|e| e.id).max();
+        let extents = &state.extents;
+        let in_use =
+            extents.ready.iter().flatten().copied().chain(extents.all_current().into_iter().flatten());
+        let last = in_use.filter(|id| extents.get(*id).is_some_and(|e| !is_of(e.scheme, pool))).max();
         // One that is being made now may still have the old scheme.
         self.leaving_scheme.set(last.is_some() || state.creating.is_some());
         state.retire_below = state.retire_below.max(last.map_or(ExtentId(0), ExtentId::next));

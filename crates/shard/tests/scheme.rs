@@ -54,7 +54,9 @@ async fn until_converted(home: &Home, scheme: Scheme) {
 
 #[test]
 fn a_pool_is_converted_to_another_scheme_and_back_while_it_is_written_and_restarted() {
-    for (seed, from, to) in [(1, "1+1", "4+2"), (2, "2+1", "1+2"), (3, "4+2", "2+0"), (4, "1+1", "3+1")] {
+    for (seed, from, to) in
+        [(1, "1+1", "4+2"), (2, "2+1", "1+2"), (3, "4+2", "2+0"), (4, "1+1", "3+1"), (5, "4+2", "1+2")]
+    {
         sim::run(seed, move |_| async move {
             let home = Home::new(from, 6);
             let (contents, mut rng) = (Contents::default(), Rng::new(seed));
