@@ -10,7 +10,7 @@ use peristyle_cluster::ColumnFault;
 use peristyle_cluster::peer::{
     Answer, CallId, Client, ClientEvent, Hello, Input, Payload, Refusal, Request, Violation,
 };
-use peristyle_rt::sync::{Event, Semaphore};
+use peristyle_rt::sync::Event;
 use peristyle_rt::{Addr, Buf, Duration, IoVec, Stream, select, timeout};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -120,8 +120,6 @@ pub(super) struct Link {
     hello: Hello,
     security: Security,
     table: PeerTable,
-    /// Of all connections of the reactor: turns of those who list columns.
-    pub lists: Rc<Semaphore>,
     /// How it is connected to next.
     with_tls: Cell<bool>,
     conn: RefCell<Option<Rc<Conn>>>,
@@ -136,7 +134,7 @@ impl Link {
     pub fn start(
         addr: Addr,
         hello: Hello,
-        (security, table, lists): (Security, PeerTable, Rc<Semaphore>),
+        (security, table): (Security, PeerTable),
         stopping: Event,
     ) -> Rc<Link> {
         let with_tls = Cell::new(security.prefers_tls());
@@ -145,7 +143,6 @@ impl Link {
             hello,
             security,
             table,
-            lists,
             with_tls,
             conn: RefCell::default(),
             state: Cell::new(LinkState::Unreachable),

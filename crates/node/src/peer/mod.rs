@@ -28,15 +28,13 @@ use link::{Link, With};
 use peristyle_base::{BLOCK_BYTES, ColumnPlace, DeviceId, Instant, NodeId, ShardId, SlotIndex};
 use peristyle_cluster::peer::{Answer, DeviceReport, Hello, PeerDeviceState, Request, Target, read_list};
 use peristyle_cluster::{ColumnFault, ListedSlot};
-use peristyle_rt::sync::{Event, Semaphore};
+use peristyle_rt::sync::Event;
 use peristyle_rt::{Addr, Buf, Duration, NetError};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-/// Lists of devices that one reactor asks for at the same time.
-const LISTS_MAX: usize = 16;
 /// Bytes of one page of a list.
 const LIST_BYTES: u32 = 64 << 10;
 
@@ -54,7 +52,6 @@ pub struct Peers {
     security: Security,
     table: PeerTable,
     links: RefCell<BTreeMap<(NodeId, u16), Linked>>,
-    lists: Rc<Semaphore>,
     /// On the first reactor of a node that has others.
     leases: RefCell<Option<Rc<Leases>>>,
     /// When each node answered last, on the first reactor.
@@ -66,8 +63,7 @@ impl Peers {
     pub(crate) fn new(who: Identity, config: &PeersConfig, table: PeerTable) -> Rc<Peers> {
         let (listen, security) = (config.listen, config.security.clone());
         let (links, leases, heard, stopping) = Default::default();
-        let lists = Semaphore::new(LISTS_MAX);
-        Rc::new(Peers { who, listen, security, table, links, lists, leases, heard, stopping })
+        Rc::new(Peers { who, listen, security, table, links, leases, heard, stopping })
     }
 
     /// Of a node that is alone.
@@ -131,7 +127,7 @@ impl Peers {
         let mut addr = peer.addr();
         addr.set_port(addr.port().checked_add(reactor)?);
         let hello = Hello { versions: (0, 0), cluster: self.who.cluster, from: self.who.me, to: node };
-        let how = (self.security.clone(), self.table.clone(), self.lists.clone());
+        let how = (self.security.clone(), self.table.clone());
         let link = Link::start(Addr::Tcp(addr), hello, how, self.stopping.clone());
         links.insert((node, reactor), (version, link.clone()));
         Some(link)
@@ -231,8 +227,6 @@ async fn carry(link: &Link, device: DeviceId, request: ColumnRequest) -> ColumnA
 
 /// All slots of a shard, page by page.
 async fn list(link: &Link, device: DeviceId, shard: ShardId) -> Result<Vec<ListedSlot>, ColumnFault> {
-    // Each takes a buffer: a takeover asks all devices at once, and several shards may be taken over.
-    let _turn = link.lists.acquire(1).await;
     let (mut all, mut from) = (Vec::new(), SlotIndex(0));
     loop {
         let into = Some(Buf::alloc(LIST_BYTES as usize).await);
