@@ -2,7 +2,6 @@
 
 use super::admin::Admin;
 use super::devices::refuse;
-
 use peristyle_base::units::{COLUMN_BYTES, format_bytes};
 use peristyle_base::{DeviceId, NodeId, Scheme};
 use peristyle_cluster::{DomainId, PlanDevice, Shuns, plan, usable_domains};

@@ -60,27 +60,28 @@ fn name_of(cluster: Uuid, node: NodeId) -> String {
     format!("node-{}.{cluster}.peristyle", node.0)
 }
 
+/// What the authority says of itself.
+fn authority_params(cluster: Uuid) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.distinguished_name.push(DnType::CommonName, format!("Peristyle cluster {cluster}"));
+    params
+}
+
 /// The authority's key: the same for all who have the secret. HMAC-SHA-256 is a pseudo-random function of its key (RFC 2104).
 fn authority(secret: &Secret, cluster: Uuid) -> Result<Issuer<'static, KeyPair>, TlsError> {
     let key = ::ring::hmac::Key::new(::ring::hmac::HMAC_SHA256, &secret.0);
     let seed = ::ring::hmac::sign(&key, &[PURPOSE, cluster.to_string().as_bytes()].concat());
     let pkcs8 = [&PKCS8_ED25519[..], seed.as_ref()].concat();
     let key = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(pkcs8), &PKCS_ED25519);
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    params.distinguished_name.push(DnType::CommonName, format!("Peristyle cluster {cluster}"));
-    Ok(Issuer::new(params, key.map_err(failed)?))
+    Ok(Issuer::new(authority_params(cluster), key.map_err(failed)?))
 }
 
 /// The authority's own certificate, as an anchor of trust.
 fn anchor(authority: &Issuer<'static, KeyPair>, cluster: Uuid) -> Result<RootCertStore, TlsError> {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    params.distinguished_name.push(DnType::CommonName, format!("Peristyle cluster {cluster}"));
     let mut roots = RootCertStore::empty();
-    let own = params.self_signed(authority.key()).map_err(failed)?;
+    let own = authority_params(cluster).self_signed(authority.key()).map_err(failed)?;
     roots.add(own.der().clone()).map_err(failed)?;
     Ok(roots)
 }

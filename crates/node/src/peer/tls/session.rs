@@ -112,10 +112,7 @@ impl Session {
         self.sealed.clear();
         while self.conn.has_alerts() {
             let (plain, outgoing) = (&mut self.plain, &mut self.outgoing);
-            let (_, next) = match &mut self.conn {
-                Conn::Client(conn) => step(conn.process_tls_records(&mut []), plain, outgoing, &mut None),
-                Conn::Server(conn) => step(conn.process_tls_records(&mut []), plain, outgoing, &mut None),
-            };
+            let (_, next) = self.conn.step(&mut [], plain, outgoing, &mut None);
             if next.is_err() {
                 return;
             }
@@ -128,14 +125,7 @@ impl Session {
                 return Err(Over);
             }
             let (plain, outgoing) = (&mut self.plain, &mut self.outgoing);
-            let (used, next) = match &mut self.conn {
-                Conn::Client(conn) => {
-                    step(conn.process_tls_records(&mut self.sealed), plain, outgoing, &mut seal)
-                }
-                Conn::Server(conn) => {
-                    step(conn.process_tls_records(&mut self.sealed), plain, outgoing, &mut seal)
-                }
-            };
+            let (used, next) = self.conn.step(&mut self.sealed, plain, outgoing, &mut seal);
             self.sealed.drain(..used);
             if next.is_err() {
                 self.take_alerts();
@@ -152,6 +142,19 @@ impl Session {
 }
 
 impl Conn {
+    fn step(
+        &mut self,
+        sealed: &mut [u8],
+        plain: &mut Vec<u8>,
+        outgoing: &mut Vec<u8>,
+        seal: &mut Seal<'_>,
+    ) -> (usize, Result<Next, Over>) {
+        match self {
+            Conn::Client(conn) => step(conn.process_tls_records(sealed), plain, outgoing, seal),
+            Conn::Server(conn) => step(conn.process_tls_records(sealed), plain, outgoing, seal),
+        }
+    }
+
     fn has_alerts(&self) -> bool {
         match self {
             Conn::Client(conn) => conn.wants_write(),
