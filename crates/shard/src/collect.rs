@@ -194,8 +194,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn run_collection(self: Rc<Self>) {
         let (mut batch, mut spared) = (Vec::new(), HashMap::new());
         loop {
-            let now = peristyle_rt::now();
-            let is_spared = |id| spared.get(&id).is_some_and(|until| *until > now);
+            // Of the moment in which it is asked: an idle shard waits here for long.
+            let is_spared = |id| spared.get(&id).is_some_and(|until| *until > peristyle_rt::now());
             let next = select(self.allowed(MOVED_BLOCKS), self.foreign(is_spared)).await;
             if self.stopped().is_some() {
                 return;
