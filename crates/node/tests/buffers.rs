@@ -1,7 +1,11 @@
 //! Work that holds buffers while it needs more never waits for ever: what it takes to go on is kept back.
 
-use crate::common::{MIB, Rig, device_id, fill};
+use crate::common::cluster::Cluster;
+use crate::common::{MIB, Rig, device_id, fill, write};
+use peristyle_base::{RowIndex, ShardId};
+use peristyle_node::{Node, seeds};
 use peristyle_rt::{Buf, Duration, View, spawn, timeout};
+use peristyle_shard::Columns;
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -114,5 +118,35 @@ fn a_degraded_read_that_has_the_last_memory_of_the_pool_ends() {
         for block in 0..128 {
             assert!(blocks.next().unwrap() == fill(4096, block), "block {block}");
         }
+    });
+}
+
+/// Whoever reads a column of another node, or asks what it has, holds memory until it is answered. When all do, somebody has to have
+/// some for the answer.
+#[test]
+fn a_node_whose_memory_is_all_in_use_answers_others() {
+    let cluster = Cluster::new(34, "1+1", 2, 1);
+    cluster.machines[1].start(seeds(&cluster.configs[1], 1, &cluster.store), |seed| async move {
+        let node = Node::start(seed, true).await;
+        peristyle_rt::sleep(Duration::from_secs(1)).await; // connections have theirs
+        let _held = all_buffers();
+        peristyle_rt::shutdown_requested().await;
+        node.stop();
+    });
+    cluster.run(|node, volume| async move {
+        peristyle_rt::sleep(Duration::from_secs(2)).await;
+        write(&volume, 0, &fill(512 << 10, 1)).await.unwrap();
+        let list = timeout(LIMIT, node.columns().list_device(device_id(1), ShardId(0))).await;
+        let list = list.expect("a list ends").unwrap();
+        assert!(!list.is_empty());
+        for listed in list {
+            for bytes in [4 << 10, 64 << 10, 2 << 20] {
+                let buf = Buf::alloc(bytes).await;
+                let read = node.columns().read(listed.place, listed.name, RowIndex(0), buf);
+                let (result, buf) = timeout(LIMIT, read).await.expect("a read ends");
+                assert_eq!((result, buf.len()), (Ok(()), bytes));
+            }
+        }
+        assert!(!node.devices().is_away(device_id(1)), "its pings are answered");
     });
 }

@@ -1,6 +1,6 @@
 //! TCP and Unix-domain streams. A connection is split into a reader and a writer, each used by one task.
 
-use crate::buf::{Buf, IoVec, View};
+use crate::buf::{Buf, IoVec, KeptBufs, View};
 use crate::reactor::{BackendKind, backend_kind};
 use crate::{sim, uring};
 use std::fmt;
@@ -103,11 +103,11 @@ impl Stream {
         match self.kind {
             StreamKind::Uring(stream) => {
                 let (r, w) = stream.split();
-                (StreamReader { kind: ReaderKind::Uring(r) }, StreamWriter { kind: WriterKind::Uring(w) })
+                (StreamReader::new(ReaderKind::Uring(r)), StreamWriter { kind: WriterKind::Uring(w) })
             }
             StreamKind::Sim(stream) => {
                 let (r, w) = stream.split();
-                (StreamReader { kind: ReaderKind::Sim(r) }, StreamWriter { kind: WriterKind::Sim(w) })
+                (StreamReader::new(ReaderKind::Sim(r)), StreamWriter { kind: WriterKind::Sim(w) })
             }
         }
     }
@@ -121,15 +121,26 @@ enum ReaderKind {
 /// The receiving half.
 pub struct StreamReader {
     kind: ReaderKind,
+    /// For what arrives while the pool is empty.
+    own: Option<KeptBufs>,
 }
 
 impl StreamReader {
+    fn new(kind: ReaderKind) -> StreamReader {
+        StreamReader { kind, own: None }
+    }
+    /// Keeps back so many bytes for what arrives here, so that it can be received while the pool is empty: for connections
+    /// on which answers come that others wait for with all the memory there is. Waits until the pool has them. Of use when each
+    /// view is dropped before the wait for anything but the next.
+    pub async fn keep(&mut self, bytes: usize) {
+        self.own = Some(KeptBufs::take(1, bytes).await);
+    }
     /// The next bytes as they have arrived (multishot receive into provided buffers). Empty at the end of the
     /// stream. While the caller holds many views, the connection's window closes: that is the backpressure.
     pub async fn recv(&mut self) -> Result<View, NetError> {
         match &mut self.kind {
-            ReaderKind::Uring(reader) => reader.recv().await,
-            ReaderKind::Sim(reader) => reader.recv().await,
+            ReaderKind::Uring(reader) => reader.recv(self.own.as_ref()).await,
+            ReaderKind::Sim(reader) => reader.recv(self.own.as_ref()).await,
         }
     }
     /// Fills `buf` with the next bytes of the stream, without an intermediate copy where the bytes have not

@@ -8,13 +8,14 @@ use crate::columns::NodeColumns;
 use crate::message::{ColumnAnswer, ColumnRequest};
 use peristyle_base::{BLOCK_BYTES, DeviceId, NodeId, ShardId, SlotIndex, crc32c};
 use peristyle_cluster::peer::{
-    APPEND_ROWS_MAX, Answer, Asked, Credits, DEVICE_ENTRY_BYTES, Hello, Input, LIST_ENTRY_BYTES, Payload,
-    Request, Server, ServerEvent, Ticket, Violation, Welcome, write_device, write_listed,
+    APPEND_ROWS_MAX, Answer, Asked, Credits, DEVICE_ENTRY_BYTES, Hello, Input, LIST_ENTRY_BYTES,
+    PAYLOAD_BYTES_MAX, Payload, Request, Server, ServerEvent, Ticket, Violation, Welcome, write_device,
+    write_listed,
 };
 use peristyle_cluster::{ColumnFault, ListedSlot};
 use peristyle_rt::sync::{Permit, Semaphore};
 use peristyle_rt::{
-    Addr, Buf, Duration, Either, IoVec, KeptBufs, Listener, NetError, Stream, View, select, timeout,
+    Addr, Duration, Either, IoVec, KeptBufs, Listener, NetError, Stream, View, select, timeout,
 };
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -31,6 +32,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// The largest append and its checksums.
 const APPEND_BYTES_MAX: usize = APPEND_ROWS_MAX as usize * (BLOCK_BYTES + 4);
+/// The largest table of slots or devices in one answer.
+const TABLE_BYTES_MAX: usize = 64 << 10;
 /// Pause when the system takes no connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -38,8 +41,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Service {
     columns: Rc<NodeColumns>,
     peers: Rc<Peers>,
-    /// So that appends of others always find memory: whoever waits here holds none.
-    kept: KeptBufs,
+    /// So that others always find memory here: they may hold theirs until they are answered, as this node may for them, and all
+    /// would wait for ever. Whoever waits for one of these holds none.
+    appends: KeptBufs,
+    reads: KeptBufs,
+    tables: KeptBufs,
     connections: Cell<usize>,
 }
 
@@ -102,8 +108,11 @@ impl Service {
     pub async fn start(addr: &Addr, columns: Rc<NodeColumns>, peers: Rc<Peers>) -> Result<Addr, NetError> {
         let listener = Listener::bind(addr, false).await?;
         let bound = listener.local_addr();
-        let kept = KeptBufs::share("appends of other nodes", 1, APPEND_BYTES_MAX).await;
-        let service = Rc::new(Service { columns, peers, kept, connections: Cell::new(0) });
+        let appends = KeptBufs::share("appends of other nodes", 1, APPEND_BYTES_MAX).await;
+        let reads = KeptBufs::share("reads of other nodes", 1, PAYLOAD_BYTES_MAX as usize).await;
+        let tables = KeptBufs::share("lists for other nodes", 1, TABLE_BYTES_MAX).await;
+        let service = Service { columns, peers, appends, reads, tables, connections: Cell::new(0) };
+        let service = Rc::new(service);
         peristyle_rt::spawn(service.accept(listener));
         Ok(bound)
     }
@@ -128,6 +137,29 @@ impl Service {
 impl Service {
     fn disconnected(&self) {
         self.connections.set(self.connections.get() - 1);
+    }
+
+    /// The slots from `from` on that fit into so many bytes, and into one table.
+    async fn page(
+        &self,
+        list: &[ListedSlot],
+        from: SlotIndex,
+        bytes: u32,
+    ) -> (Answer, Option<View>, Option<Permit>) {
+        let first = list.partition_point(|listed| listed.place.slot < from);
+        let most = (bytes as usize).min(TABLE_BYTES_MAX) / LIST_ENTRY_BYTES;
+        let (page, rest) = list[first..].split_at(most.min(list.len() - first));
+        let next = rest.first().map(|listed| listed.place.slot);
+        let write = |listed: &ListedSlot, entry: &mut [u8; LIST_ENTRY_BYTES]| write_listed(listed, entry);
+        (Answer::Listed { next }, Some(self.table(page, write).await), None)
+    }
+
+    async fn table<T, const N: usize>(&self, items: &[T], write: impl Fn(&T, &mut [u8; N])) -> View {
+        let mut buf = self.tables.alloc(items.len() * N).await;
+        for (item, entry) in items.iter().zip(buf.chunks_exact_mut(N)) {
+            write(item, entry.try_into().expect("cut to this length"));
+        }
+        buf.freeze()
     }
 }
 
@@ -195,7 +227,7 @@ impl Session {
             }
             Told::Append { ticket, at, row, class, bytes, crcs } => {
                 // Rows and checksums in one buffer: whoever holds one and waits for another may wait for ever.
-                let mut data = self.service.kept.alloc(bytes + crcs).await;
+                let mut data = self.service.appends.alloc(bytes + crcs).await;
                 let rows = data.split_to(bytes);
                 data.copy_from_slice(&self.crcs.borrow());
                 let check = |bytes: &[u8]| server.borrow_mut().handle_payload(bytes).map(drop);
@@ -276,7 +308,7 @@ impl Session {
             Work::Column(device, request) => (answer_of(columns.ask_here(device, request).await), None, None),
             Work::Read(device, read) => {
                 let permit = self.room.acquire(read.bytes / BLOCK_BYTES).await;
-                let buf = Buf::alloc(read.bytes).await;
+                let buf = self.service.reads.alloc(read.bytes).await;
                 let request =
                     ColumnRequest::Read { slot: read.at.place.slot, name: read.at.name, row: read.row, buf };
                 match columns.ask_here(device, request).await {
@@ -286,14 +318,14 @@ impl Session {
             }
             Work::List { device, shard, from, bytes } => {
                 match columns.ask_here(device, ColumnRequest::List { shard }).await {
-                    ColumnAnswer::List(Ok(list)) => page(&list, from, bytes).await,
+                    ColumnAnswer::List(Ok(list)) => self.service.page(&list, from, bytes).await,
                     other => (answer_of(other), None, None),
                 }
             }
             Work::Ping { bytes } => {
-                let most = bytes as usize / DEVICE_ENTRY_BYTES;
+                let most = (bytes as usize).min(TABLE_BYTES_MAX) / DEVICE_ENTRY_BYTES;
                 let devices: Vec<_> = reports(columns.table()).take(most).collect();
-                let data = table(&devices, |report, entry: &mut [u8; DEVICE_ENTRY_BYTES]| {
+                let data = self.service.table(&devices, |report, entry: &mut [u8; DEVICE_ENTRY_BYTES]| {
                     write_device(report, entry)
                 });
                 (Answer::Pong, Some(data.await), None)
@@ -354,22 +386,4 @@ fn answer_of(answer: ColumnAnswer) -> Answer {
         // These have payload, and are answered where it is made.
         ColumnAnswer::List(Ok(_)) | ColumnAnswer::Read(Ok(()), _) => Answer::Failed(ColumnFault::Refused),
     }
-}
-
-/// The slots from `from` on that fit into so many bytes.
-async fn page(list: &[ListedSlot], from: SlotIndex, bytes: u32) -> (Answer, Option<View>, Option<Permit>) {
-    let first = list.partition_point(|listed| listed.place.slot < from);
-    let most = bytes as usize / LIST_ENTRY_BYTES;
-    let (page, rest) = list[first..].split_at(most.min(list.len() - first));
-    let next = rest.first().map(|listed| listed.place.slot);
-    let data = table(page, |listed, entry: &mut [u8; LIST_ENTRY_BYTES]| write_listed(listed, entry)).await;
-    (Answer::Listed { next }, Some(data), None)
-}
-
-async fn table<T, const N: usize>(items: &[T], write: impl Fn(&T, &mut [u8; N])) -> View {
-    let mut buf = Buf::alloc(items.len() * N).await;
-    for (item, entry) in items.iter().zip(buf.chunks_exact_mut(N)) {
-        write(item, entry.try_into().expect("cut to this length"));
-    }
-    buf.freeze()
 }

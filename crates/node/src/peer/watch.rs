@@ -18,8 +18,11 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// A node that does not answer in this time is away.
 const LIMIT: Duration = Duration::from_millis(300);
 
-/// Room for the devices of a node.
-const PING_BYTES: usize = DEVICES_MAX * DEVICE_ENTRY_BYTES;
+/// Room for the devices of a node, as far as is known: one buffer of the smallest size is kept back for each node, on the reactor that
+/// asks them all.
+const PING_BYTES: usize = 4 << 10;
+/// Room for the devices of any.
+const PING_BYTES_MAX: usize = DEVICES_MAX * DEVICE_ENTRY_BYTES;
 
 impl Peers {
     /// Watches all other nodes until the end. Called on one reactor.
@@ -62,17 +65,21 @@ impl Peers {
         let Some(term) = self.table.get(node).map(Peer::term) else { return };
         // Whoever waits for this node may hold all other memory.
         let kept = KeptBufs::take(1, PING_BYTES).await;
+        let mut room = PING_BYTES;
         while !self.stopping.is_set() {
             let Some(link) = self.link_in(node, term) else { return };
             let asked = peristyle_rt::now();
-            let answer = timeout(LIMIT, async { ping(&link, kept.alloc(PING_BYTES).await).await }).await;
+            let answer = timeout(LIMIT, async { ping(&link, kept.alloc_up_to(room).await).await }).await;
             if self.link_in(node, term).is_none() {
                 return;
             }
             match answer {
-                Some(Ok(reports)) => {
+                Some(Ok(told)) => {
                     self.heard.borrow_mut().insert(node, peristyle_rt::now());
-                    heard(&devices, node, &reports);
+                    heard(&devices, node, &told);
+                    if !told.all {
+                        room = PING_BYTES_MAX;
+                    }
                 }
                 _ => silent(&devices, node),
             }
@@ -114,10 +121,21 @@ impl Peers {
     }
 }
 
-async fn ping(link: &Link, into: Buf) -> Result<Vec<DeviceReport>, ()> {
+/// What a node has said of its devices.
+struct Told {
+    reports: Vec<DeviceReport>,
+    /// There was room for more.
+    all: bool,
+}
+
+async fn ping(link: &Link, into: Buf) -> Result<Told, ()> {
+    let room = into.len() / DEVICE_ENTRY_BYTES;
     let request = Request::Ping { bytes: into.len() as u32 };
     match link.call(&request, With { payload: None, into: Some(into) }).await {
-        (Ok(Answer::Pong), Some(buf)) => read_devices(&buf).map_err(drop),
+        (Ok(Answer::Pong), Some(buf)) => {
+            let reports = read_devices(&buf).map_err(drop)?;
+            Ok(Told { all: reports.len() < room, reports })
+        }
         _ => Err(()),
     }
 }
@@ -126,10 +144,13 @@ fn of_node(devices: &DeviceTable, node: NodeId) -> impl Iterator<Item = &SharedD
     devices.all().filter(move |d| d.home() == Home::Peer(node))
 }
 
-/// The node has told how its devices are. What it does not tell of is not there.
-fn heard(devices: &DeviceTable, node: NodeId, reports: &[DeviceReport]) {
+/// The node has told how its devices are. What it does not tell of is not there, if it could tell of all.
+fn heard(devices: &DeviceTable, node: NodeId, told: &Told) {
     for device in of_node(devices, node) {
-        let report = reports.iter().find(|r| r.device == device.id);
+        let report = told.reports.iter().find(|r| r.device == device.id);
+        if report.is_none() && !told.all {
+            continue;
+        }
         let Some(report) = report.filter(|r| r.state != PeerDeviceState::Closed) else {
             device.set_closed();
             continue;

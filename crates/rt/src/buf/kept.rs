@@ -75,6 +75,16 @@ impl KeptBufs {
         }
     }
 
+    /// As [`alloc`](Self::alloc), with fewer bytes when the pool is empty and no more are kept back.
+    pub async fn alloc_up_to(&self, bytes: usize) -> Buf {
+        loop {
+            match self.pool.alloc(bytes).or_else(|| self.try_take(bytes.min(self.bytes))) {
+                Some(buf) => return buf,
+                None => self.changed().await,
+            }
+        }
+    }
+
     /// One of the buffers that are kept back.
     pub fn try_take(&self, bytes: usize) -> Option<Buf> {
         (bytes <= self.bytes).then(|| self.pool.alloc_kept(self.number, bytes)).flatten()

@@ -3,7 +3,7 @@
 use super::host::Host;
 use super::net::{ListenerState, NetEvent, SEGMENT_MAX, ip_of};
 use super::world::Event;
-use crate::buf::{Buf, IoVec, View};
+use crate::buf::{Buf, IoVec, KeptBufs, View};
 use crate::net::{Addr, NetError};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -187,9 +187,13 @@ impl Reader {
         done
     }
 
-    pub(crate) async fn recv(&mut self) -> Result<View, NetError> {
+    /// `own`: memory for when the pool is empty.
+    pub(crate) async fn recv(&mut self, own: Option<&KeptBufs>) -> Result<View, NetError> {
         let bytes = self.readable().await?.min(SEGMENT_MAX);
-        let mut buf = Buf::alloc(bytes).await;
+        let mut buf = match own {
+            Some(own) => own.alloc_up_to(bytes).await,
+            None => Buf::alloc(bytes).await,
+        };
         // A reset may have come while we waited for a buffer: then this reads nothing, and so does the caller next.
         let read = self.take(&mut buf);
         if read == 0 && bytes > 0 {

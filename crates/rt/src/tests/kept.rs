@@ -1,4 +1,5 @@
-use crate::{Buf, BufConfig, KeptBufs, RuntimeConfig, block_on, memory_budget, spawn};
+use crate::{Addr, Buf, BufConfig, Duration, IoVec, KeptBufs, Listener, Receive, RuntimeConfig, Stream};
+use crate::{block_on, memory_budget, spawn, timeout};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -62,4 +63,34 @@ fn users_for_one_purpose_share_and_the_last_gives_everything_to_the_pool() {
         drop((out, pool, free));
         assert_eq!(std::iter::from_fn(|| Buf::try_alloc(8192)).collect::<Vec<_>>().len(), 4);
     });
+}
+
+/// Answers arrive although whoever waits for them has all the memory.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn a_connection_that_has_memory_of_its_own_receives_while_the_pool_is_empty() {
+    for receive in [Receive::Ring, Receive::Calls] {
+        let config = RuntimeConfig { receive, ..RuntimeConfig::small() };
+        block_on(config, async {
+            let listener = Listener::bind(&Addr::Tcp(([127, 0, 0, 1], 0).into()), false).await.unwrap();
+            let stream = Stream::connect(&listener.local_addr()).await.unwrap();
+            let (_reader, mut writer) = stream.split();
+            let (mut reader, _writer) = listener.accept().await.unwrap().split();
+            reader.keep(4096).await;
+            let mut data = Buf::alloc(100_000).await;
+            data.iter_mut().enumerate().for_each(|(i, byte)| *byte = i as u8);
+            let data = data.freeze();
+            let sizes = [4 << 10, 16 << 10, 64 << 10, 128 << 10, 512 << 10, 2 << 20];
+            let rest = sizes.iter().flat_map(|&bytes| std::iter::from_fn(move || Buf::try_alloc(bytes)));
+            let _held: Vec<Buf> = rest.collect();
+            let sent = data.clone();
+            spawn(async move { writer.send(IoVec::from(sent)).await.unwrap() });
+            let mut at = 0;
+            while at < data.len() {
+                let view = timeout(Duration::from_secs(20), reader.recv()).await.expect("arrives").unwrap();
+                assert!(!view.is_empty() && view[..] == data[at..at + view.len()]);
+                at += view.len();
+            }
+        });
+    }
 }

@@ -5,7 +5,7 @@ use super::driver::Driver;
 use super::receive::{End, Incoming};
 use super::send::bound_unacknowledged;
 use super::socket::Socket;
-use crate::buf::{Buf, IoVec, View};
+use crate::buf::{Buf, IoVec, KeptBufs, View};
 use crate::net::{Addr, NetError};
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
@@ -82,7 +82,8 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) async fn recv(&mut self) -> Result<View, NetError> {
+    /// `own`: memory for when the pool is empty.
+    pub(crate) async fn recv(&mut self, own: Option<&KeptBufs>) -> Result<View, NetError> {
         self.count_receive();
         loop {
             if let Some(view) = self.socket.driver.take_arrived(&self.incoming) {
@@ -91,7 +92,7 @@ impl Reader {
             match self.mode {
                 Mode::Ring | Mode::Leaving => self.arrival().await?,
                 Mode::Calls(_) | Mode::CallsOnly => {
-                    if let Some(view) = self.call().await? {
+                    if let Some(view) = self.call(own).await? {
                         return Ok(view);
                     }
                 }
@@ -137,17 +138,22 @@ impl Reader {
     }
 
     /// One call, into the buffer that all sockets share.
-    async fn call(&mut self) -> Result<Option<View>, NetError> {
+    async fn call(&mut self, own: Option<&KeptBufs>) -> Result<Option<View>, NetError> {
         self.socket.readable().await?;
         // What is too short is given up before the wait for another: those who wait would have all buffers.
         let left = self.socket.driver.arrivals.borrow_mut().take().filter(|b| b.len() >= ARRIVALS_LEFT_MIN);
-        let mut arrivals = match left {
-            Some(buf) => buf,
-            None => Buf::alloc(ARRIVALS_BYTES).await,
+        let mut arrivals = match (left, own) {
+            (Some(buf), _) => buf,
+            (None, Some(own)) => own.alloc_up_to(ARRIVALS_BYTES).await,
+            (None, None) => Buf::alloc(ARRIVALS_BYTES).await,
         };
+        // What is kept back for one socket is not for all.
+        let shared = arrivals.len() >= ARRIVALS_LEFT_MIN;
         let received = self.socket.try_recv(&mut arrivals);
         let front = received.map(|n| n.map(|n| arrivals.split_to(n).freeze()));
-        *self.socket.driver.arrivals.borrow_mut() = Some(arrivals);
+        if shared {
+            *self.socket.driver.arrivals.borrow_mut() = Some(arrivals);
+        }
         front
     }
 
@@ -299,18 +305,18 @@ mod tests {
         modes(RuntimeConfig::small(), async |mut reader, mut writer| {
             for _ in 0..2 {
                 send(&mut writer, 72).await;
-                assert_eq!(reader.recv().await.expect("received").len(), 72);
+                assert_eq!(reader.recv(None).await.expect("received").len(), 72);
                 assert!(reader.mode == Mode::Ring);
                 send(&mut writer, 100_000).await;
                 reader.recv_exact(Buf::alloc(100_000).await).await.0.expect("received");
                 for left in (0..CALLS_AFTER_LARGE).rev() {
                     send(&mut writer, 72).await;
-                    assert_eq!(reader.recv().await.expect("received").len(), 72);
+                    assert_eq!(reader.recv(None).await.expect("received").len(), 72);
                     assert!(matches!(reader.mode, Mode::Calls(_) | Mode::Leaving), "{left} left");
                 }
                 for _ in 0..2 {
                     send(&mut writer, 72).await;
-                    assert_eq!(reader.recv().await.expect("received").len(), 72);
+                    assert_eq!(reader.recv(None).await.expect("received").len(), 72);
                 }
                 assert!(reader.mode == Mode::Ring);
                 // Small buffers are no reason to leave it.
@@ -327,7 +333,7 @@ mod tests {
         modes(config, async |mut reader, mut writer| {
             for _ in 0..200 {
                 send(&mut writer, 72).await;
-                assert_eq!(reader.recv().await.expect("received").len(), 72);
+                assert_eq!(reader.recv(None).await.expect("received").len(), 72);
                 assert!(reader.mode == Mode::CallsOnly && !reader.incoming.is_armed());
             }
         });
@@ -340,7 +346,7 @@ mod tests {
             assert!(writer.socket.driver.goes_without_copy(&writer.socket.handle, 1000));
             assert!(!writer.socket.driver.goes_without_copy(&writer.socket.handle, 999));
             send(&mut writer, 1000).await;
-            assert_eq!(reader.recv().await.expect("received").len(), 1000);
+            assert_eq!(reader.recv(None).await.expect("received").len(), 1000);
             crate::sleep(std::time::Duration::from_millis(20)).await;
             assert!(!writer.socket.driver.goes_without_copy(&writer.socket.handle, 1000), "loopback copies");
         });

@@ -61,8 +61,8 @@ fn device_id(node: usize) -> DeviceId {
 impl Cluster {
     /// Every shard is served when it returns.
     pub fn start(setup: &Setup) -> Cluster {
-        // Each connection between nodes has two of the second size. A takeover lists all devices at once, with one of the third for each.
-        let counts = [1024, 64 + 8 * setup.nodes, 32 + 2 * setup.nodes, 16, 16, 8];
+        // Each connection between nodes has two of the second size.
+        let counts = [1024, 64 + 8 * setup.nodes, 32, 16, 16, 8];
         let buffers = BufConfig { counts, huge_pages: false };
         let config = WorldConfig { poll_ns: setup.poll_ns, buffers, ..WorldConfig::new(setup.seed) };
         let world = World::new(config);

@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// The first byte of a TLS connection: a record of the handshake (RFC 8446, section 5.1). A Hello of the peer protocol begins with 1.
 const HANDSHAKE_RECORD: u8 = 22;
+/// Kept back by each connection, for what arrives.
+const ARRIVALS_BYTES: usize = 4 << 10;
 
 /// What connections between nodes are.
 #[derive(Clone, Default)]
@@ -106,9 +108,8 @@ impl Who {
 }
 
 impl Secured {
-    fn plain(stream: Stream) -> Secured {
-        let (reader, writer) = stream.split();
-        let reader = Reader::Plain { reader, first: None };
+    fn plain((reader, writer): (StreamReader, StreamWriter), first: Option<View>) -> Secured {
+        let reader = Reader::Plain { reader, first };
         Secured { reader, writer: Writer::Plain(writer), who: Who::Anybody }
     }
 
@@ -137,30 +138,38 @@ impl Security {
         to: NodeId,
         with_tls: bool,
     ) -> Result<Secured, NetError> {
+        let halves = halves(stream).await;
         match self {
             Security::Either(tls) | Security::Tls(tls) if with_tls => {
-                Secured::tls(stream.split(), tls.client(to)).await
+                Secured::tls(halves, tls.client(to)).await
             }
-            _ => Ok(Secured::plain(stream)),
+            _ => Ok(Secured::plain(halves, None)),
         }
     }
 
     /// The asked end.
     pub(super) async fn accept(&self, stream: Stream) -> Result<Secured, NetError> {
+        let (mut reader, writer) = halves(stream).await;
         match self {
-            Security::Plain => Ok(Secured::plain(stream)),
-            Security::Tls(tls) => Secured::tls(stream.split(), tls.server()).await,
+            Security::Plain => Ok(Secured::plain((reader, writer), None)),
+            Security::Tls(tls) => Secured::tls((reader, writer), tls.server()).await,
             Security::Either(tls) => {
-                let (mut reader, writer) = stream.split();
                 let first = reader.recv().await?;
                 if first.first() == Some(&HANDSHAKE_RECORD) {
                     let mut session = tls.server();
                     session.received(&first);
+                    drop(first);
                     return Secured::tls((reader, writer), session).await;
                 }
-                let reader = Reader::Plain { reader, first: (!first.is_empty()).then_some(first) };
-                Ok(Secured { reader, writer: Writer::Plain(writer), who: Who::Anybody })
+                Ok(Secured::plain((reader, writer), (!first.is_empty()).then_some(first)))
             }
         }
     }
+}
+
+/// Both halves; what arrives can be received while all other memory waits for it.
+async fn halves(stream: Stream) -> (StreamReader, StreamWriter) {
+    let (mut reader, writer) = stream.split();
+    reader.keep(ARRIVALS_BYTES).await;
+    (reader, writer)
 }
