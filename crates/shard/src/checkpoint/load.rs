@@ -13,8 +13,10 @@ use peristyle_rt::{Buf, Duration, join_all};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Blocks that are read at the same time.
-const READS_MAX: usize = 32;
+/// Reads at the same time …
+const READS_MAX: usize = 8;
+/// … and blocks of each: a checkpoint writes what belongs together one behind the other.
+const RUN_MAX: usize = 16;
 /// How long a check rests while layers' remains are being counted.
 const COUNTING: Duration = Duration::from_millis(1);
 /// A comparison that a checkpoint came into is made again, so often at most.
@@ -36,7 +38,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let map = &mut self.state.borrow_mut().map;
             map.restore_layer(*id, *blocks, pages).map_err(|_| ShardError::MapFull)?;
         }
-        for blocks in root.changes.chunks(READS_MAX) {
+        for blocks in root.changes.chunks(READS_MAX * RUN_MAX) {
             for block in self.read_map_blocks(blocks).await? {
                 let changes = decode_changes(&block).map_err(|_| ShardError::Unreadable)?;
                 let map = &mut self.state.borrow_mut().map;
@@ -82,10 +84,39 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     async fn read_map_blocks(self: &Rc<Self>, ptrs: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError> {
         let mut blocks = Vec::with_capacity(ptrs.len());
-        for ptrs in ptrs.chunks(READS_MAX) {
-            for block in join_all(ptrs.iter().map(|ptr| self.read_map_block(*ptr))).await {
-                blocks.push(block?.to_vec());
+        let runs: Vec<&[Ptr]> = ptrs.chunk_by(follows).flat_map(|run| run.chunks(RUN_MAX)).collect();
+        for some in runs.chunks(READS_MAX) {
+            for read in join_all(some.iter().map(|run| self.read_map_run(run))).await {
+                blocks.append(&mut read?);
             }
+        }
+        Ok(blocks)
+    }
+
+    /// Blocks of one column, one behind the other.
+    async fn read_map_run(self: &Rc<Self>, run: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError> {
+        let first = run[0];
+        let column = usize::from(first.column().0);
+        let is_known = self.state.borrow().extents.get(first.extent()).is_some_and(|e| column < e.scheme.k());
+        let read = match run.len() {
+            2.. if is_known => {
+                let rows = run.len() as u16;
+                self.read_rows(first.extent(), column, first.row().0, rows).await
+            }
+            _ => None,
+        };
+        let good = |(i, ptr): (usize, &Ptr)| {
+            let block = read.as_ref()?.chunks_exact(BLOCK_BYTES).nth(i)?;
+            (crc32c(block) == ptr.crc()).then(|| block.to_vec())
+        };
+        let found: Vec<Option<Vec<u8>>> = run.iter().enumerate().map(good).collect();
+        drop(read); // before the wait for other memory
+        let mut blocks = Vec::with_capacity(run.len());
+        for (ptr, block) in run.iter().zip(found) {
+            blocks.push(match block {
+                Some(block) => block,
+                None => self.read_map_block(*ptr).await?.to_vec(),
+            });
         }
         Ok(blocks)
     }
@@ -230,4 +261,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             false => Err(format!("the map points at extents that are not there: {counted:?}")),
         }
     }
+}
+
+/// The second lies right behind the first.
+fn follows(a: &Ptr, b: &Ptr) -> bool {
+    (a.extent(), a.column()) == (b.extent(), b.column()) && a.row().0 + 1 == b.row().0
 }
