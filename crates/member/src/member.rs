@@ -217,17 +217,22 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
         }
     }
 
-    async fn own_shards(&self, state: &State) {
+    async fn own_shards(self: &Rc<Self>, state: &State) {
         let wanted: BTreeSet<ShardId> =
             if self.leaving.get() { BTreeSet::new() } else { state.owned_by(self.me).collect() };
         let before = self.owned.replace(wanted.clone());
         join_all(wanted.iter().map(|&shard| self.node.own(shard, true))).await;
         // Each takes as long as what is in flight; none waits for another.
         for &shard in before.difference(&wanted) {
-            let node = self.node.clone();
-            spawn(async move {
-                node.own(shard, false).await;
-            });
+            spawn(self.clone().hand_over(shard));
+        }
+    }
+
+    async fn hand_over(self: Rc<Self>, shard: ShardId) {
+        self.node.until_claimed(shard).await;
+        // It may have been given back meanwhile.
+        if !self.owned.borrow().contains(&shard) {
+            self.node.own(shard, false).await;
         }
     }
 
@@ -264,9 +269,10 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
             let is_new = told.iter().any(|s| s.0 == shard && !before.contains(s));
             if let (true, ShardPhase::Serving(report)) = (is_new, phase) {
                 let RecoveryTimes { epoch, claim, log, tail } = report.times;
+                let foreseen = if report.foreseen { ", with its checkpoint read before" } else { "" };
                 let ms = |time: Duration| time.as_secs_f64() * 1000.0;
                 (self.say)(format!(
-                    "serves shard {shard}: raised its epoch in {:.1} ms, was accepted in {:.1} ms, read the log of {} of its {} extents in {:.1} ms, appended its tail in {:.1} ms",
+                    "serves shard {shard}: raised its epoch in {:.1} ms, was accepted in {:.1} ms, read the log of {} of its {} extents in {:.1} ms{foreseen}, appended its tail in {:.1} ms",
                     ms(epoch),
                     ms(claim),
                     report.scanned,

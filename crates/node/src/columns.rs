@@ -1,13 +1,13 @@
 //! Columns of the pool: served directly when the device lives on this reactor, by a call when it lives on
 //! another, over the peer protocol when it is another node's. The shard sees none of this.
 
-use crate::devices::{DeviceTable, Home, Wish};
+use crate::devices::{DeviceTable, Home, SharedDevice, Wish};
 use crate::message::{ColumnAnswer, ColumnRequest, NodeBus, Reply, Request};
 use crate::peer::Peers;
 use crate::probe;
 use peristyle_base::{
-    BLOCK_BYTES, COLUMN_ROWS, ColumnName, ColumnPlace, DeviceId, Epoch, Instant, RecentP99, RowIndex, Scheme,
-    ShardId, SlotIndex,
+    BLOCK_BYTES, COLUMN_ROWS, ColumnName, ColumnPlace, DeviceId, Epoch, Instant, NodeId, RecentP99, RowIndex,
+    Scheme, ShardId, SlotIndex,
 };
 use peristyle_cluster::DeviceView;
 use peristyle_column::{AllocClass, Allocate, ColumnError, RowRange, Seal, Server, SlotState};
@@ -431,6 +431,11 @@ impl Columns for NodeColumns {
                 Reply::Done(true)
             ),
         }
+    }
+
+    fn answers(&self, node: NodeId) -> bool {
+        let its = |d: &&SharedDevice| d.home() == Home::Peer(node);
+        self.devices.all().filter(its).any(|d| d.is_open() && !self.devices.is_away(d.id))
     }
 
     fn sharers(&self) -> usize {

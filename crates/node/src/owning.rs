@@ -14,6 +14,8 @@ use std::sync::atomic::Ordering;
 
 /// Pause between attempts to take a shard up.
 const RETRY_PERIOD: Duration = Duration::from_millis(200);
+/// Whoever is to own a shard claims it within this time after its owner has heard of that.
+const CLAIM_WAIT: Duration = Duration::from_millis(500);
 /// How often a shard's lease is looked at when nobody reads.
 const LOOK_PERIOD: Duration = Duration::from_millis(50);
 
@@ -30,6 +32,12 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             }
             Some(home) => matches!(self.bus.call(home, Request::Own { shard, own }).await, Reply::Done(true)),
         }
+    }
+
+    /// Goes on to serve a shard that another node is to own until that claims it, which by then has read what it could without; not
+    /// for ever. On the first reactor.
+    pub async fn until_claimed(&self, shard: ShardId) {
+        timeout(CLAIM_WAIT, self.peers.claimed_by_another(shard)).await;
     }
 
     /// Begins to take a shard up, unless that is under way, or done.

@@ -119,6 +119,30 @@ fn a_host_under_load_reads_what_it_wrote_whatever_happens_to_the_owner() {
     }
 }
 
+/// The next owner reads what it can before it claims the shard, and the owner serves until then.
+#[test]
+fn an_owner_that_hands_over_serves_until_the_next_one_has_read_its_checkpoint() {
+    for (seed, depth) in [(44, 1), (45, 32)] {
+        let story = Story::begin(seed, depth, 256);
+        let orders = &story.owners.orders;
+        for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+            orders[from].hand_over.set(true);
+            story.owners.run(Duration::from_millis(30));
+            story.serve(to);
+            let stall = story.stall("handed over");
+            assert!(orders[to].foreseen.get() && !orders[from].serves.get());
+            assert!(stall < Duration::from_millis(60), "{stall:?}");
+        }
+        // Nobody comes: it goes all the same, and can be asked back.
+        orders[0].hand_over.set(true);
+        story.owners.run(Duration::from_millis(400));
+        assert!(orders[0].serves.get());
+        story.owners.run(Duration::from_millis(400));
+        assert!(!orders[0].serves.get());
+        story.serve(0);
+    }
+}
+
 /// Reads a block, and writes the same contents back when the host has long written others.
 async fn bring_back(block: u64) {
     for i in (0..NODES).cycle() {

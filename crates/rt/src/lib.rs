@@ -30,7 +30,7 @@ pub mod uring;
 pub use budget::{MemoryBudget, memory_budget};
 pub use buf::{Buf, BufConfig, IoVec, KeptBufs, View};
 pub use device::{Device, DeviceInfo, DeviceKind, DeviceSpec, Fault, IoError};
-pub use join::{Either, join_all, select, timeout};
+pub use join::{Either, join, join_all, select, timeout};
 pub use mesh::{Port, mesh};
 pub use net::{Addr, Listener, NetError, Stream, StreamReader, StreamWriter};
 pub use peristyle_base::{Duration, Instant};

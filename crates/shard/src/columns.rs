@@ -2,7 +2,7 @@
 //! and for those of other nodes; the shard cannot tell which.
 
 use peristyle_base::{
-    ColumnName, ColumnPlace, DeviceId, Epoch, Instant, RowIndex, Scheme, ShardId, SlotIndex,
+    ColumnName, ColumnPlace, DeviceId, Epoch, Instant, NodeId, RowIndex, Scheme, ShardId, SlotIndex,
 };
 use peristyle_cluster::DeviceView;
 pub use peristyle_cluster::{AllocClass, ColumnFault, ListedSlot, SlotState, WriteClass};
@@ -173,6 +173,11 @@ pub trait Columns: 'static {
     /// for its owner, and the lease holds; false when that does not come about. At once where nobody else could own it.
     fn claim(&self, _shard: ShardId, _epoch: Epoch) -> impl Future<Output = bool> {
         async { true }
+    }
+
+    /// Whether another node answers, as far as is known.
+    fn answers(&self, _node: NodeId) -> bool {
+        false
     }
 
     /// Shards, this one included, whose owners see each other's use of the devices only after [`SEEN_AFTER`]: those of other

@@ -11,7 +11,7 @@ use peristyle_rt::Duration;
 /// Pause before a store that is out of reach is asked again.
 const RETRY_PERIOD: Duration = Duration::from_millis(100);
 /// Extent numbers that one write of the record reserves.
-const EXTENTS_RESERVED: u64 = 64;
+pub(crate) const EXTENTS_RESERVED: u64 = 64;
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Writes the shard's record: the open set as it stands, what `change` adds, and the committed number.

@@ -1,6 +1,7 @@
 //! Takeover and restart: raise the epoch, fence, read the checkpoint, replay headers, decide the tail, append
 //! what is kept anew, and only then serve (DESIGN §6, §11).
 
+use crate::checkpoint::{Loaded, foresee, foresee_of};
 use crate::collect::guess_births;
 use crate::columns::{Columns, Fate};
 use crate::commit::apply;
@@ -10,14 +11,19 @@ use crate::extent::{Extent, ExtentPhase};
 use crate::find::Scan;
 use crate::frame::{Entry, FrameKind, Header, Layout};
 use crate::map::MapFull;
+use crate::record::EXTENTS_RESERVED;
 use crate::replay::{Found, Replay, Verdict, decide};
 use crate::shard::{Shard, ShardConfig, State};
+use crate::supply::Ahead;
 use peristyle_base::{BLOCK_BYTES, ExtentId, NodeId, Seq, ShardId, crc32c};
 use peristyle_cluster::{ShardRecord, ShardStore, StoreError, Version};
-use peristyle_rt::{Duration, View, timeout};
+use peristyle_rt::{Duration, Either, View, join, select, timeout};
 use std::collections::HashSet;
+use std::pin::pin;
 use std::rc::Rc;
 
+/// While the former owner still serves, its checkpoint is read for so long at most.
+const FORESEE_LIMIT: Duration = Duration::from_millis(200);
 /// A frame of the kept tail that takes longer than this is left to the next takeover: devices may be back by then.
 const APPEND_LIMIT: Duration = Duration::from_secs(10);
 
@@ -82,6 +88,8 @@ pub struct RecoveryReport {
     pub replayed: usize,
     pub tail_kept: usize,
     pub committed: Seq,
+    /// The checkpoint was read before the shard was owned.
+    pub foreseen: bool,
     pub times: RecoveryTimes,
 }
 
@@ -128,14 +136,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     async fn run_recovery(self: Rc<Self>) -> Result<RecoveryReport, RecoverError> {
+        let foreseen = self.foresee_served().await;
         let began = peristyle_rt::now();
         let record = self.raise_epoch().await?;
         let raised = peristyle_rt::now();
-        if !self.columns.claim(self.id, record.epoch).await {
-            return Err(RecoverError::NotAccepted);
-        }
+        let foreseen = self.claim(&record, foreseen).await.ok_or(RecoverError::NotAccepted)?;
         let claimed = peristyle_rt::now();
-        let Rebuilt { replay, scans, kept, absent, mut report } = self.rebuild(&record).await?;
+        self.find_extents(&record).await?;
+        let is_handed_over = foreseen.is_some();
+        let early = async { if is_handed_over { self.create_ahead().await } else { Ahead::default() } };
+        let (rebuilt, ahead) = join(self.rebuild(&record, foreseen), early).await;
+        let Rebuilt { replay, scans, kept, absent, mut report } = rebuilt?;
         let rebuilt = peristyle_rt::now();
         if let Some(extent) = absent.filter(|_| self.may_come_back()) {
             return Err(RecoverError::ExtentAway { extent });
@@ -144,7 +155,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.find_leftovers(&record, &scans);
         guess_births(&mut self.state.borrow_mut(), self.scheme());
         self.free_pile().await?;
-        if !self.refill_now().await && self.state.borrow().extents.ready.iter().all(|r| r.is_empty()) {
+        let is_supplied = self.list_ahead(ahead).await || self.refill_now().await;
+        if !is_supplied && self.state.borrow().extents.ready.iter().all(|r| r.is_empty()) {
             return Err(RecoverError::NoSpace);
         }
         self.start_tasks();
@@ -162,17 +174,45 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(report)
     }
 
+    /// Reads the checkpoint of another node that still serves, which goes on until this one claims the shard.
+    async fn foresee_served(&self) -> Option<Loaded> {
+        let (record, _) = self.store.load(self.id).await.ok()??;
+        if record.owner == self.node || !self.columns.answers(record.owner) {
+            return None;
+        }
+        let read = foresee(self.id, &*self.columns, &*self.store, self.config.limits());
+        timeout(FORESEE_LIMIT, Box::pin(read)).await.flatten()
+    }
+
+    /// Has a majority accept this node, and reads the checkpoint meanwhile unless that was done. `None`: it does not come about.
+    async fn claim(&self, record: &ShardRecord, foreseen: Option<Loaded>) -> Option<Option<Loaded>> {
+        let mut claim = pin!(self.columns.claim(self.id, record.epoch));
+        if foreseen.is_some() {
+            return claim.await.then_some(foreseen);
+        }
+        let read = Box::pin(foresee_of(record, &*self.columns, self.config.limits()));
+        match select(claim.as_mut(), read).await {
+            Either::Left(accepted) => accepted.then_some(None),
+            Either::Right(foreseen) => claim.await.then_some(foreseen),
+        }
+    }
+
     /// Devices that did not tell what they have are not given up.
     fn may_come_back(&self) -> bool {
         let fates = self.fates();
         self.state.borrow().repair.unknown.iter().any(|&device| fates.of(device) != Fate::Lost)
     }
 
-    /// Fences, and makes the map of the checkpoint and the log: what is committed, and which of the tail is kept. Writes
-    /// nothing.
-    pub(crate) async fn rebuild(self: &Rc<Self>, record: &ShardRecord) -> Result<Rebuilt, RecoverError> {
+    /// Makes the map of the checkpoint and the log of the extents that were found: what is committed, and which of the tail is kept.
+    /// Writes nothing.
+    pub(crate) async fn rebuild(
+        self: &Rc<Self>,
+        record: &ShardRecord,
+        foreseen: Option<Loaded>,
+    ) -> Result<Rebuilt, RecoverError> {
         let mut report = RecoveryReport::default();
-        self.find_extents(record).await?;
+        let foreseen = foreseen.filter(|f| record.checkpoint.as_ref().is_some_and(|c| f.is_of(c)));
+        report.foreseen = foreseen.is_some();
         let from = record.checkpoint.as_ref().map_or(Seq(0), |c| c.seq);
         let mark = record.checkpoint.as_ref().map_or(ExtentId(0), |c| c.mark);
         let mut replay = Replay::new(from, record.committed);
@@ -201,7 +241,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             report.scanned += 1;
         }
         let absent = match &record.checkpoint {
-            Some(checkpoint) => self.load_checkpoint(checkpoint).await.map_err(RecoverError::Checkpoint)?,
+            Some(checkpoint) => {
+                let loaded = self.load_checkpoint(checkpoint, foreseen).await;
+                loaded.map_err(RecoverError::Checkpoint)?
+            }
             None => None,
         };
         self.choose_copies(&mut replay).await?;
@@ -220,10 +263,13 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         });
         record.epoch = record.epoch.next();
         record.owner = self.node;
+        // The former owner may have used all that were reserved.
+        let next_extent = record.next_extent;
+        record.next_extent = ExtentId(next_extent.0 + EXTENTS_RESERVED);
         let version = self.store.put(self.id, version, &record).await.map_err(RecoverError::Store)?;
         let state = &mut *self.state.borrow_mut();
         state.version = version;
-        state.next_extent = record.next_extent;
+        state.next_extent = next_extent;
         state.record = record.clone();
         Ok(record)
     }

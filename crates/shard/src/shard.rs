@@ -79,6 +79,9 @@ pub struct ShardConfig {
 }
 
 impl ShardConfig {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits::of(self.map_cache_bytes)
+    }
     pub fn new(scheme: Scheme) -> ShardConfig {
         ShardConfig {
             scheme,
@@ -311,7 +314,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             record: ShardRecord::default(),
             version: Version(0),
             cut: Seq(0),
-            map: Map::new(Limits::of(config.map_cache_bytes)),
+            map: Map::new(config.limits()),
             extents: Extents::default(),
             queue: Queue::with_room(config.pending_commands_max),
             scratch: Scratch::with_room(config.detect_zeroes),

@@ -33,6 +33,14 @@ const SEALS_MAX: usize = 4;
 
 const WIDTHS: [Width; 3] = [Width::Wide, Width::Narrow, Width::Reserve];
 
+/// Extents that were made before they could be listed.
+#[derive(Default)]
+pub(crate) struct Ahead {
+    made: Vec<(Width, Extent)>,
+    /// Devices that were bad before.
+    bad_before: Vec<DeviceId>,
+}
+
 enum CreateError {
     /// No room in the pool: user writes are refused.
     Full,
@@ -164,6 +172,36 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         ok
     }
 
+    /// Makes one extent of each width for a shard that is being taken, beside the rest of that: they are ready once the record lists
+    /// them ([`list_ahead`](Self::list_ahead)). When the takeover fails, the next one finds them and gives them back.
+    pub(crate) async fn create_ahead(&self) -> Ahead {
+        let wanted = [Width::Wide, Width::Narrow].into_iter().filter(|width| self.missing(*width, true) > 0);
+        let wanted: Vec<Width> = wanted.collect();
+        // The record is not written before it is known what the former owner has committed.
+        if !self.has_reserved(wanted.len() * PLACE_TRIES) {
+            return Ahead::default();
+        }
+        let bad_before = self.begin_creating();
+        let create = async |width| self.create_extent(width, AllocClass::User).await.ok().map(|e| (width, e));
+        let made = join_all(wanted.into_iter().map(create)).await;
+        Ahead { made: made.into_iter().flatten().collect(), bad_before }
+    }
+
+    /// So many extents have numbers that the record has reserved.
+    fn has_reserved(&self, extents: usize) -> bool {
+        let state = self.state.borrow();
+        state.next_extent.0 + extents as u64 <= state.record.next_extent.0
+    }
+
+    /// Says whether the shard can do with them for now.
+    pub(crate) async fn list_ahead(&self, ahead: Ahead) -> bool {
+        if ahead.made.is_empty() || self.list_made(ahead.made, &ahead.bad_before).await.is_err() {
+            return false;
+        }
+        let has_some = |width| !self.state.borrow().extents.ready[width as usize].is_empty();
+        has_some(Width::Wide) && (has_some(Width::Narrow) || self.scheme().is_narrow())
+    }
+
     async fn refill(&self, width: Width, count: usize, class: AllocClass) -> Result<(), CreateError> {
         let mut made = Vec::new();
         let mut result = Ok(());
@@ -246,11 +284,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         for _ in 0..PLACE_TRIES {
             // Numbers are reserved in the record before they are used, so that none is used twice even when the
             // device that knows of it is away at the next start.
-            let reserved = {
-                let state = self.state.borrow();
-                state.next_extent < state.record.next_extent
-            };
-            if !reserved && self.write_record(|_| {}).await.is_err() {
+            if !self.has_reserved(1) && self.write_record(|_| {}).await.is_err() {
                 return Err(CreateError::Stopped);
             }
             let (id, scheme, places) = {

@@ -18,6 +18,8 @@ use std::sync::Arc;
 const ANSWER_LIMIT: Duration = Duration::from_millis(300);
 /// Pause before a node that did not answer is asked again.
 const RETRY_PERIOD: Duration = Duration::from_millis(20);
+/// Pause before one is asked again that has promised the shard to another, who may give it back at any time.
+const WAIT_PERIOD: Duration = Duration::from_millis(4);
 /// A claim that no majority has accepted by then is given up: the control store is asked again who is to own the shard.
 const CLAIM_LIMIT: Duration = Duration::from_secs(3);
 
@@ -48,12 +50,17 @@ impl LeaseTable {
 pub(super) struct Leases {
     pub grantor: RefCell<Grantor>,
     holders: RefCell<BTreeMap<ShardId, Holder>>,
+    /// The highest epoch under which another has claimed each shard.
+    claimed: RefCell<BTreeMap<ShardId, Epoch>>,
+    /// Another has claimed one.
+    heard: Notify,
     table: LeaseTable,
 }
 
 impl Leases {
     pub fn new(now: Instant, table: LeaseTable) -> Leases {
-        Leases { grantor: RefCell::new(Grantor::new(now)), holders: RefCell::default(), table }
+        let (holders, claimed, heard) = Default::default();
+        Leases { grantor: RefCell::new(Grantor::new(now)), holders, claimed, heard, table }
     }
 }
 
@@ -65,7 +72,10 @@ impl Peers {
         let leases = self.leases.borrow();
         let (grantor, now) = (&mut *leases.as_ref()?.grantor.borrow_mut(), peristyle_rt::now());
         Some(match request {
-            Request::Claim { shard, epoch } => Answer::Claimed(grantor.claim(now, from, *shard, *epoch)),
+            Request::Claim { shard, epoch } => {
+                leases.as_ref()?.hear_claim(*shard, *epoch);
+                Answer::Claimed(grantor.claim(now, from, *shard, *epoch))
+            }
             Request::Renew { shards } => Answer::Renewed(
                 shards.iter().map(|(s, epoch)| grantor.renew(now, from, *s, *epoch)).collect(),
             ),
@@ -147,6 +157,12 @@ impl Peers {
         (!lost).then(|| ballot.accepted.into_inner())
     }
 
+    /// Returns when another node has claimed a shard that this one holds, or it does not hold it. On the first reactor.
+    pub(crate) async fn claimed_by_another(&self, shard: ShardId) {
+        let Some(leases) = self.leases.borrow().clone() else { return };
+        leases.heard.wait_until(|| leases.is_claimed(shard)).await;
+    }
+
     /// This node does not serve the shard any more: another may at once. On the first reactor.
     pub(crate) async fn release(&self, shard: ShardId) {
         let Some(leases) = self.leases.borrow().clone() else { return };
@@ -209,6 +225,21 @@ impl Peers {
 }
 
 impl Leases {
+    /// Of a shard that this node holds; others are nobody's to hand over here.
+    fn hear_claim(&self, shard: ShardId, epoch: Epoch) {
+        if self.holders.borrow().contains_key(&shard) {
+            let mut claimed = self.claimed.borrow_mut();
+            let highest = claimed.entry(shard).or_default();
+            *highest = epoch.max(*highest);
+            self.heard.notify_all();
+        }
+    }
+
+    fn is_claimed(&self, shard: ShardId) -> bool {
+        let held = self.holders.borrow().get(&shard).map(|holder| holder.epoch);
+        held.is_none_or(|epoch| self.claimed.borrow().get(&shard).is_some_and(|claimed| *claimed > epoch))
+    }
+
     fn renewed(&self, number: usize, asked: Instant, shards: &[(ShardId, Epoch)], granted: &[bool]) {
         let (mut holders, now) = (self.holders.borrow_mut(), peristyle_rt::now());
         for ((shard, epoch), granted) in shards.iter().zip(granted) {
@@ -260,7 +291,7 @@ impl Ballot {
                 RETRY_PERIOD
             }
             // It may be given back before.
-            Some(Claimed::Wait(time)) => RETRY_PERIOD.min(time.max(Duration::from_millis(1))),
+            Some(Claimed::Wait(time)) => WAIT_PERIOD.min(time.max(Duration::from_millis(1))),
             None => RETRY_PERIOD,
         };
         self.changed.notify_all();

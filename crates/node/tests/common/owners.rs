@@ -16,7 +16,11 @@ pub const NODES: usize = 3;
 #[derive(Default)]
 pub struct Orders {
     pub own: Cell<Option<bool>>,
+    /// To give the shard away once another claims it.
+    pub hand_over: Cell<bool>,
     pub serves: Cell<bool>,
+    /// It had read the checkpoint before it owned the shard.
+    pub foreseen: Cell<bool>,
 }
 
 /// Three nodes, and a machine from which a host has a path to each.
@@ -47,13 +51,24 @@ impl Owners {
                 let volumes = vec![spec()];
                 node.start_target(target_config(addr(i), Hosts::Any, volumes)).await.unwrap();
                 let is_serving = |p: &(ShardId, ShardPhase)| matches!(p.1, ShardPhase::Serving(_));
+                let has_foreseen =
+                    |p: &(ShardId, ShardPhase)| matches!(p.1, ShardPhase::Serving(report) if report.foreseen);
                 loop {
+                    if orders.hand_over.take() {
+                        assert!(node.checkpoint_all().await);
+                        let node = node.clone();
+                        peristyle_rt::spawn(async move {
+                            node.until_claimed(SHARD).await;
+                            assert!(node.own(SHARD, false).await);
+                        });
+                    }
                     // Each reactor looks; the one whose shard it is has it.
                     if let Some(own) = orders.own.take() {
                         assert!(node.own(SHARD, own).await);
                     }
                     if node.home_of(SHARD) == Some(node.id()) {
                         orders.serves.set(node.shard_phases().iter().any(is_serving));
+                        orders.foreseen.set(node.shard_phases().iter().any(has_foreseen));
                     }
                     peristyle_rt::sleep(Duration::from_millis(2)).await;
                 }

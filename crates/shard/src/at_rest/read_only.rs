@@ -136,7 +136,8 @@ impl<R: Resting> Shard<ReadOnly<R>, NoStore> {
             let state = &mut *shard.state.borrow_mut();
             (state.next_extent, state.record) = (record.next_extent, record.clone());
         }
-        let rebuilt = shard.rebuild(record).await?;
+        shard.find_extents(record).await?;
+        let rebuilt = shard.rebuild(record, None).await?;
         {
             let state = &mut *shard.state.borrow_mut();
             for &(seq, extent) in &rebuilt.kept {

@@ -2,10 +2,10 @@
 //! long as the changes and the root stream are large, however much the volumes hold.
 
 use super::Roots;
-use super::root::{Root, decode_changes, decode_directory};
+use super::root::{Counts, Root, decode_changes, decode_directory};
 use crate::columns::Columns;
 use crate::error::ShardError;
-use crate::map::{Away, Block256, FANOUT, Lookup, Ptr, Walk, decode_block};
+use crate::map::{Away, Block256, FANOUT, Limits, Lookup, Map, Ptr, Walk, decode_block};
 use crate::shard::{Shard, State};
 use peristyle_base::{BLOCK_BYTES, ExtentId, LayerId, crc32c};
 use peristyle_cluster::{BlockPlace, CheckpointPtr, ShardStore};
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Reads at the same time …
-const READS_MAX: usize = 8;
+pub(super) const READS_MAX: usize = 8;
 /// … and blocks of each: a checkpoint writes what belongs together one behind the other.
 const RUN_MAX: usize = 16;
 /// How long a check rests while layers' remains are being counted.
@@ -22,75 +22,119 @@ const COUNTING: Duration = Duration::from_millis(1);
 /// A comparison that a checkpoint came into is made again, so often at most.
 const CHECKS_MAX: usize = 20;
 
-impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
-    /// Loads the checkpoint that the record names: layers, changes, and what each extent holds. Returns an extent that holds
-    /// something and that no device tells of, if there is one.
-    pub(crate) async fn load_checkpoint(
-        self: &Rc<Self>,
+/// A checkpoint as it was read: what there is of the map without its leaves and pages.
+pub(crate) struct Loaded {
+    of: CheckpointPtr,
+    roots: Roots,
+    /// What each extent holds; `None`: that has to be counted.
+    extents: Option<Vec<(ExtentId, Counts)>>,
+    /// It says what each layer holds.
+    counts_layers: bool,
+    map: Map,
+}
+
+/// Where map blocks are read from.
+pub(crate) trait MapBlocks {
+    /// Their bytes, which were checked.
+    async fn read_map_blocks(&self, ptrs: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError>;
+}
+
+impl Loaded {
+    pub async fn read(
+        from: &impl MapBlocks,
         checkpoint: &CheckpointPtr,
-    ) -> Result<Option<ExtentId>, ShardError> {
+        limits: Limits,
+    ) -> Result<Loaded, ShardError> {
         let ptr = |place: &BlockPlace| Ptr::new(place.extent, place.column(), place.row(), place.crc);
-        let (mut roots, root) = self.read_root(checkpoint.root.iter().map(ptr).collect()).await?;
+        let (mut roots, root) = read_root(from, checkpoint.root.iter().map(ptr).collect()).await?;
         if root.seq != checkpoint.seq {
             return Err(ShardError::Unreadable);
         }
+        let mut map = Map::new(limits);
         for (id, blocks, pages) in &root.layers {
-            let map = &mut self.state.borrow_mut().map;
             map.restore_layer(*id, *blocks, pages).map_err(|_| ShardError::MapFull)?;
         }
         for blocks in root.changes.chunks(READS_MAX * RUN_MAX) {
-            for block in self.read_map_blocks(blocks).await? {
+            for block in from.read_map_blocks(blocks).await? {
                 let changes = decode_changes(&block).map_err(|_| ShardError::Unreadable)?;
-                let map = &mut self.state.borrow_mut().map;
                 changes.iter().for_each(|change| map.restore_change(change));
             }
         }
-        self.state.borrow_mut().map.restore_table(root.table.as_ref());
+        map.restore_table(root.table.as_ref());
         (roots.changes, roots.listed) = (root.changes, root.listed);
-        let (counted, layers_counted) = (root.extents.is_some(), root.table.is_some());
-        let mut absent = None;
-        {
-            let extents = &mut self.state.borrow_mut().extents;
-            for (id, counts) in root.extents.into_iter().flatten() {
-                if !extents.restore_counts(id, counts.live, counts.map) {
-                    absent.get_or_insert(id);
-                }
-            }
-            let own = roots.stream.iter().chain(&roots.directory);
-            own.for_each(|ptr| extents.add_meta(*ptr));
-        }
-        self.state.borrow_mut().roots = roots;
-        if !layers_counted {
-            self.count_blocks(!counted).await?;
-        }
-        Ok(absent)
+        let counts_layers = root.table.is_some();
+        Ok(Loaded { of: checkpoint.clone(), roots, extents: root.extents, counts_layers, map })
     }
 
-    /// The root stream: its blocks themselves in version 1, or those of its directory.
-    async fn read_root(self: &Rc<Self>, named: Vec<Ptr>) -> Result<(Roots, Root), ShardError> {
-        let bad = |_| ShardError::Unreadable;
-        let mut roots = Roots { stream: named, ..Roots::default() };
-        let mut blocks = self.read_map_blocks(&roots.stream).await?;
-        if !blocks.first().is_some_and(|block| Root::begins_in(block)) {
-            roots.directory = std::mem::take(&mut roots.stream);
-            for (number, block) in blocks.iter().enumerate() {
-                roots.stream.extend(decode_directory(number as u32, block).map_err(bad)?);
-            }
-            blocks = self.read_map_blocks(&roots.stream).await?;
-        }
-        let root = Root::decode(&blocks.concat()).map_err(bad)?;
-        Ok((roots, root))
+    pub fn is_of(&self, checkpoint: &CheckpointPtr) -> bool {
+        self.of == *checkpoint
     }
+}
 
-    async fn read_map_blocks(self: &Rc<Self>, ptrs: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError> {
+/// The root stream: its blocks themselves in version 1, or those of its directory.
+async fn read_root(from: &impl MapBlocks, named: Vec<Ptr>) -> Result<(Roots, Root), ShardError> {
+    let bad = |_| ShardError::Unreadable;
+    let mut roots = Roots { stream: named, ..Roots::default() };
+    let mut blocks = from.read_map_blocks(&roots.stream).await?;
+    if !blocks.first().is_some_and(|block| Root::begins_in(block)) {
+        roots.directory = std::mem::take(&mut roots.stream);
+        for (number, block) in blocks.iter().enumerate() {
+            roots.stream.extend(decode_directory(number as u32, block).map_err(bad)?);
+        }
+        blocks = from.read_map_blocks(&roots.stream).await?;
+    }
+    let root = Root::decode(&blocks.concat()).map_err(bad)?;
+    Ok((roots, root))
+}
+
+/// Pointers to blocks that lie one behind the other, as they are read in one go; and so many of these at a time.
+pub(crate) fn runs(ptrs: &[Ptr]) -> Vec<&[Ptr]> {
+    ptrs.chunk_by(follows).flat_map(|run| run.chunks(RUN_MAX)).collect()
+}
+
+impl<C: Columns, S: ShardStore + 'static> MapBlocks for Rc<Shard<C, S>> {
+    async fn read_map_blocks(&self, ptrs: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError> {
         let mut blocks = Vec::with_capacity(ptrs.len());
-        let runs: Vec<&[Ptr]> = ptrs.chunk_by(follows).flat_map(|run| run.chunks(RUN_MAX)).collect();
-        for some in runs.chunks(READS_MAX) {
+        for some in runs(ptrs).chunks(READS_MAX) {
             for read in join_all(some.iter().map(|run| self.read_map_run(run))).await {
                 blocks.append(&mut read?);
             }
         }
         Ok(blocks)
+    }
+}
+
+impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    /// Takes over the checkpoint that the record names: layers, changes, and what each extent holds. Returns an extent that holds
+    /// something and that no device tells of, if there is one.
+    pub(crate) async fn load_checkpoint(
+        self: &Rc<Self>,
+        checkpoint: &CheckpointPtr,
+        foreseen: Option<Loaded>,
+    ) -> Result<Option<ExtentId>, ShardError> {
+        let loaded = match foreseen {
+            Some(loaded) => loaded,
+            None => Loaded::read(self, checkpoint, self.config.limits()).await?,
+        };
+        let Loaded { roots, extents: counts, counts_layers, map, .. } = loaded;
+        let counted = counts.is_some();
+        let mut absent = None;
+        {
+            let state = &mut *self.state.borrow_mut();
+            state.map = map;
+            for (id, counts) in counts.into_iter().flatten() {
+                if !state.extents.restore_counts(id, counts.live, counts.map) {
+                    absent.get_or_insert(id);
+                }
+            }
+            let own = roots.stream.iter().chain(&roots.directory);
+            own.for_each(|ptr| state.extents.add_meta(*ptr));
+            state.roots = roots;
+        }
+        if !counts_layers {
+            self.count_blocks(!counted).await?;
+        }
+        Ok(absent)
     }
 
     /// Blocks of one column, one behind the other.

@@ -5,6 +5,7 @@
 //! (the layer table, every layer's pages, what each extent holds) with its directory; last the control store's record
 //! points at that.
 
+mod foreseen;
 mod load;
 pub mod root;
 
@@ -22,6 +23,9 @@ use peristyle_rt::{Buf, Duration, View};
 use root::{CHANGES_MAX, Counts, DIRECTORY_MAX, Root, encode_changes, encode_directory};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+
+pub(crate) use foreseen::{foresee, foresee_of};
+pub(crate) use load::Loaded;
 
 /// Map blocks of one checkpoint frame: small frames, so that users' frames do not wait behind long ones.
 const FRAME_MAP_BLOCKS: usize = 48;
