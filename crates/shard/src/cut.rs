@@ -13,6 +13,9 @@ use peristyle_cluster::ShardStore;
 use peristyle_rt::View;
 use std::rc::Rc;
 
+/// Blocks of one frame that are looked up in the map before its rows are read.
+const LOOKS_MAX: usize = 4;
+
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Rows of unsealed extents that stay: all before the first frame that is not known to be committed, less frames at the
     /// end that stand in no sequence and were never committed.
@@ -49,8 +52,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let before = scan.headers.iter().zip(&scan.entries).filter(|(h, _)| h.first_row.0 < end);
         for (header, entries) in before.rev().take_while(|(h, _)| h.kind != FrameKind::User) {
             let found = Found { header: *header, entries: entries.clone() };
-            if self.is_of_roots(&found) {
-                break; // committed, and all before it: nothing needs to be read
+            if self.is_of_roots(&found) || self.is_known_committed(&found).await {
+                break; // and all before it: nothing needs to be read
             }
             let mut data = Vec::with_capacity(header.blocks as usize);
             let verdict = self.examine(&found, Some(&mut data)).await;
@@ -121,29 +124,41 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// Whether the map or the checkpoint points at a block of the frame. True, too, when it cannot be told now.
     async fn is_referred_to(self: &Rc<Self>, found: &Found) -> bool {
         for (entry, ptr) in places(found) {
-            if self.points_at(entry, ptr).await {
+            if self.points_at(entry, ptr).await != Some(false) {
                 return true;
             }
         }
         false
     }
 
-    async fn points_at(self: &Rc<Self>, entry: &Entry, ptr: Ptr) -> bool {
+    /// The map points at one of the first blocks of a frame that stands in no sequence. It does so by the checkpoint, since such frames are
+    /// not replayed, and a checkpoint has what is committed. False: who knows.
+    async fn is_known_committed(self: &Rc<Self>, found: &Found) -> bool {
+        for (entry, ptr) in places(found).take(LOOKS_MAX) {
+            if self.points_at(entry, ptr).await == Some(true) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// `None`: it cannot be told now.
+    async fn points_at(self: &Rc<Self>, entry: &Entry, ptr: Ptr) -> Option<bool> {
         match *entry {
             Entry::Data { layer, block, .. } => {
-                return !matches!(self.holder_of(layer, block, ptr).await, Ok(None));
+                return self.holder_of(layer, block, ptr).await.ok().map(|holder| holder.is_some());
             }
             Entry::Map { layer, level: 0 | 1, first, .. } => {
                 for away in self.map_blocks_of(layer, first) {
-                    if self.map_homes(away).await.is_none_or(|homes| homes.contains(&ptr)) {
-                        return true;
+                    if self.map_homes(away).await?.contains(&ptr) {
+                        return Some(true);
                     }
                 }
             }
             _ => {}
         }
         let state = self.state.borrow();
-        state.roots.has(ptr) || state.map.retired().contains(&ptr)
+        Some(state.roots.has(ptr) || state.map.retired().contains(&ptr))
     }
 }
 
