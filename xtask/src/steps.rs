@@ -115,7 +115,8 @@ fn sim() -> Result<()> {
     tools::sim(&options.map(String::from))?;
     // In simulated time: the same on every machine.
     tools::sim(&["scaling", "--nodes", "4,8,16", "--ms", "40"].map(String::from))?;
-    tools::sim(&["degraded", "--ms", "40"].map(String::from))
+    tools::sim(&["degraded", "--ms", "40"].map(String::from))?;
+    tools::sim(&["balance".to_string()])
 }
 
 /// A share of the fifty rounds of `cargo xtask crash`.

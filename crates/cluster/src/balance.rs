@@ -1,6 +1,7 @@
 //! Where a column goes that is made anew or moves: so that no two columns of an extent share a failure domain, and every
 //! device's use stays proportional to its capacity.
 
+use crate::place::draw;
 use crate::pool::{DeviceView, DomainId};
 use core::cmp::Ordering;
 
@@ -43,30 +44,57 @@ pub fn is_uneven(devices: &[DeviceView], moving: bool) -> bool {
 }
 
 /// The device for a column that is made anew: one with room, in a failure domain that the extent's other columns are not
-/// in; the emptiest for its size, and a slow one only when there is no other.
-pub fn target(devices: &[DeviceView], taken: impl Fn(DomainId) -> bool) -> Option<usize> {
-    let fits = |d: &DeviceView| d.takes_columns() && d.slots_free() > 0 && !taken(d.domain);
-    let order = |a: &DeviceView, b: &DeviceView| -> Ordering {
-        let (fill_a, fill_b) = (fill(a.slots_used, a.slots_total), fill(b.slots_used, b.slots_total));
-        (a.away, a.avoid).cmp(&(b.away, b.avoid)).then_with(|| fill_a.total_cmp(&fill_b))
-    };
-    (0..devices.len()).filter(|&i| fits(&devices[i])).min_by(|&a, &b| order(&devices[a], &devices[b]))
+/// in; the emptiest for its size, and a slow one only when there is no other. Among devices that differ by less than sets columns
+/// moving the `salt` decides: many owners make columns anew at the same time, and none sees at once what the others do.
+pub fn target(devices: &[DeviceView], taken: impl Fn(DomainId) -> bool, salt: u64) -> Option<usize> {
+    let step = |d: &DeviceView| (fill(d.slots_used, d.slots_total) / UNEVEN_BEGIN) as u64;
+    best_of(devices, taken, |a, b| {
+        step(a).cmp(&step(b)).then_with(|| draw(salt, a.domain).cmp(&draw(salt, b.domain)))
+    })
 }
 
-/// The move of one of an extent's columns that evens out most. `columns`: the device of each, as an index; `None` where it
+/// Of the devices that may have the column the first in this order; a slow one only when there is no other.
+fn best_of(
+    devices: &[DeviceView],
+    taken: impl Fn(DomainId) -> bool,
+    order: impl Fn(&DeviceView, &DeviceView) -> Ordering,
+) -> Option<usize> {
+    let fits = |d: &DeviceView| d.takes_columns() && d.slots_free() > 0 && !taken(d.domain);
+    let sound_first =
+        |a: &DeviceView, b: &DeviceView| (a.away, a.avoid).cmp(&(b.away, b.avoid)).then_with(|| order(a, b));
+    (0..devices.len()).filter(|&i| fits(&devices[i])).min_by(|&a, &b| sound_first(&devices[a], &devices[b]))
+}
+
+fn emptier(a: &DeviceView, b: &DeviceView) -> Ordering {
+    fill(a.slots_used, a.slots_total).total_cmp(&fill(b.slots_used, b.slots_total))
+}
+
+/// The gain below which a move waits for larger ones: half of what lies between the fullest and the emptiest device. Otherwise, as long
+/// as new devices fill, columns move among the others for the little that these differ meanwhile.
+pub fn least_gain(devices: &[DeviceView]) -> f64 {
+    let fills = || devices.iter().filter(|d| d.takes_columns()).map(|d| fill(d.slots_used, d.slots_total));
+    (fills().fold(0.0, f64::max) - fills().fold(1.0, f64::min)) / 2.0
+}
+
+/// The move of one of an extent's columns that evens out most, and at least so much. `columns`: the device of each, as an index; `None` where it
 /// is not to be moved, or not known. A move never makes the one device emptier than the other becomes.
-pub fn best_move(devices: &[DeviceView], columns: &[Option<usize>], taken: &[DomainId]) -> Option<Move> {
+pub fn best_move(
+    devices: &[DeviceView],
+    columns: &[Option<usize>],
+    taken: &[DomainId],
+    least: f64,
+) -> Option<Move> {
     let mut best: Option<Move> = None;
     for (column, from) in columns.iter().enumerate().filter_map(|(c, d)| Some((c, (*d)?))) {
         let source = &devices[from];
         let others = |domain: DomainId| domain != source.domain && taken.contains(&domain);
-        let Some(to) = target(devices, others).filter(|&to| to != from) else { continue };
+        let Some(to) = best_of(devices, others, emptier).filter(|&to| to != from) else { continue };
         let goal = &devices[to];
         let after = fill(source.slots_used.saturating_sub(1), source.slots_total);
         let gain = fill(source.slots_used, source.slots_total) - fill(goal.slots_used, goal.slots_total);
         let overshoots = after < fill(goal.slots_used + 1, goal.slots_total);
-        if !overshoots && !goal.avoid && !goal.away && gain > UNEVEN_END && best.is_none_or(|b| gain > b.gain)
-        {
+        let enough = gain > UNEVEN_END && gain >= least;
+        if !overshoots && !goal.avoid && !goal.away && enough && best.is_none_or(|b| gain > b.gain) {
             best = Some(Move { column, to, gain });
         }
     }
@@ -120,7 +148,9 @@ mod tests {
                     continue;
                 }
                 let taken = |d| extent.iter().any(|&i| devices[i].healthy && devices[i].domain == d);
-                let Some(to) = target(devices, taken) else { return false };
+                let Some(to) = target(devices, taken, u64::from(devices[extent[c]].slots_used)) else {
+                    return false;
+                };
                 extent[c] = to;
                 devices[to].slots_used += 1;
             }
@@ -132,21 +162,23 @@ mod tests {
     /// Moves one column after the other until nothing moves any more; how many did.
     fn rebalance(devices: &mut [DeviceView], extents: &mut [Vec<usize>]) -> usize {
         let mut moves = 0;
+        let mut all = false;
         while is_uneven(devices, moves > 0) {
-            let before = moves;
+            let (before, least) = (moves, if all { 0.0 } else { least_gain(devices) });
             for extent in extents.iter_mut() {
                 let columns: Vec<_> = extent.iter().map(|&i| Some(i)).collect();
                 let taken: Vec<_> = extent.iter().map(|&i| devices[i].domain).collect();
-                let Some(m) = best_move(devices, &columns, &taken) else { continue };
+                let Some(m) = best_move(devices, &columns, &taken, least) else { continue };
                 let from = std::mem::replace(&mut extent[m.column], m.to);
                 devices[from].slots_used -= 1;
                 devices[m.to].slots_used += 1;
                 moves += 1;
                 assert!(domains_differ(devices, extent));
             }
-            if moves == before {
+            if moves == before && all {
                 break;
             }
+            all = moves == before;
         }
         moves
     }
@@ -195,14 +227,14 @@ mod tests {
         let mut devices: Vec<_> = (0..5).map(|i| device(i, 100)).collect();
         (devices[1].slots_used, devices[2].slots_used, devices[3].slots_used) = (50, 20, 10);
         let other_than = |taken: &'static [u32]| move |d: DomainId| taken.contains(&d.0);
-        assert_eq!(target(&devices, other_than(&[0, 4])), Some(3));
+        assert_eq!(target(&devices, other_than(&[0, 4]), 1), Some(3));
         devices[3].avoid = true;
-        assert_eq!(target(&devices, other_than(&[0, 4])), Some(2));
+        assert_eq!(target(&devices, other_than(&[0, 4]), 1), Some(2));
         devices[2].draining = true;
-        assert_eq!(target(&devices, other_than(&[0, 4])), Some(1));
+        assert_eq!(target(&devices, other_than(&[0, 4]), 1), Some(1));
         devices[1].slots_used = 100;
-        assert_eq!(target(&devices, other_than(&[0, 4])), Some(3), "a slow one before none");
-        assert_eq!(target(&devices, other_than(&[0, 3, 4])), None);
+        assert_eq!(target(&devices, other_than(&[0, 4]), 1), Some(3), "a slow one before none");
+        assert_eq!(target(&devices, other_than(&[0, 3, 4]), 1), None);
     }
 
     #[test]
@@ -213,6 +245,6 @@ mod tests {
         let mut two = [device(0, 3), device(1, 3)];
         two[0].slots_used = 1;
         let taken = [two[0].domain];
-        assert_eq!(best_move(&two, &[Some(0)], &taken), None, "it would only change places");
+        assert_eq!(best_move(&two, &[Some(0)], &taken, 0.0), None, "it would only change places");
     }
 }

@@ -16,7 +16,7 @@ mod pool;
 mod record;
 mod store;
 
-pub use balance::{Move, best_move, deviations, is_uneven, target};
+pub use balance::{Move, best_move, deviations, is_uneven, least_gain, target};
 pub use codec::{RecordError, fuzz_record};
 pub use column::{AllocClass, ColumnFault, ListedSlot, SlotState, WriteClass};
 pub use place::{DomainUse, PlacementError, Placer, Standing, standings};

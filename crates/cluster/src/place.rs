@@ -51,7 +51,7 @@ struct Candidate {
 const FILL_STEPS: u128 = 256;
 
 /// The same number for the same two, and otherwise as if drawn (SplitMix64).
-fn draw(salt: u64, domain: DomainId) -> u64 {
+pub(crate) fn draw(salt: u64, domain: DomainId) -> u64 {
     let mut x = salt.wrapping_add(u64::from(domain.0).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);

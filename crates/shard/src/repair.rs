@@ -7,7 +7,7 @@ use crate::remake::Trouble;
 use crate::scrub::scrub_left;
 use crate::shard::{Shard, State};
 use peristyle_base::{ColumnIndex, ColumnName, ColumnPlace, DeviceId, Epoch, ExtentId, Instant};
-use peristyle_cluster::{DeviceView, ShardStore, best_move, is_uneven};
+use peristyle_cluster::{DeviceView, ShardStore, best_move, is_uneven, least_gain};
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Duration, timeout};
 use std::collections::BTreeSet;
@@ -426,6 +426,23 @@ fn find_moves(
     if !is_uneven(devices, moving) {
         return Vec::new();
     }
+    let least = least_gain(devices);
+    let jobs = moves_of(state, &mut devices.to_vec(), fates, now, (least, most));
+    match jobs.is_empty() {
+        // No extent can do more for the devices that are furthest off.
+        true => moves_of(state, devices, fates, now, (0.0, most)),
+        false => jobs,
+    }
+}
+
+/// Of at least so much gain each.
+fn moves_of(
+    state: &State,
+    devices: &mut [DeviceView],
+    fates: &Fates,
+    now: Instant,
+    (least, most): (f64, usize),
+) -> Vec<Job> {
     let mut jobs = Vec::new();
     let mut candidates: Vec<&Extent> = state
         .extents
@@ -440,7 +457,7 @@ fn find_moves(
         };
         let columns: Vec<Option<usize>> = (0..e.scheme.width()).map(index).collect();
         let taken: Vec<_> = columns.iter().flatten().map(|&i| devices[i].domain).collect();
-        let Some(found) = best_move(devices, &columns, &taken) else { continue };
+        let Some(found) = best_move(devices, &columns, &taken, least) else { continue };
         let from = columns[found.column].expect("it is on a device");
         devices[from].slots_used -= 1;
         devices[found.to].slots_used += 1;

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use peristyle_base::Scheme;
 use peristyle_rt::Duration;
 use peristyle_rt::sim::real_time;
-use peristyle_sim::perf::{Figures, Setup, measure};
+use peristyle_sim::perf::{Figures, Setup, balance, measure};
 
 /// Processor time of a poll, calibrated: a node's processor time for a command of a real cluster, divided by the polls of a
 /// simulated one's ([`Figures::polls_per_command`]); crates/sim/README.md, "Speed", tells how.
@@ -17,6 +17,10 @@ const SCALING_MIN: f64 = 0.95;
 const SCALING_NODES: usize = 16;
 /// With a node away p99 is at most so many times what it is without.
 const DEGRADED_MAX: f64 = 1.3;
+/// No device's use is further from its share than this part of its capacity …
+const UNEVEN_MAX: f64 = 0.02;
+/// … and for that at most so many times as much moves as has to.
+const MOVED_MAX: f64 = 1.1;
 
 #[derive(Subcommand)]
 pub enum Bar {
@@ -24,6 +28,8 @@ pub enum Bar {
     Scaling(ScalingOptions),
     /// 70 % reads of a 4+2 cluster of six nodes, one of which is away, beside the same with all six
     Degraded(DegradedOptions),
+    /// How even the devices of a cluster are used when it is filled, loses a node, and gets two of another size
+    Balance(BalanceOptions),
 }
 
 #[derive(Args)]
@@ -47,6 +53,17 @@ pub struct DegradedOptions {
 }
 
 #[derive(Args)]
+pub struct BalanceOptions {
+    /// Each owns a shard
+    #[arg(long, default_value_t = 8)]
+    nodes: usize,
+    #[arg(long, default_value = "4+2")]
+    scheme: Scheme,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Args)]
 struct Common {
     /// Simulated milliseconds that are measured
     #[arg(long, default_value_t = 50)]
@@ -64,6 +81,7 @@ impl Bar {
         match self {
             Bar::Scaling(options) => scaling(options),
             Bar::Degraded(options) => degraded(options),
+            Bar::Balance(options) => even(options),
         }
     }
 }
@@ -186,6 +204,32 @@ fn degraded(options: &DegradedOptions) -> bool {
     );
     let good = p99 <= DEGRADED_MAX;
     println!("{}: p99 is to be at most {DEGRADED_MAX} times the healthy cluster's", verdict(good));
+    good
+}
+
+fn even(options: &BalanceOptions) -> bool {
+    println!("{} nodes that own a shard each, {}", options.nodes, options.scheme);
+    println!("{:>16} {:>9} {:>8} {:>9} {:>6}  in use", "", "furthest", "changed", "had to be", "ratio");
+    let (mut furthest, mut moved): (f64, f64) = (0.0, 0.0);
+    for rest in balance(options.seed, options.nodes, options.scheme) {
+        let ratio = rest.changed as f64 / rest.least.max(1) as f64;
+        let used = |&(_, total, used): &(usize, u32, u32)| format!("{used}/{total}");
+        println!(
+            "{:>16} {:8.2}% {:8} {:9} {ratio:6.2}  {}",
+            rest.what,
+            100.0 * rest.furthest,
+            rest.changed,
+            rest.least,
+            rest.devices.iter().map(used).collect::<Vec<_>>().join(" ")
+        );
+        (furthest, moved) = (furthest.max(rest.furthest), moved.max(ratio));
+    }
+    let good = furthest <= UNEVEN_MAX && moved <= MOVED_MAX;
+    println!(
+        "{}: each within {:.0} % of its share, and at most {MOVED_MAX} times of what has to moves",
+        verdict(good),
+        100.0 * UNEVEN_MAX
+    );
     good
 }
 

@@ -43,7 +43,7 @@ pub struct Cluster {
     pub owners: Vec<usize>,
 }
 
-fn ip(node: usize) -> Ipv4Addr {
+pub(super) fn ip(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 1, node as u8 + 1)
 }
 
@@ -52,7 +52,7 @@ pub fn portal(node: usize) -> Addr {
     Addr::Tcp((ip(node), PORT).into())
 }
 
-fn device_id(node: usize) -> DeviceId {
+pub(super) fn device_id(node: usize) -> DeviceId {
     let mut id = [0xD0; 16];
     id[0] = node as u8;
     Uuid(id)
@@ -67,23 +67,15 @@ impl Cluster {
         let config = WorldConfig { poll_ns: setup.poll_ns, buffers, ..WorldConfig::new(setup.seed) };
         let world = World::new(config);
         let machines: Vec<NodeHandle> = (0..setup.nodes).map(|i| world.add_node(ip(i))).collect();
-        // A device whose cache outlives a loss of power.
-        let disk = DiskConfig { volatile_cache: false, ..DiskConfig::default() };
         let bytes = Geometry::bytes_for(1024 + 16 * setup.nodes as u32);
-        let disks: Vec<DiskHandle> = machines.iter().map(|m| m.add_disk("d", bytes, disk.clone())).collect();
+        let formatted = |(i, machine)| formatted(&world, machine, i, bytes);
+        let disks: Vec<DiskHandle> = machines.iter().enumerate().map(formatted).collect();
         let mut cluster = Cluster { world, machines, owners: (0..setup.nodes).collect() };
-        for (i, disk) in disks.iter().enumerate() {
-            cluster.machines[i].start(vec![disk.spec()], move |spec| async move {
-                let device = Device::open(&spec).await.expect("there");
-                let options = FormatOptions { cluster: CLUSTER, device: device_id(i), force: false };
-                format(&device, options).await.expect("blank");
-            });
-        }
-        cluster.run_until(|| cluster.machines.iter().all(|m| !m.is_running()));
         let store = MemoryShardStore::default();
         let orders: Vec<Rc<Order>> = (0..setup.nodes).map(|_| Rc::default()).collect();
         for (i, disk) in disks.iter().enumerate() {
-            cluster.boot(i, node_config(setup, i, disk), &store, orders[i].clone());
+            let others: Vec<usize> = (0..setup.nodes).filter(|&j| j != i).collect();
+            cluster.boot(i, node_config(setup, i, &others, disk), &store, orders[i].clone());
         }
         orders.iter().enumerate().for_each(|(i, order)| order.own.set(Some(i)));
         cluster.run_until(|| orders.iter().all(|order| order.serves.get() == 1));
@@ -141,30 +133,59 @@ async fn serve(node: Rc<Node<MemoryShardStore>>, order: Rc<Order>) {
     }
 }
 
-fn node_config(setup: &Setup, i: usize, disk: &DiskHandle) -> NodeConfig {
-    let others = || (0..setup.nodes).filter(|&j| j != i);
-    let number = |node: usize| NodeId(node as u32 + 1);
-    let addr = |node: usize| SocketAddr::from((ip(node), PEER_PORT));
-    let peer = |j| PeerConfig { node: number(j), addr: addr(j), is_member: true };
-    let device =
-        |j| PeerDevice { id: device_id(j), node: number(j), domain: DomainId(j as u32), wish: Wish::Active };
+/// A new disk in a machine, with a label. Its cache outlives a loss of power.
+pub(super) fn formatted(world: &World, machine: &NodeHandle, i: usize, bytes: u64) -> DiskHandle {
+    let disk = machine.add_disk("d", bytes, DiskConfig { volatile_cache: false, ..DiskConfig::default() });
+    machine.start(vec![disk.spec()], move |spec| async move {
+        let device = Device::open(&spec).await.expect("there");
+        let options = FormatOptions { cluster: CLUSTER, device: device_id(i), force: false };
+        format(&device, options).await.expect("blank");
+    });
+    assert!(world.run_until(|| !machine.is_running(), LIMIT), "a device is formatted");
+    disk
+}
+
+fn number(node: usize) -> NodeId {
+    NodeId(node as u32 + 1)
+}
+
+fn peer_addr(node: usize) -> SocketAddr {
+    SocketAddr::from((ip(node), PEER_PORT))
+}
+
+/// A node as others know it.
+pub(super) fn peer(node: usize) -> PeerConfig {
+    PeerConfig { node: number(node), addr: peer_addr(node), is_member: true }
+}
+
+/// Its device.
+pub(super) fn peer_device(node: usize) -> PeerDevice {
+    PeerDevice { id: device_id(node), node: number(node), domain: domain(node), wish: Wish::Active }
+}
+
+fn domain(node: usize) -> DomainId {
+    DomainId(node as u32)
+}
+
+/// `others`: the nodes that it knows.
+pub(super) fn node_config(setup: &Setup, i: usize, others: &[usize], disk: &DiskHandle) -> NodeConfig {
     NodeConfig {
         node: number(i),
         cluster: CLUSTER,
         devices: vec![DeviceConfig {
             id: device_id(i),
             spec: disk.spec(),
-            domain: DomainId(i as u32),
+            domain: domain(i),
             home: ReactorId(0),
             wish: Wish::Active,
             discard: Discard::Auto,
         }],
         peers: PeersConfig {
-            listen: Some(addr(i)),
-            peers: others().map(peer).collect(),
+            listen: Some(peer_addr(i)),
+            peers: others.iter().map(|&j| peer(j)).collect(),
             ..PeersConfig::default()
         },
-        peer_devices: others().map(device).collect(),
+        peer_devices: others.iter().map(|&j| peer_device(j)).collect(),
         shards: Vec::new(),
         peer_shards: (0..setup.nodes).map(|s| (ShardId(s as u32), ReactorId(0))).collect(),
         shard: ShardConfig {
@@ -178,7 +199,7 @@ fn node_config(setup: &Setup, i: usize, disk: &DiskHandle) -> NodeConfig {
     }
 }
 
-fn volume(at: usize) -> VolumeSpec {
+pub(super) fn volume(at: usize) -> VolumeSpec {
     VolumeSpec {
         name: format!("v{at}"),
         nsid: 1 + at as u32,

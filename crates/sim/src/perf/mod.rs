@@ -4,9 +4,11 @@
 //! Each node has one reactor, one device and one shard with a volume, which it owns. Hosts are machines of their own beside them, over
 //! NVMe/TCP; each has its share of the commands in flight, and draws the volume of each command from some.
 
+mod balance;
 mod cluster;
 mod hosts;
 
+pub use balance::{AtRest, balance};
 use cluster::Cluster;
 use peristyle_base::{Histogram, Scheme};
 use peristyle_rt::Duration;
