@@ -227,6 +227,23 @@ fn the_pool_gets_another_scheme_and_its_own_again(cluster: &Cluster) {
     }
     let ended = load.wait_with_output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    its_legs_to_other_nodes_are_counted(cluster, owner);
+}
+
+fn its_legs_to_other_nodes_are_counted(cluster: &Cluster, owner: u64) {
+    let (well, said) = cluster.ask(owner, &["profile", "--since-start", "--json"]);
+    assert!(well, "{said}");
+    let profile: Value = serde_json::from_str(&said).unwrap();
+    for path in profile["paths"].as_array().unwrap() {
+        let others: Vec<u64> = (1..=3).filter(|node| *node != owner).collect();
+        for node in others {
+            let is_its = |leg: &&Value| leg["device"].as_str().unwrap().starts_with(&format!("node {node} "));
+            let leg = path["remote"].as_array().unwrap().iter().find(is_its);
+            let leg = &leg.unwrap_or_else(|| panic!("no leg to node {node}: {path}"))["leg"];
+            let (count, mean) = (&leg["count"], &leg["mean_us"]);
+            assert!(count.as_u64() > Some(0) && mean.as_f64() > Some(0.0), "{leg}");
+        }
+    }
 }
 
 /// With a column on two of the three nodes, each a failure domain.

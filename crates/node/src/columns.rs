@@ -5,6 +5,8 @@ use crate::devices::{DeviceTable, Home, SharedDevice, Wish};
 use crate::message::{ColumnAnswer, ColumnRequest, NodeBus, Reply, Request};
 use crate::peer::Peers;
 use crate::probe;
+use crate::stats::{Leg, LegSnapshot};
+use peristyle_base::stage::Stage;
 use peristyle_base::{
     BLOCK_BYTES, COLUMN_ROWS, ColumnName, ColumnPlace, DeviceId, Epoch, Instant, NodeId, RecentP99, RowIndex,
     Scheme, ShardId, SlotIndex,
@@ -21,6 +23,45 @@ use std::rc::Rc;
 /// A reactor that does not list a device's columns in this time: the device counts as away.
 const LIST_LIMIT: Duration = Duration::from_secs(1);
 
+/// A request to a device of another node that is under way. Dropped unanswered, it counts as failed: its caller gave up.
+struct Asked<'a> {
+    columns: &'a NodeColumns,
+    device: DeviceId,
+    stage: fn(&mut Leg) -> &mut Stage,
+    at: Instant,
+    ok: bool,
+}
+
+impl<'a> Asked<'a> {
+    /// Of an append or a read.
+    fn of(columns: &'a NodeColumns, device: DeviceId, request: &ColumnRequest) -> Option<Asked<'a>> {
+        let stage: fn(&mut Leg) -> &mut Stage = match request {
+            ColumnRequest::Append { .. } => |leg| &mut leg.append,
+            ColumnRequest::Read { .. } => |leg| &mut leg.read,
+            _ => return None,
+        };
+        let at = peristyle_rt::now();
+        stage(columns.legs.borrow_mut().entry(device).or_default()).enter(at);
+        Some(Asked { columns, device, stage, at, ok: false })
+    }
+
+    fn answered(mut self, answer: &ColumnAnswer) {
+        self.ok = matches!(answer, ColumnAnswer::Done(Ok(())) | ColumnAnswer::Read(Ok(()), _));
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let mut legs = self.columns.legs.borrow_mut();
+        let Some(leg) = legs.get_mut(&self.device) else { return };
+        let (stage, now) = ((self.stage)(leg), peristyle_rt::now());
+        match self.ok {
+            true => stage.leave(self.at, now),
+            false => stage.leave_failed(self.at, now),
+        }
+    }
+}
+
 /// The pool's columns, as one reactor reaches them.
 pub struct NodeColumns {
     devices: DeviceTable,
@@ -28,6 +69,8 @@ pub struct NodeColumns {
     servers: RefCell<BTreeMap<DeviceId, Server>>,
     /// Recent append latency of each device, as this reactor sees it.
     latencies: RefCell<BTreeMap<DeviceId, RecentP99>>,
+    /// What requests to devices of other nodes take.
+    legs: RefCell<BTreeMap<DeviceId, Leg>>,
     /// A device that has not served for so long does not come back.
     rebuild_after: Duration,
     bus: Rc<NodeBus>,
@@ -56,6 +99,7 @@ impl NodeColumns {
             devices,
             servers: RefCell::default(),
             latencies,
+            legs: RefCell::default(),
             rebuild_after,
             bus,
             peers,
@@ -147,9 +191,30 @@ impl NodeColumns {
 
     async fn ask(&self, device: DeviceId, request: ColumnRequest) -> ColumnAnswer {
         match self.devices.get(device) {
-            Some(shared) if shared.is_peers() && shared.is_served() => self.peers.ask(shared, request).await,
+            Some(shared) if shared.is_peers() && shared.is_served() => {
+                let asked = Asked::of(self, device, &request);
+                let answer = self.peers.ask(shared, request).await;
+                asked.into_iter().for_each(|asked| asked.answered(&answer));
+                answer
+            }
             _ => self.ask_here(device, request).await,
         }
+    }
+
+    /// Devices of other nodes, and what requests to them took.
+    pub(crate) fn legs(&self, now: Instant) -> Vec<LegSnapshot> {
+        let legs = self.legs.borrow();
+        let node_of = |device| match self.devices.get(device)?.home() {
+            Home::Peer(node) => Some(node),
+            Home::Here(_) => None,
+        };
+        let snapshot = |(&device, leg): (&DeviceId, &Leg)| LegSnapshot {
+            device,
+            node: node_of(device),
+            append: leg.append.snapshot(now),
+            read: leg.read.snapshot(now),
+        };
+        legs.iter().map(snapshot).collect()
     }
 
     /// Carries out a request on a device of this node.
@@ -431,6 +496,10 @@ impl Columns for NodeColumns {
                 Reply::Done(true)
             ),
         }
+    }
+
+    fn sees_late(&self) -> bool {
+        !self.is_alone
     }
 
     fn answers(&self, node: NodeId) -> bool {

@@ -476,6 +476,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             volumes,
             shards: self.shards.borrow().iter().map(|(&id, s)| (id, s.stats_snapshot(now))).collect(),
             devices: self.columns.servers().iter().map(|s| s.stats(now)).collect(),
+            legs: self.columns.legs(now),
             busy_ns: peristyle_rt::busy_nanos(),
             buffers_free: peristyle_rt::buf::free_counts(),
         }

@@ -1,7 +1,7 @@
 //! Statistics of one reactor, as a copy that travels by message.
 
 use peristyle_base::stage::{Stage, StageSnapshot};
-use peristyle_base::{Instant, ShardId};
+use peristyle_base::{DeviceId, Instant, NodeId, ShardId};
 use peristyle_column::DeviceStats;
 use peristyle_shard::ShardSnapshot;
 use std::collections::BTreeMap;
@@ -65,6 +65,22 @@ pub struct FrontSnapshot {
     pub read_bytes: u64,
     pub write_bytes: u64,
     pub connections: u64,
+}
+
+/// Appends to a device of another node and reads from it, from being asked to being answered: the network, and what it took there.
+#[derive(Clone, Default)]
+pub struct Leg {
+    pub append: Stage,
+    pub read: Stage,
+}
+
+#[derive(Clone)]
+pub struct LegSnapshot {
+    pub device: DeviceId,
+    /// Whose it is; `None` when it has moved here meanwhile.
+    pub node: Option<NodeId>,
+    pub append: StageSnapshot,
+    pub read: StageSnapshot,
 }
 
 /// End-to-end figures of one volume on one reactor.
@@ -146,6 +162,8 @@ pub struct ReactorStats {
     pub volumes: BTreeMap<u32, VolumeSnapshot>,
     pub shards: Vec<(ShardId, ShardSnapshot)>,
     pub devices: Vec<DeviceStats>,
+    /// Devices of other nodes that were asked, in the order of their identifiers.
+    pub legs: Vec<LegSnapshot>,
     /// Time of turns that found something to do, nanoseconds.
     pub busy_ns: u64,
     pub buffers_free: [usize; 6],

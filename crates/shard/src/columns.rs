@@ -186,6 +186,11 @@ pub trait Columns: 'static {
         1
     }
 
+    /// What this owner itself does to the devices' use is seen only after [`SEEN_AFTER`]: some are other nodes'.
+    fn sees_late(&self) -> bool {
+        false
+    }
+
     /// Placement should avoid the device for a while: it failed or stalled.
     fn report_bad(&self, device: DeviceId, fault: Option<ColumnFault>);
 

@@ -44,6 +44,8 @@ pub struct PathFigures {
     /// The slowest leg of each command: the columns' stage, once more, to stand beside the devices'.
     pub slowest: Row,
     pub devices: Vec<DeviceLeg>,
+    /// Devices of other nodes: the network, and what it took there.
+    pub remote: Vec<RemoteLeg>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -51,6 +53,12 @@ pub struct DeviceLeg {
     pub device: String,
     pub queue: Row,
     pub service: Row,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct RemoteLeg {
+    pub device: String,
+    pub leg: Row,
 }
 
 /// One stage over the time.
@@ -116,7 +124,12 @@ impl Profile {
             let legs = p.devices.iter().flat_map(|d| {
                 [&d.queue, &d.service].map(|row| (row, format!("{} of {}", row.stage, d.device)))
             });
-            own.chain(legs).filter(|(row, _)| !row.little_holds).map(|(_, name)| name).collect::<Vec<_>>()
+            let remote = p.remote.iter().map(|d| (&d.leg, format!("{} of {}", d.leg.stage, d.device)));
+            own.chain(legs)
+                .chain(remote)
+                .filter(|(row, _)| !row.little_holds)
+                .map(|(_, name)| name)
+                .collect::<Vec<_>>()
         };
         let mut all: Vec<String> = self.paths.iter().flat_map(of_path).collect();
         all.sort();
@@ -172,19 +185,39 @@ fn path(shape: &PathShape, before: &Snapshot, after: &Snapshot, seconds: f64) ->
         total: whole,
         stages,
         devices,
+        remote: remote_legs(shape, before, after, seconds),
     }
 }
 
 fn legs(shape: &PathShape, before: &Snapshot, after: &Snapshot, seconds: f64) -> Vec<DeviceLeg> {
-    let none = Stages::new();
-    let leg = |(name, now): &(String, Stages)| {
-        let then = before.devices.iter().find(|(n, _)| n == name).map_or(&none, |(_, stages)| stages);
-        let row = |stage: &str| row(stage, &difference(stage, then, now), seconds);
+    let leg = |device: &String| {
+        let row = |stage: &str| device_row(stage, device, before, after, seconds);
         let mut queue = row(shape.queue);
         queue.queue = Some(queue.in_flight);
-        DeviceLeg { device: name.clone(), queue, service: Row { queue: Some(0.0), ..row(shape.service) } }
+        DeviceLeg { device: device.clone(), queue, service: Row { queue: Some(0.0), ..row(shape.service) } }
     };
-    after.devices.iter().map(leg).collect()
+    with_stage(after, shape.queue).map(leg).collect()
+}
+
+fn remote_legs(shape: &PathShape, before: &Snapshot, after: &Snapshot, seconds: f64) -> Vec<RemoteLeg> {
+    let leg = |device: &String| RemoteLeg {
+        device: device.clone(),
+        leg: device_row(shape.remote, device, before, after, seconds),
+    };
+    with_stage(after, shape.remote).map(leg).collect()
+}
+
+/// Devices that have a stage: those of this node have others than those of other nodes.
+fn with_stage<'a>(after: &'a Snapshot, stage: &'a str) -> impl Iterator<Item = &'a String> {
+    after.devices.iter().filter(move |(_, stages)| stages.contains_key(stage)).map(|(name, _)| name)
+}
+
+fn device_row(stage: &str, device: &str, before: &Snapshot, after: &Snapshot, seconds: f64) -> Row {
+    let none = Stages::new();
+    let of = |snapshot: &'_ Snapshot| snapshot.devices.iter().position(|(name, _)| name == device);
+    let then = of(before).map_or(&none, |at| &before.devices[at].1);
+    let now = of(after).map_or(&none, |at| &after.devices[at].1);
+    row(stage, &difference(stage, then, now), seconds)
 }
 
 fn per_second(amount: f64, seconds: f64) -> f64 {

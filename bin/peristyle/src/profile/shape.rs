@@ -14,6 +14,8 @@ pub struct PathShape {
     /// Of each device's leg.
     pub queue: &'static str,
     pub service: &'static str,
+    /// Of the leg of a device of another node, both and the network in one.
+    pub remote: &'static str,
 }
 
 pub struct StageShape {
@@ -39,6 +41,7 @@ const READ: PathShape = PathShape {
     columns: "read.columns",
     queue: "read.queue",
     service: "read.service",
+    remote: "read.leg",
 };
 
 const WRITE: PathShape = PathShape {
@@ -58,4 +61,5 @@ const WRITE: PathShape = PathShape {
     columns: "write.columns",
     queue: "append.queue",
     service: "append.service",
+    remote: "append.leg",
 };

@@ -104,6 +104,24 @@ fn waiting_is_told_from_work_and_queue_from_service() {
 }
 
 #[test]
+fn a_device_of_another_node_has_one_leg_with_the_network_in_it() {
+    let mut node = Planted::new();
+    let before = node.snapshot();
+    (0..2000).for_each(|_| node.write([10, 400, 30, 20], 0));
+    let (began, mut leg, mut after) = (1_000_000 * US, Stage::default(), node.snapshot());
+    for i in 0..2000 {
+        leg.pass(Instant(began + i * 460 * US), Instant(began + (i * 460 + 200) * US));
+    }
+    let stages = [("append.leg".into(), leg.snapshot(Instant(node.now)))].into();
+    after.devices.push(("node 2 d9".into(), stages));
+    let path = write_path(Some(&before), &after);
+    assert_eq!(path.devices.len(), 1);
+    let [remote] = &path.remote[..] else { panic!("{:?}", path.remote) };
+    assert_eq!((remote.device.as_str(), remote.leg.count, remote.leg.mean_us), ("node 2 d9", 2000, 200.0));
+    assert!(remote.leg.little_holds, "{}", remote.leg.little_error);
+}
+
+#[test]
 fn the_stage_that_varies_is_found_and_the_rest_is_said() {
     let mut node = Planted::new();
     let before = node.snapshot();

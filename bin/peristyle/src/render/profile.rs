@@ -65,10 +65,12 @@ fn path(p: &PathFigures, out: &mut String) {
     let devices = p.devices.iter().flat_map(|d| {
         [leg_row(&d.device, &d.queue.stage, &d.queue), leg_row("", &d.service.stage, &d.service)]
     });
+    let remote = p.remote.iter().filter(|d| d.leg.count > 0);
+    let remote = remote.map(|d| leg_row(&d.device, &d.leg.stage, &d.leg));
     *out += &table(
         &LEGS,
         &(2..LEGS.len()).collect::<Vec<_>>(),
-        [slowest].into_iter().chain(inside).chain(devices),
+        [slowest].into_iter().chain(inside).chain(devices).chain(remote),
     );
 }
 

@@ -6,7 +6,7 @@ use peristyle_base::{BLOCK_BYTES, DeviceId, Scheme};
 use peristyle_column::{DeviceStats, WritePurpose};
 use peristyle_control::api::{CollectionInfo, PAGE_DEVICES, ProfilePage, RawDevice, RawStage, StatsNode};
 use peristyle_node::DeviceTable;
-use peristyle_node::stats::{FrontSnapshot, ReactorStats, VolumeSnapshot};
+use peristyle_node::stats::{FrontSnapshot, LegSnapshot, ReactorStats, VolumeSnapshot};
 use peristyle_shard::ShardSnapshot;
 use std::collections::BTreeMap;
 
@@ -56,6 +56,29 @@ fn device_name(device: DeviceId, table: &DeviceTable) -> String {
     table.get(device).map_or_else(|| device.to_string(), |s| s.path.clone())
 }
 
+/// Devices of other nodes, as all reactors together have reached them.
+fn remote_devices(all: &[ReactorStats]) -> Vec<RawDevice> {
+    let mut sums: BTreeMap<DeviceId, LegSnapshot> = BTreeMap::new();
+    for leg in all.iter().flat_map(|r| &r.legs) {
+        match sums.get_mut(&leg.device) {
+            Some(sum) => {
+                sum.append.merge(&leg.append);
+                sum.read.merge(&leg.read);
+            }
+            None => drop(sums.insert(leg.device, leg.clone())),
+        }
+    }
+    let name = |leg: &LegSnapshot| match leg.node {
+        Some(node) => format!("node {node} {}", leg.device),
+        None => leg.device.to_string(),
+    };
+    let raw = |leg: &LegSnapshot| RawDevice {
+        name: name(leg),
+        stages: vec![RawStage::new("append.leg", &leg.append), RawStage::new("read.leg", &leg.read)],
+    };
+    sums.values().map(raw).collect()
+}
+
 fn device_stages(d: &DeviceStats) -> [(&'static str, &StageSnapshot); 5] {
     [
         ("append.queue", &d.append_queue),
@@ -68,7 +91,12 @@ fn device_stages(d: &DeviceStats) -> [(&'static str, &StageSnapshot); 5] {
 
 /// A page of what `peristyle profile` asks; who asks fills in the moment.
 pub fn profile(all: &[ReactorStats], table: &DeviceTable, page: u32) -> ProfilePage {
-    let devices = sorted_devices(all);
+    let raw = |d: &DeviceStats| RawDevice {
+        name: device_name(d.device, table),
+        stages: device_stages(d).map(|(name, s)| RawStage::new(name, s)).into(),
+    };
+    let devices: Vec<RawDevice> =
+        sorted_devices(all).into_iter().map(raw).chain(remote_devices(all)).collect();
     let pages = 1 + devices.len().div_ceil(PAGE_DEVICES) as u32;
     let mut answer = ProfilePage { counted: stage::COUNTED, pages, ..ProfilePage::default() };
     let Some(chunk) = page.checked_sub(1) else {
@@ -78,12 +106,7 @@ pub fn profile(all: &[ReactorStats], table: &DeviceTable, page: u32) -> ProfileP
         answer.stages = front.stages.iter().chain(&shards).map(|(name, s)| RawStage::new(name, s)).collect();
         return answer;
     };
-    let raw = |d: &&DeviceStats| RawDevice {
-        name: device_name(d.device, table),
-        stages: device_stages(d).map(|(name, s)| RawStage::new(name, s)).into(),
-    };
-    answer.devices =
-        devices.chunks(PAGE_DEVICES).nth(chunk as usize).unwrap_or_default().iter().map(raw).collect();
+    answer.devices = devices.chunks(PAGE_DEVICES).nth(chunk as usize).unwrap_or_default().to_vec();
     answer
 }
 
