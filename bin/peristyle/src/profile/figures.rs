@@ -196,7 +196,7 @@ fn legs(shape: &PathShape, before: &Snapshot, after: &Snapshot, seconds: f64) ->
         queue.queue = Some(queue.in_flight);
         DeviceLeg { device: device.clone(), queue, service: Row { queue: Some(0.0), ..row(shape.service) } }
     };
-    with_stage(after, shape.queue).map(leg).collect()
+    devices(shape, after, false).map(leg).collect()
 }
 
 fn remote_legs(shape: &PathShape, before: &Snapshot, after: &Snapshot, seconds: f64) -> Vec<RemoteLeg> {
@@ -204,12 +204,13 @@ fn remote_legs(shape: &PathShape, before: &Snapshot, after: &Snapshot, seconds: 
         device: device.clone(),
         leg: device_row(shape.remote, device, before, after, seconds),
     };
-    with_stage(after, shape.remote).map(leg).collect()
+    devices(shape, after, true).map(leg).collect()
 }
 
-/// Devices that have a stage: those of this node have others than those of other nodes.
-fn with_stage<'a>(after: &'a Snapshot, stage: &'a str) -> impl Iterator<Item = &'a String> {
-    after.devices.iter().filter(move |(_, stages)| stages.contains_key(stage)).map(|(name, _)| name)
+/// The names of this node's devices, or of those of other nodes.
+fn devices<'a>(shape: &'a PathShape, after: &'a Snapshot, remote: bool) -> impl Iterator<Item = &'a String> {
+    let is_wanted = move |stages: &Stages| stages.contains_key(shape.remote) == remote;
+    after.devices.iter().filter(move |(_, stages)| is_wanted(stages)).map(|(name, _)| name)
 }
 
 fn device_row(stage: &str, device: &str, before: &Snapshot, after: &Snapshot, seconds: f64) -> Row {
