@@ -186,9 +186,9 @@ pub trait Columns: 'static {
         1
     }
 
-    /// What this owner itself does to the devices' use is seen only after [`SEEN_AFTER`]: some are other nodes'.
+    /// What is done to the devices' use, by this owner as well, is seen only after [`SEEN_AFTER`].
     fn sees_late(&self) -> bool {
-        false
+        self.sharers() > 1
     }
 
     /// Placement should avoid the device for a while: it failed or stalled.

@@ -1,7 +1,7 @@
 //! Takeover and restart: raise the epoch, fence, read the checkpoint, replay headers, decide the tail, append
 //! what is kept anew, and only then serve (DESIGN §6, §11).
 
-use crate::checkpoint::{Loaded, foresee, foresee_of};
+use crate::checkpoint::{Loaded, foresee};
 use crate::collect::guess_births;
 use crate::columns::{Columns, Fate};
 use crate::commit::apply;
@@ -14,7 +14,7 @@ use crate::map::MapFull;
 use crate::record::EXTENTS_RESERVED;
 use crate::replay::{Found, Replay, Verdict, decide};
 use crate::shard::{Shard, ShardConfig, State};
-use crate::supply::Ahead;
+use crate::supply::Made;
 use peristyle_base::{BLOCK_BYTES, ExtentId, NodeId, Seq, ShardId, crc32c};
 use peristyle_cluster::{ShardRecord, ShardStore, StoreError, Version};
 use peristyle_rt::{Duration, Either, View, join, select, timeout};
@@ -136,15 +136,23 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     async fn run_recovery(self: Rc<Self>) -> Result<RecoveryReport, RecoverError> {
-        let foreseen = self.foresee_served().await;
+        let mut loaded = self.store.load(self.id).await.map_err(RecoverError::Store)?;
+        let mut foreseen = None;
+        if let Some((record, _)) = loaded.as_ref().filter(|(record, _)| self.is_served(record)) {
+            let read = Box::pin(foresee(record, &*self.columns, self.config.limits()));
+            foreseen = timeout(FORESEE_LIMIT, read).await.flatten();
+            // Its owner has gone on.
+            loaded = self.store.load(self.id).await.map_err(RecoverError::Store)?;
+        }
+        // Of an owner that serves still, and so once: a takeover that fails leaves what it has made to the next one.
+        let is_handed_over = foreseen.is_some();
         let began = peristyle_rt::now();
-        let record = self.raise_epoch().await?;
+        let record = self.raise_epoch(loaded).await?;
         let raised = peristyle_rt::now();
         let foreseen = self.claim(&record, foreseen).await.ok_or(RecoverError::NotAccepted)?;
         let claimed = peristyle_rt::now();
         self.find_extents(&record).await?;
-        let is_handed_over = foreseen.is_some();
-        let early = async { if is_handed_over { self.create_ahead().await } else { Ahead::default() } };
+        let early = async { if is_handed_over { self.create_ahead().await } else { Made::default() } };
         let (rebuilt, ahead) = join(self.rebuild(&record, foreseen), early).await;
         let Rebuilt { replay, scans, kept, absent, mut report } = rebuilt?;
         let rebuilt = peristyle_rt::now();
@@ -174,14 +182,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(report)
     }
 
-    /// Reads the checkpoint of another node that still serves, which goes on until this one claims the shard.
-    async fn foresee_served(&self) -> Option<Loaded> {
-        let (record, _) = self.store.load(self.id).await.ok()??;
-        if record.owner == self.node || !self.columns.answers(record.owner) {
-            return None;
-        }
-        let read = foresee(self.id, &*self.columns, &*self.store, self.config.limits());
-        timeout(FORESEE_LIMIT, Box::pin(read)).await.flatten()
+    /// Another node owns the shard and answers: it may serve until this one claims the shard, which can read what it needs before.
+    fn is_served(&self, record: &ShardRecord) -> bool {
+        record.owner != self.node && self.columns.answers(record.owner)
     }
 
     /// Has a majority accept this node, and reads the checkpoint meanwhile unless that was done. `None`: it does not come about.
@@ -190,7 +193,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         if foreseen.is_some() {
             return claim.await.then_some(foreseen);
         }
-        let read = Box::pin(foresee_of(record, &*self.columns, self.config.limits()));
+        let read = Box::pin(foresee(record, &*self.columns, self.config.limits()));
         match select(claim.as_mut(), read).await {
             Either::Left(accepted) => accepted.then_some(None),
             Either::Right(foreseen) => claim.await.then_some(foreseen),
@@ -256,8 +259,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Step 1: epoch + 1, in a transaction. Whoever comes second gets a conflict.
-    async fn raise_epoch(&self) -> Result<ShardRecord, RecoverError> {
-        let loaded = self.store.load(self.id).await.map_err(RecoverError::Store)?;
+    async fn raise_epoch(&self, loaded: Option<(ShardRecord, Version)>) -> Result<ShardRecord, RecoverError> {
         let (mut record, version) = loaded.unwrap_or_else(|| {
             (ShardRecord { shard: self.id, next_extent: ExtentId(1), ..Default::default() }, Version::ABSENT)
         });

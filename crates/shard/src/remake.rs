@@ -177,8 +177,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let fits = |d: &&DeviceView| d.id == chosen && d.takes_columns() && d.slots_free() > 0;
             return devices.iter().find(fits).filter(|d| !taken.contains(&d.domain)).map(|d| d.id);
         }
-        let salt = u64::from(self.id.0) << 48 | id.0;
-        peristyle_cluster::target(&devices, |domain| taken.contains(&domain), salt).map(|i| devices[i].id)
+        let target = peristyle_cluster::target(&devices, |domain| taken.contains(&domain), self.salt_of(id));
+        target.map(|i| devices[i].id)
     }
 
     async fn open_filling(&self, r: &Remake<'_>, device: DeviceId) -> Result<ColumnPlace, Trouble> {

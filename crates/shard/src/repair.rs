@@ -254,7 +254,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 });
             }
             drop(turns.acquire(REMAKES_MAX).await);
-            if moving && (sharers > 1 || self.columns.sees_late()) {
+            if moving && self.columns.sees_late() {
                 timeout(SEEN_AFTER, self.repair_wanted.notified()).await;
             }
         }

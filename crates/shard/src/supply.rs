@@ -35,8 +35,8 @@ const WIDTHS: [Width; 3] = [Width::Wide, Width::Narrow, Width::Reserve];
 
 /// Extents that were made before they could be listed.
 #[derive(Default)]
-pub(crate) struct Ahead {
-    made: Vec<(Width, Extent)>,
+pub(crate) struct Made {
+    extents: Vec<(Width, Extent)>,
     /// Devices that were bad before.
     bad_before: Vec<DeviceId>,
 }
@@ -161,8 +161,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Allocates extents and lists them in the open set; only then are they ready (invariant 1, One writer).
     pub(crate) async fn refill_now(&self) -> bool {
-        let wanted = [Width::Wide, Width::Narrow].into_iter().filter(|width| self.missing(*width, true) > 0);
-        let mut ok = self.refill_each(wanted.collect(), AllocClass::User).await.is_ok();
+        let (made, result) = self.create_each(self.wanted_now(), AllocClass::User).await;
+        let mut ok = self.list_made(made).await.is_ok() && result.is_ok();
         // A takeover goes on in a full pool too, from what is kept back for it.
         let none = self.state.borrow().extents.ready.iter().all(|r| r.is_empty());
         if none {
@@ -174,17 +174,23 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Makes one extent of each width for a shard that is being taken, beside the rest of that: they are ready once the record lists
     /// them ([`list_ahead`](Self::list_ahead)). When the takeover fails, the next one finds them and gives them back.
-    pub(crate) async fn create_ahead(&self) -> Ahead {
-        let wanted = [Width::Wide, Width::Narrow].into_iter().filter(|width| self.missing(*width, true) > 0);
-        let wanted: Vec<Width> = wanted.collect();
+    pub(crate) async fn create_ahead(&self) -> Made {
+        let wanted = self.wanted_now();
         // The record is not written before it is known what the former owner has committed.
         if !self.has_reserved(wanted.len() * PLACE_TRIES) {
-            return Ahead::default();
+            return Made::default();
         }
-        let bad_before = self.begin_creating();
-        let create = async |width| self.create_extent(width, AllocClass::User).await.ok().map(|e| (width, e));
-        let made = join_all(wanted.into_iter().map(create)).await;
-        Ahead { made: made.into_iter().flatten().collect(), bad_before }
+        self.create_each(wanted, AllocClass::User).await.0
+    }
+
+    /// Widths of which there is too little to go on with.
+    fn wanted_now(&self) -> Vec<Width> {
+        [Width::Wide, Width::Narrow].into_iter().filter(|width| self.missing(*width, true) > 0).collect()
+    }
+
+    /// Decides among devices that are about as full.
+    pub(crate) fn salt_of(&self, id: ExtentId) -> u64 {
+        u64::from(self.id.0) << 48 | id.0
     }
 
     /// So many extents have numbers that the record has reserved.
@@ -194,8 +200,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Says whether the shard can do with them for now.
-    pub(crate) async fn list_ahead(&self, ahead: Ahead) -> bool {
-        if ahead.made.is_empty() || self.list_made(ahead.made, &ahead.bad_before).await.is_err() {
+    pub(crate) async fn list_ahead(&self, made: Made) -> bool {
+        if made.extents.is_empty() || self.list_made(made).await.is_err() {
             return false;
         }
         let has_some = |width| !self.state.borrow().extents.ready[width as usize].is_empty();
@@ -216,7 +222,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
         }
         let none = made.is_empty();
-        self.list_made(made, &bad_before).await?;
+        self.list_made(Made { extents: made, bad_before }).await?;
         match none || self.state.borrow().extents.ready[width as usize].is_empty() {
             true => result,
             false => Ok(()),
@@ -224,18 +230,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// One extent of each of these widths, at the same time.
-    async fn refill_each(&self, widths: Vec<Width>, class: AllocClass) -> Result<(), CreateError> {
+    async fn create_each(&self, widths: Vec<Width>, class: AllocClass) -> (Made, Result<(), CreateError>) {
         let bad_before = self.begin_creating();
         let all = join_all(widths.iter().map(|&width| self.create_extent(width, class))).await;
-        let (mut made, mut result) = (Vec::new(), Ok(()));
+        let (mut extents, mut result) = (Vec::new(), Ok(()));
         for (&width, extent) in widths.iter().zip(all) {
             match extent {
-                Ok(extent) => made.push((width, extent)),
+                Ok(extent) => extents.push((width, extent)),
                 Err(error) => result = Err(error),
             }
         }
-        self.list_made(made, &bad_before).await?;
-        result
+        (Made { extents, bad_before }, result)
     }
 
     /// Devices that are bad before extents are made.
@@ -248,11 +253,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Extents that were made are ready once the record lists them.
-    async fn list_made(
-        &self,
-        made: Vec<(Width, Extent)>,
-        bad_before: &[DeviceId],
-    ) -> Result<(), CreateError> {
+    async fn list_made(&self, Made { extents: made, bad_before }: Made) -> Result<(), CreateError> {
         let ids: Vec<(Width, ExtentId)> = made.iter().map(|(width, e)| (*width, e.id)).collect();
         {
             let state = &mut *self.state.borrow_mut();
@@ -386,7 +387,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let mut chosen = [0; Scheme::WIDTH_MAX];
         let narrow = width == Width::Narrow;
         // Extent numbers have 48 bits.
-        let salt = u64::from(self.id.0) << 48 | id.0;
+        let salt = self.salt_of(id);
         let effective = pool.plan(&mut state.placer, narrow, salt, &mut chosen)?;
         let ids = chosen[..effective.scheme.width()].iter().map(|&i| devices[i].id).collect();
         Ok((effective.scheme, ids))

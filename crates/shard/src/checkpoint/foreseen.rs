@@ -4,31 +4,17 @@
 //! Nothing is relied on that may have changed since: every block is compared with the checksum in the pointer to it, and what was read is of use
 //! only if the record names the same checkpoint when the shard is owned. What cannot be read at once is left to the takeover.
 
-use super::load::{Loaded, MapBlocks, READS_MAX, runs};
+use super::load::{Loaded, MapBlocks};
 use crate::columns::{Columns, SlotState};
 use crate::error::ShardError;
 use crate::map::{Limits, Ptr};
 use peristyle_base::{BLOCK_BYTES, ColumnIndex, ColumnName, ColumnPlace, ExtentId, ShardId, crc32c};
-use peristyle_cluster::{ShardRecord, ShardStore};
-use peristyle_rt::{Buf, join_all};
+use peristyle_cluster::ShardRecord;
+use peristyle_rt::Buf;
 use std::collections::HashMap;
 
-/// Reads the checkpoint that the shard's record names now.
-pub(crate) async fn foresee(
-    id: ShardId,
-    columns: &impl Columns,
-    store: &impl ShardStore,
-    limits: Limits,
-) -> Option<Loaded> {
-    let (record, _) = store.load(id).await.ok()??;
-    foresee_of(&record, columns, limits).await
-}
-
-pub(crate) async fn foresee_of(
-    record: &ShardRecord,
-    columns: &impl Columns,
-    limits: Limits,
-) -> Option<Loaded> {
+/// Reads the checkpoint that the record names.
+pub(crate) async fn foresee(record: &ShardRecord, columns: &impl Columns, limits: Limits) -> Option<Loaded> {
     let checkpoint = record.checkpoint.as_ref()?;
     let glance = Glance { places: places(record.shard, columns).await, columns };
     Loaded::read(&glance, checkpoint, limits).await.ok()
@@ -50,18 +36,6 @@ struct Glance<'a, C> {
 }
 
 impl<C: Columns> MapBlocks for Glance<'_, C> {
-    async fn read_map_blocks(&self, ptrs: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError> {
-        let mut blocks = Vec::with_capacity(ptrs.len());
-        for some in runs(ptrs).chunks(READS_MAX) {
-            for read in join_all(some.iter().map(|run| self.read_run(run))).await {
-                blocks.append(&mut read?);
-            }
-        }
-        Ok(blocks)
-    }
-}
-
-impl<C: Columns> Glance<'_, C> {
     async fn read_run(&self, run: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError> {
         let first = run[0];
         let (place, name) =

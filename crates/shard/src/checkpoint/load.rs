@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Reads at the same time …
-pub(super) const READS_MAX: usize = 8;
+const READS_MAX: usize = 8;
 /// … and blocks of each: a checkpoint writes what belongs together one behind the other.
 const RUN_MAX: usize = 16;
 /// How long a check rests while layers' remains are being counted.
@@ -35,8 +35,19 @@ pub(crate) struct Loaded {
 
 /// Where map blocks are read from.
 pub(crate) trait MapBlocks {
-    /// Their bytes, which were checked.
-    async fn read_map_blocks(&self, ptrs: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError>;
+    /// The bytes of blocks of one column that lie one behind the other, which were checked.
+    async fn read_run(&self, run: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError>;
+
+    async fn read_map_blocks(&self, ptrs: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError> {
+        let mut blocks = Vec::with_capacity(ptrs.len());
+        let runs: Vec<&[Ptr]> = ptrs.chunk_by(follows).flat_map(|run| run.chunks(RUN_MAX)).collect();
+        for some in runs.chunks(READS_MAX) {
+            for read in join_all(some.iter().map(|run| self.read_run(run))).await {
+                blocks.append(&mut read?);
+            }
+        }
+        Ok(blocks)
+    }
 }
 
 impl Loaded {
@@ -87,18 +98,30 @@ async fn read_root(from: &impl MapBlocks, named: Vec<Ptr>) -> Result<(Roots, Roo
     Ok((roots, root))
 }
 
-/// Pointers to blocks that lie one behind the other, as they are read in one go; and so many of these at a time.
-pub(crate) fn runs(ptrs: &[Ptr]) -> Vec<&[Ptr]> {
-    ptrs.chunk_by(follows).flat_map(|run| run.chunks(RUN_MAX)).collect()
-}
-
 impl<C: Columns, S: ShardStore + 'static> MapBlocks for Rc<Shard<C, S>> {
-    async fn read_map_blocks(&self, ptrs: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError> {
-        let mut blocks = Vec::with_capacity(ptrs.len());
-        for some in runs(ptrs).chunks(READS_MAX) {
-            for read in join_all(some.iter().map(|run| self.read_map_run(run))).await {
-                blocks.append(&mut read?);
+    async fn read_run(&self, run: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError> {
+        let first = run[0];
+        let column = usize::from(first.column().0);
+        let is_known = self.state.borrow().extents.get(first.extent()).is_some_and(|e| column < e.scheme.k());
+        let read = match run.len() {
+            2.. if is_known => {
+                let rows = run.len() as u16;
+                self.read_rows(first.extent(), column, first.row().0, rows).await
             }
+            _ => None,
+        };
+        let good = |(i, ptr): (usize, &Ptr)| {
+            let block = read.as_ref()?.chunks_exact(BLOCK_BYTES).nth(i)?;
+            (crc32c(block) == ptr.crc()).then(|| block.to_vec())
+        };
+        let found: Vec<Option<Vec<u8>>> = run.iter().enumerate().map(good).collect();
+        drop(read); // before the wait for other memory
+        let mut blocks = Vec::with_capacity(run.len());
+        for (ptr, block) in run.iter().zip(found) {
+            blocks.push(match block {
+                Some(block) => block,
+                None => self.read_map_block(*ptr).await?.to_vec(),
+            });
         }
         Ok(blocks)
     }
@@ -135,34 +158,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             self.count_blocks(!counted).await?;
         }
         Ok(absent)
-    }
-
-    /// Blocks of one column, one behind the other.
-    async fn read_map_run(self: &Rc<Self>, run: &[Ptr]) -> Result<Vec<Vec<u8>>, ShardError> {
-        let first = run[0];
-        let column = usize::from(first.column().0);
-        let is_known = self.state.borrow().extents.get(first.extent()).is_some_and(|e| column < e.scheme.k());
-        let read = match run.len() {
-            2.. if is_known => {
-                let rows = run.len() as u16;
-                self.read_rows(first.extent(), column, first.row().0, rows).await
-            }
-            _ => None,
-        };
-        let good = |(i, ptr): (usize, &Ptr)| {
-            let block = read.as_ref()?.chunks_exact(BLOCK_BYTES).nth(i)?;
-            (crc32c(block) == ptr.crc()).then(|| block.to_vec())
-        };
-        let found: Vec<Option<Vec<u8>>> = run.iter().enumerate().map(good).collect();
-        drop(read); // before the wait for other memory
-        let mut blocks = Vec::with_capacity(run.len());
-        for (ptr, block) in run.iter().zip(found) {
-            blocks.push(match block {
-                Some(block) => block,
-                None => self.read_map_block(*ptr).await?.to_vec(),
-            });
-        }
-        Ok(blocks)
     }
 
     /// One block, as a recovery reads it: devices that do not answer are passed over.

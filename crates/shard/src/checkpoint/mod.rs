@@ -24,7 +24,7 @@ use root::{CHANGES_MAX, Counts, DIRECTORY_MAX, Root, encode_changes, encode_dire
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-pub(crate) use foreseen::{foresee, foresee_of};
+pub(crate) use foreseen::foresee;
 pub(crate) use load::Loaded;
 
 /// Map blocks of one checkpoint frame: small frames, so that users' frames do not wait behind long ones.
