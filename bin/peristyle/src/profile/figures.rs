@@ -190,34 +190,35 @@ fn path(shape: &PathShape, before: &Snapshot, after: &Snapshot, seconds: f64) ->
 }
 
 fn legs(shape: &PathShape, before: &Snapshot, after: &Snapshot, seconds: f64) -> Vec<DeviceLeg> {
-    let leg = |device: &String| {
-        let row = |stage: &str| device_row(stage, device, before, after, seconds);
+    let leg = |device: &(String, Stages)| {
+        let row = |stage: &str| device_row(stage, device, before, seconds);
         let mut queue = row(shape.queue);
         queue.queue = Some(queue.in_flight);
-        DeviceLeg { device: device.clone(), queue, service: Row { queue: Some(0.0), ..row(shape.service) } }
+        DeviceLeg { device: device.0.clone(), queue, service: Row { queue: Some(0.0), ..row(shape.service) } }
     };
     devices(shape, after, false).map(leg).collect()
 }
 
 fn remote_legs(shape: &PathShape, before: &Snapshot, after: &Snapshot, seconds: f64) -> Vec<RemoteLeg> {
-    let leg = |device: &String| RemoteLeg {
-        device: device.clone(),
-        leg: device_row(shape.remote, device, before, after, seconds),
+    let leg = |device: &(String, Stages)| RemoteLeg {
+        device: device.0.clone(),
+        leg: device_row(shape.remote, device, before, seconds),
     };
     devices(shape, after, true).map(leg).collect()
 }
 
-/// The names of this node's devices, or of those of other nodes.
-fn devices<'a>(shape: &'a PathShape, after: &'a Snapshot, remote: bool) -> impl Iterator<Item = &'a String> {
-    let is_wanted = move |stages: &Stages| stages.contains_key(shape.remote) == remote;
-    after.devices.iter().filter(move |(_, stages)| is_wanted(stages)).map(|(name, _)| name)
+/// This node's devices, or those of other nodes.
+fn devices<'a>(
+    shape: &'a PathShape,
+    after: &'a Snapshot,
+    remote: bool,
+) -> impl Iterator<Item = &'a (String, Stages)> {
+    after.devices.iter().filter(move |(_, stages)| stages.contains_key(shape.remote) == remote)
 }
 
-fn device_row(stage: &str, device: &str, before: &Snapshot, after: &Snapshot, seconds: f64) -> Row {
+fn device_row(stage: &str, (name, now): &(String, Stages), before: &Snapshot, seconds: f64) -> Row {
     let none = Stages::new();
-    let of = |snapshot: &'_ Snapshot| snapshot.devices.iter().position(|(name, _)| name == device);
-    let then = of(before).map_or(&none, |at| &before.devices[at].1);
-    let now = of(after).map_or(&none, |at| &after.devices[at].1);
+    let then = before.devices.iter().find(|(n, _)| n == name).map_or(&none, |(_, stages)| stages);
     row(stage, &difference(stage, then, now), seconds)
 }
 

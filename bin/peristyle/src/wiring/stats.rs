@@ -57,7 +57,7 @@ fn device_name(device: DeviceId, table: &DeviceTable) -> String {
 }
 
 /// Devices of other nodes, as all reactors together have reached them.
-fn remote_devices(all: &[ReactorStats]) -> Vec<RawDevice> {
+fn remote_legs(all: &[ReactorStats]) -> Vec<LegSnapshot> {
     let mut sums: BTreeMap<DeviceId, LegSnapshot> = BTreeMap::new();
     for leg in all.iter().flat_map(|r| &r.legs) {
         match sums.get_mut(&leg.device) {
@@ -68,15 +68,18 @@ fn remote_devices(all: &[ReactorStats]) -> Vec<RawDevice> {
             None => drop(sums.insert(leg.device, leg.clone())),
         }
     }
-    let name = |leg: &LegSnapshot| match leg.node {
+    sums.into_values().collect()
+}
+
+fn leg_name(leg: &LegSnapshot) -> String {
+    match leg.node {
         Some(node) => format!("node {node} {}", leg.device),
         None => leg.device.to_string(),
-    };
-    let raw = |leg: &LegSnapshot| RawDevice {
-        name: name(leg),
-        stages: vec![RawStage::new("append.leg", &leg.append), RawStage::new("read.leg", &leg.read)],
-    };
-    sums.values().map(raw).collect()
+    }
+}
+
+fn leg_stages(leg: &LegSnapshot) -> [(&'static str, &StageSnapshot); 2] {
+    [("append.leg", &leg.append), ("read.leg", &leg.read)]
 }
 
 fn device_stages(d: &DeviceStats) -> [(&'static str, &StageSnapshot); 5] {
@@ -91,12 +94,11 @@ fn device_stages(d: &DeviceStats) -> [(&'static str, &StageSnapshot); 5] {
 
 /// A page of what `peristyle profile` asks; who asks fills in the moment.
 pub fn profile(all: &[ReactorStats], table: &DeviceTable, page: u32) -> ProfilePage {
-    let raw = |d: &DeviceStats| RawDevice {
-        name: device_name(d.device, table),
-        stages: device_stages(d).map(|(name, s)| RawStage::new(name, s)).into(),
-    };
-    let devices: Vec<RawDevice> =
-        sorted_devices(all).into_iter().map(raw).chain(remote_devices(all)).collect();
+    let remote = remote_legs(all);
+    let here = sorted_devices(all).into_iter();
+    let here = here.map(|d| (device_name(d.device, table), device_stages(d).to_vec()));
+    let devices: Vec<_> =
+        here.chain(remote.iter().map(|leg| (leg_name(leg), leg_stages(leg).to_vec()))).collect();
     let pages = 1 + devices.len().div_ceil(PAGE_DEVICES) as u32;
     let mut answer = ProfilePage { counted: stage::COUNTED, pages, ..ProfilePage::default() };
     let Some(chunk) = page.checked_sub(1) else {
@@ -106,7 +108,12 @@ pub fn profile(all: &[ReactorStats], table: &DeviceTable, page: u32) -> ProfileP
         answer.stages = front.stages.iter().chain(&shards).map(|(name, s)| RawStage::new(name, s)).collect();
         return answer;
     };
-    answer.devices = devices.chunks(PAGE_DEVICES).nth(chunk as usize).unwrap_or_default().to_vec();
+    let raw = |(name, stages): &(String, Vec<(&str, &StageSnapshot)>)| RawDevice {
+        name: name.clone(),
+        stages: stages.iter().map(|(name, s)| RawStage::new(name, s)).collect(),
+    };
+    answer.devices =
+        devices.chunks(PAGE_DEVICES).nth(chunk as usize).unwrap_or_default().iter().map(raw).collect();
     answer
 }
 
