@@ -1,7 +1,6 @@
 //! Whether every device is used as much as its capacity asks for, when many owners share them: filled, one node lost, two of another size
 //! added. And how much moved for that.
 
-use super::Setup;
 use super::cluster::{self, device_id, ip, node_config};
 use peristyle_base::{BLOCK_BYTES, Scheme, ShardId};
 use peristyle_cluster::{DeviceView, MemoryShardStore, Plan, PlanDevice, deviations, plan};
@@ -124,24 +123,11 @@ impl Pool {
         if node < self.nodes { SLOTS } else { SLOTS_NEW }
     }
 
-    fn setup(&self) -> Setup {
-        Setup {
-            seed: 0,
-            nodes: self.nodes,
-            scheme: self.scheme,
-            in_flight: 0,
-            read_share: 0,
-            poll_ns: 0,
-            one_away: false,
-            time: Duration::ZERO,
-        }
-    }
-
     /// Starts a node with a new device; it knows the members.
     fn boot(&self, i: usize, members: &[usize]) {
         let disk = cluster::formatted(&self.world, &self.machines[i], i, Geometry::bytes_for(self.slots(i)));
         let others: Vec<usize> = members.iter().copied().filter(|&j| j != i).collect();
-        let config = node_config(&self.setup(), i, &others, &disk);
+        let config = node_config(i, &others, &disk, (self.scheme, self.nodes));
         let blocks = self.blocks();
         let desk = self.desks[i].clone();
         self.machines[i].start(seeds(&config, 1, &self.store), move |seed| {
@@ -200,7 +186,7 @@ impl Pool {
     /// What has to move when the new devices come.
     fn least(&self, devices: &[(usize, u32, u32)]) -> Plan {
         let device = |i: usize, slots_total, slots_used| PlanDevice {
-            domain: peristyle_cluster::DomainId(i as u32),
+            domain: cluster::domain(i),
             slots_total,
             slots_used,
             stays: true,

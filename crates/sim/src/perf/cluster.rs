@@ -1,7 +1,7 @@
 //! The nodes.
 
 use super::Setup;
-use peristyle_base::{BLOCK_BYTES, DeviceId, LayerId, NodeId, ShardId, Uuid};
+use peristyle_base::{BLOCK_BYTES, DeviceId, LayerId, NodeId, Scheme, ShardId, Uuid};
 use peristyle_cluster::{DomainId, MemoryShardStore};
 use peristyle_column::{Discard, FormatOptions, Geometry, format};
 use peristyle_node::{
@@ -75,7 +75,8 @@ impl Cluster {
         let orders: Vec<Rc<Order>> = (0..setup.nodes).map(|_| Rc::default()).collect();
         for (i, disk) in disks.iter().enumerate() {
             let others: Vec<usize> = (0..setup.nodes).filter(|&j| j != i).collect();
-            cluster.boot(i, node_config(setup, i, &others, disk), &store, orders[i].clone());
+            let config = node_config(i, &others, disk, (setup.scheme, setup.nodes));
+            cluster.boot(i, config, &store, orders[i].clone());
         }
         orders.iter().enumerate().for_each(|(i, order)| order.own.set(Some(i)));
         cluster.run_until(|| orders.iter().all(|order| order.serves.get() == 1));
@@ -163,12 +164,17 @@ pub(super) fn peer_device(node: usize) -> PeerDevice {
     PeerDevice { id: device_id(node), node: number(node), domain: domain(node), wish: Wish::Active }
 }
 
-fn domain(node: usize) -> DomainId {
+pub(super) fn domain(node: usize) -> DomainId {
     DomainId(node as u32)
 }
 
-/// `others`: the nodes that it knows.
-pub(super) fn node_config(setup: &Setup, i: usize, others: &[usize], disk: &DiskHandle) -> NodeConfig {
+/// `others`: the nodes that it knows. `shards`: so many there are.
+pub(super) fn node_config(
+    i: usize,
+    others: &[usize],
+    disk: &DiskHandle,
+    (scheme, shards): (Scheme, usize),
+) -> NodeConfig {
     NodeConfig {
         node: number(i),
         cluster: CLUSTER,
@@ -187,12 +193,12 @@ pub(super) fn node_config(setup: &Setup, i: usize, others: &[usize], disk: &Disk
         },
         peer_devices: others.iter().map(|&j| peer_device(j)).collect(),
         shards: Vec::new(),
-        peer_shards: (0..setup.nodes).map(|s| (ShardId(s as u32), ReactorId(0))).collect(),
+        peer_shards: (0..shards).map(|s| (ShardId(s as u32), ReactorId(0))).collect(),
         shard: ShardConfig {
             ready_extents: 2,
-            shards: setup.nodes,
+            shards,
             map_cache_bytes: 16 << 20,
-            ..ShardConfig::new(setup.scheme)
+            ..ShardConfig::new(scheme)
         },
         rebuild_after: Duration::from_secs(3600),
         development: false,
