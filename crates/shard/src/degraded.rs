@@ -48,7 +48,8 @@ pub(crate) enum Answer {
 
 /// What a column gave for a row.
 enum Source {
-    Given,
+    /// Its bytes, or the knowledge that it is a hole.
+    Given(Option<View>),
     /// Its device failed or does not answer: it may later.
     Away,
     Nothing,
@@ -213,13 +214,29 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let others = |seal_missed: u32| {
             (0..scheme.width()).filter(move |&c| c != column.0 as usize && missing >> c & 1 == seal_missed)
         };
-        for c in others(0).chain(others(1)) {
-            let buf = memory.split_to(BLOCK_BYTES);
-            match self.read_row(&wanted, c, haste, buf, &mut set).await {
-                // Only once the first k are there is it worth trying; after that, each further column widens the choice.
-                Source::Given if set.solve(&code, &wanted, block) => return Ok(()),
-                Source::Given | Source::Nothing => {}
-                Source::Away => away |= 1 << c,
+        let mut others = others(0).chain(others(1));
+        let mut asked: Vec<Reading<'_>> = Vec::with_capacity(scheme.width());
+        loop {
+            // As many at once as are missing, so a read takes as long as the slowest of them and not as all together. Once k are
+            // there and the result is wrong, each further column widens the choice.
+            let short = scheme.k().saturating_sub(set.have.0.count_ones() as usize).max(1);
+            while asked.len() < short
+                && let Some(c) = others.next()
+            {
+                asked.push(Box::pin(self.read_row(wanted, c, haste, memory.split_to(BLOCK_BYTES))));
+            }
+            if asked.is_empty() {
+                break;
+            }
+            match next_answer(&mut asked).await {
+                (c, Source::Given(bytes)) => {
+                    set.add(c, bytes);
+                    if set.solve(&code, &wanted, block) {
+                        return Ok(());
+                    }
+                }
+                (c, Source::Away) => away |= 1 << c,
+                (_, Source::Nothing) => {}
             }
         }
         drop(turn);
@@ -229,18 +246,17 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
     }
 
-    /// Adds one column's block of a row to the set: its bytes, or the knowledge that it is a hole.
-    async fn read_row(&self, wanted: &Wanted, c: usize, haste: Haste, buf: Buf, set: &mut RowSet) -> Source {
-        let Some((place, name, hole)) = self.source(wanted, c) else { return Source::Nothing };
+    /// One column's block of a row, with the column's number.
+    async fn read_row(&self, wanted: Wanted, c: usize, haste: Haste, buf: Buf) -> (usize, Source) {
+        let Some((place, name, hole)) = self.source(&wanted, c) else { return (c, Source::Nothing) };
         if hole {
-            set.have = set.have.with(ColumnIndex(c as u8));
-            return Source::Given;
+            return (c, Source::Given(None));
         }
         if place.device.is_nil() {
-            return Source::Nothing;
+            return (c, Source::Nothing);
         }
         let answer = match haste {
-            Haste::Host if self.columns.is_away(place.device) => return Source::Away,
+            Haste::Host if self.columns.is_away(place.device) => return (c, Source::Away),
             Haste::Host => {
                 let limit = self.read_limit(self.reads.p99_ns(place.device));
                 let answer = timeout(limit, self.columns.read(place, name, wanted.row, buf)).await;
@@ -254,14 +270,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 self.or_silent(place.device, self.columns.read(place, name, wanted.row, buf)).await
             }
         };
-        match answer {
-            Some((Ok(()), buf)) => {
-                set.add(c, buf.freeze());
-                Source::Given
-            }
+        let source = match answer {
+            Some((Ok(()), buf)) => Source::Given(Some(buf.freeze())),
             Some((Err(ColumnFault::Device), _)) | None => Source::Away,
             Some(_) => Source::Nothing,
-        }
+        };
+        (c, source)
     }
 
     fn source(&self, wanted: &Wanted, c: usize) -> Option<(ColumnPlace, ColumnName, bool)> {
@@ -295,7 +309,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                     }
                     continue;
                 }
-                set.add(c, view);
+                set.add(c, Some(view));
                 if set.solve(code, &wanted, block) {
                     return Ok(());
                 }
@@ -356,9 +370,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 }
 
 type Asked<'a> = Pin<Box<dyn Future<Output = Option<(usize, View)>> + 'a>>;
+type Reading<'a> = Pin<Box<dyn Future<Output = (usize, Source)> + 'a>>;
 
 /// Waits for one of the answers, and takes it out.
-async fn next_answer(asked: &mut Vec<Asked<'_>>) -> Option<(usize, View)> {
+async fn next_answer<T>(asked: &mut Vec<Pin<Box<dyn Future<Output = T> + '_>>>) -> T {
     poll_fn(|cx| {
         for i in 0..asked.len() {
             if let Poll::Ready(answer) = asked[i].as_mut().poll(cx) {
@@ -384,9 +399,10 @@ impl RowSet {
         RowSet { scheme, have: ColumnSet(0), blocks: [const { None }; Scheme::WIDTH_MAX] }
     }
 
-    pub fn add(&mut self, column: usize, block: View) {
+    /// Without bytes it is a hole.
+    pub fn add(&mut self, column: usize, block: Option<View>) {
         self.have = self.have.with(ColumnIndex(column as u8));
-        self.blocks[column] = Some(block);
+        self.blocks[column] = block;
     }
 
     /// Makes `out` the wanted block, from whichever k columns give the right checksum. At most C(k+m-1, k) tries.

@@ -326,7 +326,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             if bad != 0 {
                 continue;
             }
-            set.add(source.column, buf.freeze());
+            set.add(source.column, Some(buf.freeze()));
             let right = |block: &[u8]| r.old.as_ref().is_none_or(|old| old.is_good(row, block));
             if set.solve_for(&r.code, ColumnIndex(r.column as u8), out, right) {
                 return Ok(());

@@ -3,6 +3,7 @@
 
 use crate::pool::*;
 use peristyle_base::{BLOCK_BYTES as BLOCK, ExtentId, crc32c};
+use peristyle_rt::Duration;
 use peristyle_rt::sim::{self, Rng};
 use peristyle_shard::{Fate, Pace, RecoverError, RepairFigures, WriteClass};
 use std::cell::Cell;
@@ -144,6 +145,31 @@ fn a_device_that_may_come_back_is_not_rebuilt_and_one_that_never_will_is() {
         home.pool.clear(device);
         home.pool.check_sealed();
         expect_all(&shard, 0).await;
+    });
+}
+
+#[test]
+fn a_block_whose_device_is_away_takes_as_long_as_one_read_of_k_others_at_once() {
+    sim::run(3, |_| async {
+        let home = Home::new("4+2", 6);
+        let shard = filled(&home, 0).await;
+        home.pool.away(some_column(&home).1, true);
+        let slow = Duration::from_millis(4);
+        home.pool.rule(move |a| if a.what == What::Read { Do::Late(slow) } else { Do::It });
+        home.pool.take_log();
+        let mut reconstructed = 0;
+        for block in 0..64 {
+            let begun = peristyle_rt::now();
+            let data = read(&shard, block, 1).await.unwrap();
+            assert!(data == fill(128, 0)[block as usize * BLOCK..][..BLOCK]);
+            let took = peristyle_rt::now().since(begun);
+            assert!(took < slow + slow / 2, "block {block} took {took:?}");
+            let answered =
+                home.pool.take_log().iter().filter(|(a, r)| a.what == What::Read && r.is_ok()).count();
+            assert!([1, 4].contains(&answered), "block {block}: {answered} columns were read");
+            reconstructed += usize::from(answered == 4);
+        }
+        assert!(reconstructed > 0, "none of them lay on the device that is away");
     });
 }
 

@@ -39,6 +39,7 @@ struct Order {
 pub struct Cluster {
     pub world: World,
     machines: Vec<NodeHandle>,
+    orders: Vec<Rc<Order>>,
     /// The node that owns each shard.
     pub owners: Vec<usize>,
 }
@@ -70,23 +71,26 @@ impl Cluster {
         let bytes = Geometry::bytes_for(1024 + 16 * setup.nodes as u32);
         let formatted = |(i, machine)| formatted(&world, machine, i, bytes);
         let disks: Vec<DiskHandle> = machines.iter().enumerate().map(formatted).collect();
-        let mut cluster = Cluster { world, machines, owners: (0..setup.nodes).collect() };
-        let store = MemoryShardStore::default();
         let orders: Vec<Rc<Order>> = (0..setup.nodes).map(|_| Rc::default()).collect();
+        let cluster = Cluster { world, machines, orders, owners: (0..setup.nodes).collect() };
+        let store = MemoryShardStore::default();
         for (i, disk) in disks.iter().enumerate() {
             let others: Vec<usize> = (0..setup.nodes).filter(|&j| j != i).collect();
             let config = node_config(i, &others, disk, (setup.scheme, setup.nodes));
-            cluster.boot(i, config, &store, orders[i].clone());
+            cluster.boot(i, config, &store, cluster.orders[i].clone());
         }
-        orders.iter().enumerate().for_each(|(i, order)| order.own.set(Some(i)));
-        cluster.run_until(|| orders.iter().all(|order| order.serves.get() == 1));
-        if setup.one_away {
-            cluster.machines[setup.nodes - 1].kill();
-            cluster.owners[setup.nodes - 1] = 0;
-            orders[0].own.set(Some(setup.nodes - 1));
-            cluster.run_until(|| orders[0].serves.get() == 2);
-        }
+        cluster.orders.iter().enumerate().for_each(|(i, order)| order.own.set(Some(i)));
+        cluster.run_until(|| cluster.orders.iter().all(|order| order.serves.get() == 1));
         cluster
+    }
+
+    /// The last node goes, and the first one serves its shard.
+    pub fn lose_one(&mut self) {
+        let last = self.machines.len() - 1;
+        self.machines[last].kill();
+        self.owners[last] = 0;
+        self.orders[0].own.set(Some(last));
+        self.run_until(|| self.orders[0].serves.get() == 2);
     }
 
     fn boot(&self, i: usize, config: NodeConfig, store: &MemoryShardStore, order: Rc<Order>) {

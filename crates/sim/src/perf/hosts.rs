@@ -19,7 +19,8 @@ const FILL: u64 = 64;
 #[derive(Default)]
 struct Shared {
     ready: Cell<usize>,
-    begun: Cell<bool>,
+    /// The node that serves each volume from the beginning on; none before that.
+    owners: RefCell<Vec<usize>>,
     reads: RefCell<Histogram>,
     writes: RefCell<Histogram>,
 }
@@ -51,8 +52,8 @@ impl Hosts {
     pub fn are_ready(&self) -> bool {
         self.shared.ready.get() == self.machines.len()
     }
-    pub fn begin(&self) {
-        self.shared.begun.set(true);
+    pub fn begin(&self, cluster: &Cluster) {
+        self.shared.owners.borrow_mut().clone_from(&cluster.owners);
     }
     /// What was measured so far does not count.
     pub fn reset(&self) {
@@ -67,7 +68,7 @@ impl Hosts {
 
 #[derive(Clone)]
 struct Work {
-    /// Each with the node that serves it. The first is filled by this host.
+    /// Each with the node that serves it at first. The first is filled by this host.
     volumes: Vec<(usize, usize)>,
     depth: usize,
     read_share: u64,
@@ -78,10 +79,7 @@ impl Work {
     async fn run(self, shared: Rc<Shared>) {
         let mut queues = Vec::new();
         for &(volume, node) in &self.volumes {
-            let name = format!("nqn.2026-01.io.peristyle:host-{}", self.volumes[0].0);
-            let options = HostOptions { entries: 64, ..HostOptions::new(&name, NQN) };
-            let host = Host::connect(&portal(node), &options, 1).await.expect("the node serves");
-            queues.push((volume as u32 + 1, host));
+            queues.push((volume as u32 + 1, self.connect(node).await));
         }
         let data = {
             let mut buf = Buf::alloc(FILL as usize * BLOCK_BYTES).await;
@@ -93,8 +91,14 @@ impl Work {
             host.io[0].write(*nsid, block, FILL as u32, data.clone()).await.expect("it is filled");
         }
         shared.ready.set(shared.ready.get() + 1);
-        while !shared.begun.get() {
+        while shared.owners.borrow().is_empty() {
             peristyle_rt::sleep(Duration::from_millis(1)).await;
+        }
+        for (&(volume, node), queue) in self.volumes.iter().zip(&mut queues) {
+            let owner = shared.owners.borrow()[volume];
+            if owner != node {
+                queue.1 = self.connect(owner).await;
+            }
         }
         let queues: Rc<Vec<(u32, Host)>> = Rc::new(queues);
         for slot in 0..self.depth {
@@ -103,6 +107,12 @@ impl Work {
             peristyle_rt::spawn(one_after_another(queues, shared, data, rng, self.read_share));
         }
         std::future::pending::<()>().await;
+    }
+
+    async fn connect(&self, node: usize) -> Host {
+        let name = format!("nqn.2026-01.io.peristyle:host-{}", self.volumes[0].0);
+        let options = HostOptions { entries: 64, ..HostOptions::new(&name, NQN) };
+        Host::connect(&portal(node), &options, 1).await.expect("the node serves")
     }
 }
 

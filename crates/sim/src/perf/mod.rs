@@ -25,7 +25,7 @@ pub struct Setup {
     pub read_share: u64,
     /// Processor time of one task's poll: see [`crate::perf::Figures::polls_per_command`].
     pub poll_ns: u64,
-    /// One node is away: its shard is another's, and what its device had is not rebuilt.
+    /// One node goes when the volumes are filled: its shard is another's, and what its device had is not rebuilt.
     pub one_away: bool,
     pub time: Duration,
 }
@@ -61,11 +61,14 @@ impl Figures {
 
 /// # Panics — when a command fails, or the cluster does not serve.
 pub fn measure(setup: &Setup) -> Figures {
-    let cluster = Cluster::start(setup);
+    let mut cluster = Cluster::start(setup);
     let hosts = hosts::Hosts::start(&cluster, setup);
     cluster.run_until(|| hosts.are_ready());
+    if setup.one_away {
+        cluster.lose_one();
+    }
     // What was filled is sealed, and every host is at work.
-    hosts.begin();
+    hosts.begin(&cluster);
     cluster.run_for(setup.time / 2);
     hosts.reset();
     let (before, began) = (cluster.turns(), cluster.now_nanos());
