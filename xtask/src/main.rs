@@ -61,6 +61,12 @@ enum Task {
     ///
     /// Every third round stops it for 3 s. At the end: how long hosts got no answer, by cause. Fails when a read was wrong.
     Failover(failover::Options),
+    /// Throughput and latency of a development cluster without one of its nodes, beside those with all of them, in turns.
+    ///
+    /// 70 % reads, 4 KiB at random, at the node that owns the volume; another one is killed, nothing is rebuilt, and it comes
+    /// back. In a closed loop all nodes and the load compete for the same cores, so that compares work per command; an open loop
+    /// at a rate that leaves cores idle compares latency. Ratios are of turns that follow each other. Fails when a command does, not by time.
+    Degraded(failover::degraded::Options),
     /// Take the control store of a development cluster away under load, for a time: reads never stop, writes go on while ready
     /// extents last, nothing is lost, and all goes on by itself when it is back.
     StoreAway(failover::store_away::Options),
@@ -90,6 +96,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Planted { only } => planted::run(&only).map(|()| ExitCode::SUCCESS),
         Task::Crash { options } => tools::crash(&options).map(|()| ExitCode::SUCCESS),
         Task::Failover(options) => failover::run(&options),
+        Task::Degraded(options) => failover::degraded::run(&options),
         Task::StoreAway(options) => failover::store_away::run(&options).map(|()| ExitCode::SUCCESS),
         Task::E2e { test } => e2e::run(&test).map(|()| ExitCode::SUCCESS),
     }

@@ -4,6 +4,8 @@ use super::LIMIT;
 use crate::{cmd, tools};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,10 +22,12 @@ pub struct Ready {
 #[derive(Deserialize, Debug)]
 pub struct Volume {
     pub nsid: u32,
+    pub bytes: u64,
 }
 
 #[derive(Deserialize, Debug)]
 pub struct Node {
+    pub node: u32,
     pub listen: String,
     pub admin: PathBuf,
 }
@@ -61,6 +65,73 @@ impl Shown {
     }
     fn sees(&self, node: u32) -> bool {
         self.nodes.iter().any(|n| n.node == node && n.alive)
+    }
+}
+
+/// What is needed of `peristyle stats --json`: a tree, somewhere in it what the shards have counted.
+#[derive(Deserialize, Debug)]
+struct Stats {
+    root: StatsNode,
+}
+
+#[derive(Deserialize, Debug)]
+struct StatsNode {
+    name: String,
+    #[serde(default)]
+    counters: BTreeMap<String, u64>,
+    #[serde(default)]
+    children: Vec<StatsNode>,
+}
+
+impl StatsNode {
+    fn named(&self, name: &str) -> Option<&StatsNode> {
+        if self.name == name { Some(self) } else { self.children.iter().find_map(|child| child.named(name)) }
+    }
+}
+
+/// What is needed of `peristyle pool show --json`.
+#[derive(Deserialize, Debug)]
+struct Pool {
+    repair: Repair,
+}
+
+#[derive(Deserialize, Debug)]
+struct Repair {
+    lost_columns: u64,
+    away_columns: u64,
+    remade_columns: u64,
+    moved_columns: u64,
+}
+
+impl Repair {
+    fn changed(&self) -> u64 {
+        self.remade_columns + self.moved_columns
+    }
+}
+
+/// What nodes have counted since they run, together.
+#[derive(Default, Debug, PartialEq)]
+pub struct Counters {
+    pub degraded_reads: u64,
+    pub hedged_reads: u64,
+    /// Columns that were made anew or moved.
+    pub remade_columns: u64,
+}
+
+impl Counters {
+    pub fn since(&self, before: &Counters) -> Counters {
+        Counters {
+            degraded_reads: self.degraded_reads.saturating_sub(before.degraded_reads),
+            hedged_reads: self.hedged_reads.saturating_sub(before.hedged_reads),
+            remade_columns: self.remade_columns.saturating_sub(before.remade_columns),
+        }
+    }
+    fn add(&mut self, stats: &StatsNode, repair: &Repair) {
+        let of =
+            |name: &str| stats.named("shards").and_then(|node| node.counters.get(name)).copied().unwrap_or(0);
+        self.degraded_reads += of("degraded_reads");
+        self.hedged_reads += of("hedged_reads");
+        self.remade_columns += repair.changed();
     }
 }
 
@@ -116,26 +187,71 @@ impl Cluster {
 
     fn tell(&self, order: &[&str]) -> Result<()> {
         let dir = self.dir.display().to_string();
-        self.ask(&[&["dev"][..], order, &["--dir", &dir]].concat()).map(drop)
+        self.ask(&[&["dev"][..], order, &["--dir", &dir]].concat(), ASK_LIMIT).map(drop)
     }
 
-    fn ask(&self, arguments: &[&str]) -> Result<String> {
+    /// What `peristyle` says to these arguments; an error when that is none, or takes longer.
+    pub fn ask(&self, arguments: &[&str], limit: Duration) -> Result<String> {
         let mut command = Command::new(tools::daemon());
         let what = arguments.join(" ");
-        let said = cmd::answer(command.args(arguments), &self.said, ASK_LIMIT)?;
+        let said = cmd::answer(command.args(arguments), &self.said, limit)?;
         let (status, text) = said.with_context(|| format!("no answer to {what}"))?;
         ensure!(status.success(), "{what}: {status}: {text}");
         Ok(text)
     }
 
+    /// What a node says to a command that has `--json`.
+    fn show_json<T: DeserializeOwned>(&self, node: &Node, command: &[&str]) -> Result<T> {
+        let admin = node.admin.display().to_string();
+        let text = self.ask(&[command, &["--json", "--admin", &admin]].concat(), ASK_LIMIT)?;
+        serde_json::from_str(&text).with_context(|| format!("{}: {text}", command.join(" ")))
+    }
+
     fn show(&self, node: &Node) -> Result<Shown> {
-        let text = self.ask(&["cluster", "show", "--json", "--admin", &node.admin.display().to_string()])?;
-        serde_json::from_str(&text).with_context(|| format!("cluster show: {text}"))
+        self.show_json(node, &["cluster", "show"])
+    }
+
+    /// The first one.
+    pub fn volume(&self) -> Result<&Volume> {
+        self.ready.volumes.first().context("there is no volume")
+    }
+
+    /// Of all nodes.
+    pub fn numbers(&self) -> Vec<u32> {
+        self.ready.nodes.iter().map(|node| node.node).collect()
+    }
+
+    fn all_but(&self, away: Option<u32>) -> impl Iterator<Item = &Node> {
+        self.ready.nodes.iter().filter(move |node| Some(node.node) != away)
+    }
+
+    /// Of all nodes but the one that is away.
+    pub fn counters(&self, away: Option<u32>) -> Result<Counters> {
+        let mut counters = Counters::default();
+        for node in self.all_but(away) {
+            let stats: Stats = self.show_json(node, &["stats"])?;
+            let pool: Pool = self.show_json(node, &["pool", "show"])?;
+            counters.add(&stats.root, &pool.repair);
+        }
+        Ok(counters)
+    }
+
+    /// Columns that the nodes have made anew or moved so far. `None`: some still have to be made anew, or not all nodes but the one that
+    /// is away see who is there.
+    pub fn at_rest(&self, away: Option<u32>) -> Option<u64> {
+        let of_node = |node: &Node| {
+            let shown = self.show(node).ok()?;
+            let sees = |other: &Node| shown.sees(other.node) == (Some(other.node) != away);
+            let repair = self.show_json::<Pool>(node, &["pool", "show"]).ok()?.repair;
+            let whole = repair.lost_columns == 0 && (away.is_some() || repair.away_columns == 0);
+            (whole && self.ready.nodes.iter().all(sees)).then(|| repair.changed())
+        };
+        self.all_but(away).map(of_node).sum()
     }
 
     /// The node that owns the first volume's shard, by whichever node tells.
     pub fn owner(&self) -> Result<u32> {
-        let nsid = self.ready.volumes.first().context("there is no volume")?.nsid;
+        let nsid = self.volume()?.nsid;
         let until = Instant::now() + LIMIT;
         loop {
             let owner = self.ready.nodes.iter().find_map(|node| self.show(node).ok()?.owner(nsid));
@@ -152,7 +268,8 @@ impl Cluster {
         let show = |node: &Node| {
             let admin = node.admin.display().to_string();
             let said = [["cluster", "show"].as_slice(), &["status"]].map(|what| {
-                self.ask(&[what, &["--admin", &admin]].concat()).unwrap_or_else(|error| format!("{error:#}"))
+                self.ask(&[what, &["--admin", &admin]].concat(), ASK_LIMIT)
+                    .unwrap_or_else(|error| format!("{error:#}"))
             });
             said.join("\n")
         };
@@ -199,6 +316,18 @@ mod tests {
         let ready = parse(line).unwrap();
         assert_eq!((ready.nqn.as_str(), ready.volumes[0].nsid, ready.nodes.len()), ("nqn.x", 7, 1));
         assert_eq!(ready.nodes[0].listen, "127.0.0.1:4421");
+    }
+
+    #[test]
+    fn counters_are_those_of_the_shards_wherever_they_stand() {
+        let root = r#"{"name":"node","counters":{"degraded_reads":9},"children":[{"name":"reactor","children":
+            [{"name":"shards","counters":{"degraded_reads":5,"hedged_reads":1,"victims":7}}]}]}"#;
+        let repair = Repair { lost_columns: 0, away_columns: 8, remade_columns: 2, moved_columns: 1 };
+        let mut counters = Counters::default();
+        (0..2).for_each(|_| counters.add(&serde_json::from_str(root).unwrap(), &repair));
+        assert_eq!(counters, Counters { degraded_reads: 10, hedged_reads: 2, remade_columns: 6 });
+        let before = Counters { degraded_reads: 4, ..Counters::default() };
+        assert_eq!(counters.since(&before).degraded_reads, 6);
     }
 
     #[test]

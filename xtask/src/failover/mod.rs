@@ -1,6 +1,7 @@
 //! `cargo xtask failover`: a development cluster whose volume loses its owner again and again, under a load that judges every read.
 
 mod cluster;
+pub mod degraded;
 mod figures;
 mod load;
 pub mod store_away;
