@@ -65,7 +65,8 @@ enum Task {
     ///
     /// 70 % reads, 4 KiB at random, at the node that owns the volume; another one is killed, nothing is rebuilt, and it comes
     /// back. In a closed loop all nodes and the load compete for the same cores, so that compares work per command; an open loop
-    /// at a rate that leaves cores idle compares latency. Ratios are of turns that follow each other. Fails when a command does, not by time.
+    /// at a rate that leaves cores idle compares latency. Ratios are of turns that follow each other. With TMPDIR=/dev/shm devices are
+    /// in memory, and a disk that others use as well is left out. Fails when a command does, not by time.
     Degraded(failover::degraded::Options),
     /// Take the control store of a development cluster away under load, for a time: reads never stop, writes go on while ready
     /// extents last, nothing is lost, and all goes on by itself when it is back.

@@ -7,6 +7,10 @@ use std::time::Duration;
 
 /// Before each measurement, under the same load.
 const WARMUP_S: u64 = 1;
+/// A load has one path: where its node gives the shard up for a moment, as on a machine that has too much to do, it is told so, and
+/// begins anew, at most so often. A status of this type says that it is the path's, not the command's.
+const TRIES: u32 = 4;
+const OF_THE_PATH: &str = "sct 3h";
 /// Longer than a measurement, or filling the volume, by so much: something is wrong.
 const SPARE: Duration = Duration::from_secs(120);
 
@@ -43,30 +47,41 @@ impl Load<'_> {
     }
 
     /// The volume is written from end to end.
-    pub fn fill(&self, owner: u32) -> Result<()> {
+    pub fn fill(&self) -> Result<()> {
         let bytes = self.cluster.volume()?.bytes.to_string();
-        self.run(owner, &["--rw", "write", "--bs", "128k", "--qd", "8", "--warmup", "0s", "--bytes", &bytes])
+        self.run(&["--rw", "write", "--bs", "128k", "--qd", "8", "--warmup", "0s", "--bytes", &bytes])
             .map(drop)
     }
 
-    pub fn closed(&self, owner: u32) -> Result<Measured> {
-        self.mix(owner, &["--qd", &self.depth.to_string()])
+    pub fn closed(&self) -> Result<Measured> {
+        self.mix(&["--qd", &self.depth.to_string()])
     }
 
-    pub fn open(&self, owner: u32) -> Result<Measured> {
-        self.mix(owner, &["--qd", &super::OPEN_DEPTH.to_string(), "--rate", &self.rate.to_string()])
+    pub fn open(&self) -> Result<Measured> {
+        self.mix(&["--qd", &super::OPEN_DEPTH.to_string(), "--rate", &self.rate.to_string()])
     }
 
-    fn mix(&self, owner: u32, how: &[&str]) -> Result<Measured> {
+    fn mix(&self, how: &[&str]) -> Result<Measured> {
         let (runtime, warmup) = (format!("{}s", self.seconds), format!("{WARMUP_S}s"));
         let what = ["--rw", "randrw", "--read-share", "70", "--runtime", &runtime, "--warmup", &warmup];
-        let said = self.run(owner, &[&what[..], how].concat())?;
+        let said = self.run(&[&what[..], how].concat())?;
         parse(&said).with_context(|| said)
     }
 
     /// Fails when a command does.
-    fn run(&self, owner: u32, options: &[&str]) -> Result<String> {
-        let ready = &self.cluster.ready;
+    fn run(&self, options: &[&str]) -> Result<String> {
+        for _ in 1..TRIES {
+            match self.run_once(options) {
+                Err(error) if format!("{error:#}").contains(OF_THE_PATH) => eprintln!("once more: {error:#}"),
+                said => return said,
+            }
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        self.run_once(options)
+    }
+
+    fn run_once(&self, options: &[&str]) -> Result<String> {
+        let (ready, owner) = (&self.cluster.ready, self.cluster.owner()?);
         let node = ready.nodes.iter().find(|node| node.node == owner).context("a node that is not there")?;
         let target = format!("tcp://{}/{}", node.listen, ready.nqn);
         let nsid = self.cluster.volume()?.nsid.to_string();

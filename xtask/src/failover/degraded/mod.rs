@@ -94,10 +94,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 fn all_rounds(options: &Options, cluster: &Cluster) -> Result<Figures> {
     let mut load = Load::new(cluster, options.qd, options.seconds);
-    load.fill(cluster.owner()?)?;
+    load.fill()?;
     quiet(cluster, None)?;
     // Not counted: it tells the rate, and what was only just filled is sealed and cached behind it.
-    let rate = load.closed(cluster.owner()?)?.all.iops * RATE_SHARE;
+    let rate = load.closed()?.all.iops * RATE_SHARE;
     load.rate = options.rate.unwrap_or(rate.round());
     let mut figures = Figures::new(options.qd, load.rate, turn(&load, cluster, None)?);
     for round in 1..=options.rounds {
@@ -124,7 +124,6 @@ fn victim(nodes: &[u32], owner: u32, round: u32) -> u32 {
 }
 
 fn turn(load: &Load<'_>, cluster: &Cluster, away: Option<u32>) -> Result<Turn> {
-    let owner = cluster.owner()?;
     let part = |measure: &dyn Fn() -> Result<Measured>| {
         let (counters, busy) = (cluster.counters(away)?, cores()?);
         let measured = measure()?;
@@ -139,7 +138,7 @@ fn turn(load: &Load<'_>, cluster: &Cluster, away: Option<u32>) -> Result<Turn> {
         );
         Ok(part)
     };
-    Ok(Turn { closed: part(&|| load.closed(owner))?, open: part(&|| load.open(owner))? })
+    Ok(Turn { closed: part(&|| load.closed())?, open: part(&|| load.open())? })
 }
 
 /// Waits until nothing is made anew or moved, and all nodes but the one that is away see who is there.
