@@ -54,7 +54,7 @@ pub struct Options {
     /// First of the cluster's ports.
     #[arg(long, default_value = "127.0.0.1:4420")]
     listen: String,
-    /// The figures as one JSON document, in place of the table.
+    /// The figures as one JSON document in the last line, in place of the table.
     #[arg(long)]
     json: bool,
 }
