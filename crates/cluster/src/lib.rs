@@ -9,6 +9,7 @@ mod bytes;
 mod codec;
 mod column;
 pub mod lease;
+pub mod pass;
 pub mod peer;
 mod place;
 mod plan;

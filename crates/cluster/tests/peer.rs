@@ -9,7 +9,10 @@ use std::time::Duration;
 
 macro_rules! golden {
     ($name:literal) => {
-        parse(include_str!(concat!("../../../testdata/peer/v1-", $name, ".hex")))
+        golden!("v1", $name)
+    };
+    ($version:literal, $name:literal) => {
+        parse(include_str!(concat!("../../../testdata/peer/", $version, "-", $name, ".hex")))
     };
 }
 
@@ -24,9 +27,10 @@ fn hello() -> Hello {
     Hello { versions: (1, 1), cluster: CLUSTER, from: NodeId(1), to: NodeId(2) }
 }
 
+/// By a server of version 2 to a client of version 2.
 fn offer() -> Welcome {
     let credits = Credits { requests: 64, bytes: 1 << 20 };
-    Welcome { version: 1, node: NodeId(2), boot: 0x0807_0605_0403_0201, reactors: 4, credits }
+    Welcome { version: 2, node: NodeId(2), boot: 0x0807_0605_0403_0201, reactors: 4, credits }
 }
 
 /// Client and server that have greeted each other.
@@ -49,8 +53,13 @@ fn payload_of(bytes: &[u8]) -> Payload {
     Payload { bytes: bytes.len() as u32, crc: if bytes.is_empty() { 0 } else { crc32c(bytes) } }
 }
 
-fn append_payload() -> Vec<u8> {
-    (0..8192u32).map(|i| (i * 7 + 3) as u8).collect()
+/// What stands behind one of the examples.
+fn behind(request: &Request<'_>) -> Vec<u8> {
+    pattern(fuzz::payload_bytes(request))
+}
+
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..bytes as u32).map(|i| (i * 7 + 3) as u8).collect()
 }
 
 /// What the server reads out of one whole message.
@@ -75,19 +84,25 @@ fn asked(server: &mut Server, bytes: &[u8]) -> (Ticket, Request<'static>, u32) {
         Request::Claim { shard, epoch } => Request::Claim { shard, epoch },
         Request::Renew { shards } => Request::Renew { shards },
         Request::Release { shard, epoch } => Request::Release { shard, epoch },
+        Request::Passes { wants } => Request::Passes { wants },
+        Request::Forward { pass, shard, layer, command, offset, bytes } => {
+            Request::Forward { pass, shard, layer, command, offset, bytes }
+        }
     };
     server.taken();
     (ticket, request, payload)
 }
 
 #[test]
-fn every_message_of_version_1_has_its_golden_bytes_both_ways() {
+fn every_message_has_its_golden_bytes_both_ways() {
     let mut out = vec![0; HEAD_BYTES_MAX];
     let n = Client::new(hello()).hello(&mut out);
-    assert_eq!(out[..n], golden!("hello"));
-    let mut server = Server::new(CLUSTER, offer());
-    let (n, _) = server.welcome(&hello(), false, &mut out);
-    assert_eq!(out[..n], golden!("welcome"));
+    assert_eq!(out[..n], golden!("v2", "hello"));
+    for (versions, bytes) in [((1, 2), golden!("v2", "welcome")), ((1, 1), golden!("welcome"))] {
+        let mut server = Server::new(CLUSTER, offer());
+        let (n, _) = server.welcome(&Hello { versions, ..hello() }, false, &mut out);
+        assert_eq!(out[..n], bytes);
+    }
     let other = Hello { cluster: Uuid([8; 16]), ..hello() };
     let (n, refused) = Server::new(CLUSTER, offer()).welcome(&other, false, &mut out);
     assert_eq!((&out[..n], refused), (&golden!("refused")[..], Err(Refusal::Cluster)));
@@ -107,13 +122,12 @@ fn every_message_of_version_1_has_its_golden_bytes_both_ways() {
         golden!("claim"),
         golden!("renew"),
         golden!("release"),
+        golden!("v2", "passes"),
+        golden!("v2", "forward"),
     ];
     let mut tickets = Vec::new();
     for (request, bytes) in fuzz::examples().iter().zip(&requests) {
-        let payload = match request {
-            Request::Append { .. } => append_payload(),
-            _ => Vec::new(),
-        };
+        let payload = behind(&request);
         let (_, n) = client.begin(request, payload_of(&payload), &mut out).unwrap();
         assert_eq!(&out[..n], bytes, "{request:?}");
         let (ticket, read, behind) = asked(&mut server, bytes);
@@ -154,6 +168,8 @@ fn every_message_of_version_1_has_its_golden_bytes_both_ways() {
         (8, Answer::Pong, golden!("answer-ping"), devices.to_vec()),
         (10, Answer::Claimed(Claimed::Wait(Duration::from_millis(506))), golden!("answer-wait"), Vec::new()),
         (11, Answer::Renewed(vec![true, false]), golden!("answer-renewed"), Vec::new()),
+        (13, Answer::Passes(vec![0x0102_0304_0506_0708, 0]), golden!("v2", "answer-passes"), Vec::new()),
+        (14, Answer::Forwarded(Err(NotDone::NoPass)), golden!("v2", "answer-forwarded"), Vec::new()),
     ];
     let mut tickets: Vec<_> = tickets.into_iter().map(Some).collect();
     for (of, answer, bytes, payload) in answers {
@@ -185,7 +201,7 @@ fn done_has_its_golden_bytes() {
         .iter()
         .take(2)
         .map(|r| {
-            let payload = if let Request::Append { .. } = r { append_payload() } else { Vec::new() };
+            let payload = behind(r);
             let (_, n) = client.begin(r, payload_of(&payload), &mut out).unwrap();
             let ticket = asked(&mut server, &out[..n]).0;
             server.handle_payload(&payload).unwrap();
@@ -199,14 +215,19 @@ fn done_has_its_golden_bytes() {
 #[test]
 fn a_newer_client_and_an_older_server_speak_the_version_that_both_know() {
     let mut out = vec![0; HEAD_BYTES_MAX];
-    for (versions, expected) in [((1, 1), Ok(())), ((1, 9), Ok(())), ((2, 9), Err(Refusal::Version))] {
+    for (versions, expected) in
+        [((1, 1), Ok(1)), ((1, 9), Ok(2)), ((2, 3), Ok(2)), ((3, 9), Err(Refusal::Version))]
+    {
         let mut server = Server::new(CLUSTER, offer());
         let (n, taken) = server.welcome(&Hello { versions, ..hello() }, false, &mut out);
-        assert_eq!(taken, expected, "{versions:?}");
+        assert_eq!(taken, expected.map(drop), "{versions:?}");
         let mut client = Client::new(hello());
         client.handle_bytes(&out[..n]).unwrap();
         match expected {
-            Ok(()) => assert_eq!(client.take(), Ok(Some(ClientEvent::Welcome(offer())))),
+            Ok(version) => {
+                let welcome = Welcome { version, ..offer() };
+                assert_eq!(client.take(), Ok(Some(ClientEvent::Welcome(welcome))));
+            }
             Err(why) => assert_eq!(client.take(), Ok(Some(ClientEvent::Refused(why)))),
         }
     }
@@ -221,6 +242,31 @@ fn a_newer_client_and_an_older_server_speak_the_version_that_both_know() {
     let mut server = Server::new(CLUSTER, offer());
     server.handle_bytes(&longer).unwrap();
     assert_eq!(server.message(), Ok(Some(ServerEvent::Hello(hello()))));
+}
+
+#[test]
+fn what_version_1_does_not_have_is_neither_asked_nor_taken() {
+    let (mut new, _) = pair(offer().credits);
+    let mut out = vec![0; HEAD_BYTES_MAX];
+    // An old server welcomes a new client.
+    let mut client = Client::new(hello());
+    client.handle_bytes(&golden!("welcome")).unwrap();
+    assert!(matches!(client.take(), Ok(Some(ClientEvent::Welcome(welcome))) if welcome.version == 1));
+    for request in fuzz::examples() {
+        let payload = payload_of(&behind(&request));
+        let begun = client.begin(&request, payload, &mut out).map(drop);
+        let is_old = request.version() == 1;
+        assert_eq!(begun, if is_old { Ok(()) } else { Err(Begin::NotSpoken) }, "{request:?}");
+        // An old client said hello to a new server.
+        let mut server = Server::new(CLUSTER, offer());
+        server.handle_bytes(&golden!("hello")).unwrap();
+        let Ok(Some(ServerEvent::Hello(old))) = server.message() else { panic!("no hello") };
+        server.taken();
+        assert_eq!(server.welcome(&old, false, &mut out).1, Ok(()));
+        let (_, n) = new.begin(&request, payload, &mut out).unwrap();
+        server.handle_bytes(&out[..n]).unwrap();
+        assert_eq!(server.message().is_ok(), is_old, "{request:?}");
+    }
 }
 
 #[test]
@@ -436,7 +482,7 @@ proptest! {
         let mut out = vec![0; HEAD_BYTES_MAX];
         let mut stream = Vec::new();
         for request in fuzz::examples() {
-            let payload = if let Request::Append { .. } = request { append_payload() } else { Vec::new() };
+            let payload = behind(&request);
             let (_, n) = client.begin(&request, payload_of(&payload), &mut out).unwrap();
             stream.extend(&out[..n]);
             stream.extend(&payload);
@@ -470,7 +516,7 @@ proptest! {
             }
         }
         prop_assert_eq!(seen, fuzz::examples().len());
-        prop_assert_eq!(placed, append_payload());
+        prop_assert!(placed == [pattern(8192), pattern(1024)].concat());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! [`registry::Registry`] (what all connections share), [`io_command::decode`], [`wire::Sqe`], [`wire::Status`].
 #![forbid(unsafe_code)]
 
+pub mod association;
 pub mod controller;
 pub mod discovery;
 pub mod fuzz;

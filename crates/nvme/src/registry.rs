@@ -38,6 +38,13 @@ pub struct ControllerRef {
     generation: u32,
 }
 
+impl ControllerRef {
+    /// Another one for each controller that a registry ever had, until one place was used 2^32 times.
+    pub fn number(self) -> u64 {
+        u64::from(self.index) << 32 | u64::from(self.generation)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct RegistryConfig {
     pub controller: ControllerConfig,
@@ -114,6 +121,8 @@ pub enum Ending {
     AdminQueueLost,
     /// The host may not use the subsystem any more, or the subsystem has gone.
     Evicted,
+    /// What the host had sent may not be carried out any more, and it cannot be told which of it was.
+    Withdrawn,
 }
 
 /// What reactors must do. Drain with [`Registry::poll_event`] after every call.
@@ -177,6 +186,23 @@ impl Registry {
     fn association(&self, c: ControllerRef) -> Option<&Association> {
         let slot = self.slots.get(usize::from(c.index)).filter(|s| s.generation == c.generation)?;
         slot.association.as_ref()
+    }
+    pub(crate) fn association_mut(&mut self, c: ControllerRef) -> Option<&mut Association> {
+        let slot = self.slots.get_mut(usize::from(c.index)).filter(|s| s.generation == c.generation)?;
+        slot.association.as_mut()
+    }
+    pub(crate) fn take_association(&mut self, c: ControllerRef) -> Option<Association> {
+        let slot = self.slots.get_mut(usize::from(c.index)).filter(|s| s.generation == c.generation)?;
+        slot.association.take()
+    }
+    pub(crate) fn events_mut(&mut self) -> &mut VecDeque<TargetEvent> {
+        &mut self.events
+    }
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (ControllerRef, &Association)> {
+        self.slots.iter().enumerate().filter_map(|(i, slot)| {
+            let controller = ControllerRef { index: i as u16, generation: slot.generation };
+            Some((controller, slot.association.as_ref()?))
+        })
     }
     pub(crate) fn associations(&self) -> impl Iterator<Item = (usize, &Association)> {
         self.slots.iter().enumerate().filter_map(|(i, s)| Some((i, s.association.as_ref()?)))
@@ -424,9 +450,7 @@ impl Registry {
 
     /// An I/O command failed in a way that the error log should tell.
     pub fn record_error(&mut self, controller: ControllerRef, report: &ErrorReport) {
-        if self.association(controller).is_some()
-            && let Some(association) = &mut self.slots[usize::from(controller.index)].association
-        {
+        if let Some(association) = self.association_mut(controller) {
             association.controller.record_error(report);
         }
     }
@@ -459,7 +483,7 @@ impl Registry {
     }
 }
 
-fn close_queues(queues: &mut [Option<ConnId>], ending: Ending, events: &mut VecDeque<TargetEvent>) {
+pub(crate) fn close_queues(queues: &mut [Option<ConnId>], ending: Ending, events: &mut VecDeque<TargetEvent>) {
     for queue in queues {
         if let Some(conn) = queue.take() {
             events.push_back(TargetEvent::Close { conn, ending });

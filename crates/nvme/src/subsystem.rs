@@ -78,6 +78,10 @@ impl NamespaceTable {
     pub fn iter(&self) -> impl Iterator<Item = &NamespaceView> {
         self.views.iter()
     }
+    /// The table for connections that reach these namespaces in another state.
+    pub fn with_states(&self, state: impl Fn(&NamespaceView) -> AnaState) -> NamespaceTable {
+        NamespaceTable { views: self.views.iter().map(|v| NamespaceView { ana: state(v), ..*v }).collect() }
+    }
 }
 
 /// Which hosts may connect. Base 6.3 "Connect Invalid Host".

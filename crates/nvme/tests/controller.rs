@@ -158,6 +158,38 @@ fn an_event_is_told_once_until_its_log_page_is_read() {
 }
 
 #[test]
+fn an_association_may_reach_a_group_in_a_state_of_its_own_and_ends_alone() {
+    let mut t = Target::new();
+    let (one, other) = (t.ready(), t.ready());
+    let states = |t: &mut Target, c: peristyle_nvme::registry::ControllerRef| {
+        let log = t.data(c, &log_sqe(lid::ANA, 16 + 32 + 8, 0));
+        (ana_states(&log)[0].1, get_u64(&log, 0))
+    };
+    assert_eq!(t.registry.associations_of(t.subsystem).count(), 0, "they have no I/O queues yet");
+    let io = t.connect_io(one.cntlid, 1).unwrap();
+    let seen: Vec<_> = t.registry.associations_of(t.subsystem).collect();
+    assert_eq!((seen.len(), seen[0].controller, seen[0].host), (1, one.controller, HOSTID));
+    assert_ne!(one.controller.number(), other.controller.number());
+    t.registry.set_ana_state(t.subsystem, 1, AnaState::Inaccessible).unwrap();
+    t.enable_events(one.controller);
+    t.listen(one.controller, 9);
+    let before = states(&mut t, one.controller);
+    t.registry.set_association_state(one.controller, 1, Some(AnaState::NonOptimized));
+    t.registry.set_association_state(one.controller, 1, Some(AnaState::NonOptimized));
+    t.registry.set_association_state(one.controller, 99, Some(AnaState::NonOptimized));
+    assert_eq!(t.events().len(), 1, "told once");
+    assert_eq!(states(&mut t, one.controller), (2, before.1 + 1));
+    assert_eq!(states(&mut t, other.controller), (3, before.1), "of others nothing is different");
+    t.registry.set_association_state(one.controller, 1, None);
+    assert_eq!(states(&mut t, one.controller), (3, before.1 + 2));
+    t.registry.close_association(one.controller);
+    t.registry.close_association(one.controller);
+    let closed = [one.conn, io.conn].map(|conn| TargetEvent::Close { conn, ending: Ending::Withdrawn });
+    assert_eq!(t.events(), closed);
+    assert!(t.registry.controller(other.controller).is_some());
+}
+
+#[test]
 fn a_namespace_of_another_size_is_told_and_has_it_from_then_on() {
     let mut t = Target::new();
     let c = t.ready().controller;

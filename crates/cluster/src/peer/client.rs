@@ -35,6 +35,8 @@ pub enum Begin {
     NoCredit,
     /// There was no welcome yet.
     NotReady,
+    /// The server's version does not have it.
+    NotSpoken,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,6 +87,11 @@ impl Client {
         self.welcome.as_ref()
     }
 
+    /// The version that was agreed on has the request.
+    pub fn speaks(&self, request: &Request<'_>) -> bool {
+        self.welcome.as_ref().is_some_and(|welcome| request.version() <= welcome.version)
+    }
+
     /// Requests without an answer.
     pub fn in_flight(&self) -> usize {
         self.calls.len() - self.free.len()
@@ -99,6 +106,9 @@ impl Client {
         out: &mut [u8],
     ) -> Result<(CallId, usize), Begin> {
         let credits = self.welcome.as_ref().ok_or(Begin::NotReady)?.credits;
+        if !self.speaks(request) {
+            return Err(Begin::NotSpoken);
+        }
         let full = self.bytes_in_flight + u64::from(payload.bytes) > u64::from(credits.bytes);
         // One that is larger than all that may be in flight goes alone.
         if full && self.bytes_in_flight > 0 && payload.bytes > 0 {
@@ -145,7 +155,8 @@ impl Client {
                 }
                 let answer = wire::read_answer(call.kind, &common, body)?;
                 let payload = common.payload.bytes;
-                let whole = answer != Answer::Rows || payload == call.answer_bytes_max;
+                let is_data = matches!(answer, Answer::Rows | Answer::Forwarded(Ok(())));
+                let whole = !is_data || payload == call.answer_bytes_max;
                 if payload > call.answer_bytes_max || !whole {
                     return Err(Violation::Payload);
                 }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::lease::Claimed;
-use peristyle_base::{NodeId, RowIndex, ShardId, SlotIndex, Uuid, crc32c};
+use crate::pass::Want;
+use peristyle_base::{LayerId, NodeId, RowIndex, ShardId, SlotIndex, Uuid, crc32c};
 
 fn offer() -> Welcome {
     let credits = Credits { requests: 8, bytes: 64 << 10 };
@@ -106,6 +107,8 @@ pub fn client(input: &[u8]) {
         Request::Ping { bytes: 4096 },
         Request::Claim { shard: ShardId(0), epoch: peristyle_base::Epoch(1) },
         Request::Renew { shards: vec![(ShardId(0), peristyle_base::Epoch(1))] },
+        Request::Passes { wants: vec![Want { shard: ShardId(0), host: [1; 16], association: 1, take: true }] },
+        forward(Forwarded::Read),
     ] {
         client.begin(&request, Payload::NONE, &mut out).expect("it may ask eight times");
     }
@@ -132,6 +135,11 @@ pub fn client(input: &[u8]) {
     }
 }
 
+fn forward(command: Forwarded) -> Request<'static> {
+    let (shard, layer) = (ShardId(3), LayerId(6));
+    Request::Forward { pass: 0x0102_0304_0506_0708, shard, layer, command, offset: 4096, bytes: 512 }
+}
+
 /// Conversations of our own: whole, as the client says it and as the server does.
 pub fn seeds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let mut out = vec![0; HEAD_BYTES_MAX];
@@ -141,7 +149,7 @@ pub fn seeds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let hello = said.clone();
     let mut asked = vec![hello.clone()];
     for (number, request) in examples().iter().enumerate() {
-        let payload = vec![7; if let Request::Append { crcs, .. } = request { crcs.len() * 1024 } else { 0 }];
+        let payload = vec![7; payload_bytes(request)];
         let crc = if payload.is_empty() { 0 } else { crc32c(&payload) };
         let n =
             wire::request(number as u32 & 7, request, Payload { bytes: payload.len() as u32, crc }, &mut out);
@@ -158,6 +166,9 @@ pub fn seeds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         (wire::kind::PING, 0x1_0003, Answer::Pong, DEVICE_ENTRY_BYTES as u32),
         (wire::kind::CLAIM, 0x1_0004, Answer::Claimed(Claimed::Stale(peristyle_base::Epoch(7))), 0),
         (wire::kind::RENEW, 0x1_0005, Answer::Renewed(vec![true, false]), 0),
+        (wire::kind::PASSES, 0x1_0006, Answer::Passes(vec![5, 0]), 0),
+        (wire::kind::FORWARD, 0x1_0007, Answer::Forwarded(Ok(())), 512),
+        (wire::kind::FORWARD, 0x1_0007, Answer::Forwarded(Err(NotDone::Different)), 0),
         (wire::kind::READ, 0x1_0000, Answer::Failed(crate::ColumnFault::Missing), 0),
     ] {
         let n = wire::answer(of, number, &answer, Payload { bytes: payload, crc: 0 }, &mut out);
@@ -167,6 +178,15 @@ pub fn seeds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         told.push(one);
     }
     (asked, told)
+}
+
+/// Bytes behind one of the [`examples`].
+pub fn payload_bytes(request: &Request<'_>) -> usize {
+    match request {
+        Request::Append { crcs, .. } => crcs.len() * 1024,
+        Request::Forward { command, bytes, .. } => command.payload_bytes(*bytes) as usize,
+        _ => 0,
+    }
 }
 
 /// One request of each kind.
@@ -196,5 +216,12 @@ pub fn examples() -> Vec<Request<'static>> {
         Request::Claim { shard: ShardId(3), epoch: Epoch(9) },
         Request::Renew { shards: vec![(ShardId(3), Epoch(9)), (ShardId(4), Epoch(1))] },
         Request::Release { shard: ShardId(3), epoch: Epoch(9) },
+        Request::Passes {
+            wants: vec![
+                Want { shard: ShardId(3), host: [0x21; 16], association: 0x5_0000_0007, take: true },
+                Want { shard: ShardId(4), host: [0x22; 16], association: 8, take: false },
+            ],
+        },
+        forward(Forwarded::CompareAndWrite),
     ]
 }

@@ -2,7 +2,8 @@
 
 use crate::column::{AllocClass, ColumnFault, WriteClass};
 use crate::lease::Claimed;
-use peristyle_base::{ColumnName, ColumnPlace, DeviceId, Epoch, NodeId, RowIndex, Scheme};
+use crate::pass::Want;
+use peristyle_base::{ColumnName, ColumnPlace, DeviceId, Epoch, LayerId, NodeId, RowIndex, Scheme};
 use peristyle_base::{ShardId, SlotIndex, Uuid};
 
 /// The first message of a client.
@@ -143,6 +144,67 @@ pub enum Request<'a> {
         shard: ShardId,
         epoch: Epoch,
     },
+    /// The node that asks wants to hand on what hosts send it for shards that the asked node owns; [`super::WANTS_MAX`] wants at most. From
+    /// version 2 on.
+    Passes {
+        wants: Vec<Want>,
+    },
+    /// A command of a host, under a pass. Payload: what is written or compared; of both at once, what is expected stands before what is
+    /// written. From version 2 on.
+    Forward {
+        pass: u64,
+        shard: ShardId,
+        layer: LayerId,
+        command: Forwarded,
+        /// Bytes of the volume, multiples of 512.
+        offset: u64,
+        bytes: u64,
+    },
+}
+
+/// What a host asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Forwarded {
+    /// Answered with a payload of so many bytes.
+    Read,
+    Write,
+    Zero,
+    Compare,
+    CompareAndWrite,
+    Verify,
+    Flush,
+}
+
+impl Forwarded {
+    /// Payload of a command about so many bytes.
+    pub fn payload_bytes(self, bytes: u64) -> u64 {
+        match self {
+            Forwarded::Write | Forwarded::Compare => bytes,
+            Forwarded::CompareAndWrite => 2 * bytes,
+            Forwarded::Read | Forwarded::Zero | Forwarded::Verify | Forwarded::Flush => 0,
+        }
+    }
+    /// Data goes to the host or comes from it.
+    pub(super) fn moves_data(self) -> bool {
+        self == Forwarded::Read || self.payload_bytes(1) > 0
+    }
+}
+
+/// Why a forwarded command was not done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotDone {
+    /// It came under no pass that holds: nothing of it was, or will be, done.
+    NoPass,
+    /// The shard is not served here, or not any more: it may be done or not.
+    Stopped,
+    NoSpace,
+    Unreadable,
+    Different,
+    OutOfRange,
+    ReadOnly,
+    MapFull,
+    NoSuchLayer,
+    Changed,
 }
 
 impl Request<'_> {
@@ -151,7 +213,16 @@ impl Request<'_> {
         match self {
             Request::Read { rows, .. } => u32::from(*rows) * peristyle_base::BLOCK_BYTES as u32,
             Request::List { bytes, .. } | Request::Ping { bytes } => *bytes,
+            Request::Forward { command: Forwarded::Read, bytes, .. } => *bytes as u32,
             _ => 0,
+        }
+    }
+
+    /// The first version of the protocol that has it.
+    pub fn version(&self) -> u16 {
+        match self {
+            Request::Passes { .. } | Request::Forward { .. } => 2,
+            _ => 1,
         }
     }
 }
@@ -176,6 +247,10 @@ pub enum Answer {
     Claimed(Claimed),
     /// Renew. In the order of the shards: whether the lease was granted.
     Renewed(Vec<bool>),
+    /// Passes. In the order of the wants: the pass's number, 0 for none, 1 where it was only asked and would be granted.
+    Passes(Vec<u64>),
+    /// Forward. Of a read that was done the payload is what was asked for.
+    Forwarded(Result<(), NotDone>),
 }
 
 /// One device of a node, as a Ping's answer tells of it.

@@ -31,7 +31,7 @@ pub use wire::{DEVICE_ENTRY_BYTES, LIST_ENTRY_BYTES, read_devices, read_list, wr
 use peristyle_base::{COLUMN_BYTES, COLUMN_ROWS};
 
 /// The newest version of the protocol that this program speaks, and the oldest.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 pub const VERSION_MIN: u16 = 1;
 
 /// Largest head of a message, its checksum included: a seal of 512 rows fits.
@@ -42,6 +42,10 @@ pub const PAYLOAD_BYTES_MAX: u32 = COLUMN_BYTES as u32;
 pub const APPEND_ROWS_MAX: u16 = COLUMN_ROWS - 1;
 /// Shards of one Renew.
 pub const RENEWALS_MAX: usize = 256;
+/// Wants of one Passes.
+pub const WANTS_MAX: usize = 64;
+/// Data of one Forward.
+pub const FORWARD_BYTES_MAX: u64 = 512 << 10;
 /// Requests in flight on one connection at most, whatever a server offers.
 pub const REQUESTS_MAX: u16 = 1024;
 

@@ -81,6 +81,9 @@ impl Server {
             return Ok(Some(ServerEvent::Hello(wire::read_hello(body)?)));
         }
         let request = wire::read_request(&common, body)?;
+        if request.version() > self.offer.version {
+            return Err(Violation::Kind(common.kind));
+        }
         let (number, payload) = (common.number, common.payload.bytes);
         let ticket = Ticket { number, kind: common.kind };
         match self.open.get_mut(ticket.index()) {

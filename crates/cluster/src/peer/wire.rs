@@ -2,15 +2,19 @@
 
 use super::message::*;
 use super::{
-    APPEND_ROWS_MAX, HEAD_BYTES_MAX, PAYLOAD_BYTES_MAX, Payload, RENEWALS_MAX, REQUESTS_MAX, Violation,
+    APPEND_ROWS_MAX, FORWARD_BYTES_MAX, HEAD_BYTES_MAX, PAYLOAD_BYTES_MAX, Payload, RENEWALS_MAX,
+    REQUESTS_MAX, Violation, WANTS_MAX,
 };
 use crate::bytes::{Reader, Short};
 use crate::column::{AllocClass, ColumnFault, ListedSlot, SlotState, WriteClass};
 use crate::lease::Claimed;
+use crate::pass::Want;
 use core::time::Duration;
 use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, ColumnIndex, ColumnName, ColumnPlace, DeviceId, Epoch};
-use peristyle_base::{ExtentId, NodeId, Nonce, RowIndex, Scheme, ShardId, SlotIndex, Uuid, crc32c};
+use peristyle_base::{ExtentId, LayerId, NodeId, Nonce, RowIndex, Scheme, ShardId, SlotIndex, Uuid, crc32c};
 
+/// Offsets and lengths of forwarded commands are multiples of this.
+const SECTOR: u64 = 512;
 /// Kind, zero, length of the head, payload's length, number, payload's checksum.
 pub(super) const COMMON_BYTES: usize = 16;
 pub(super) const CRC_BYTES: usize = 4;
@@ -41,6 +45,8 @@ pub(super) mod kind {
     pub const CLAIM: u8 = 0x1a;
     pub const RENEW: u8 = 0x1b;
     pub const RELEASE: u8 = 0x1c;
+    pub const PASSES: u8 = 0x1d;
+    pub const FORWARD: u8 = 0x1e;
 }
 
 impl From<Short> for Violation {
@@ -193,6 +199,13 @@ pub(super) fn request(number: u32, request: &Request<'_>, payload: Payload, out:
         Request::Renew { shards } => shards
             .iter()
             .fold(head.u32(shards.len() as u32), |head, (shard, epoch)| head.u32(shard.0).u64(epoch.0)),
+        Request::Passes { wants } => wants.iter().fold(head.u32(wants.len() as u32), |head, want| {
+            head.u32(want.shard.0).put(&want.host).u64(want.association).put(&[u8::from(want.take), 0, 0, 0])
+        }),
+        Request::Forward { pass, shard, layer, command, offset, bytes } => {
+            head.u64(*pass).u32(shard.0).u32(layer.0).put(&[code(&COMMANDS, command), 0, 0, 0]);
+            head.u64(*offset).u64(*bytes)
+        }
     };
     head.finish()
 }
@@ -212,6 +225,8 @@ pub(super) fn kind_of(request: &Request<'_>) -> u8 {
         Request::Claim { .. } => kind::CLAIM,
         Request::Renew { .. } => kind::RENEW,
         Request::Release { .. } => kind::RELEASE,
+        Request::Passes { .. } => kind::PASSES,
+        Request::Forward { .. } => kind::FORWARD,
     }
 }
 
@@ -276,14 +291,41 @@ pub(super) fn read_request<'a>(common: &Common, body: &'a [u8]) -> Result<Reques
             let one = |r: &mut Reader<'_>| Ok((ShardId(r.u32()?), Epoch(r.u64()?)));
             Request::Renew { shards: (0..count).map(|_| one(&mut r)).collect::<Result<_, Short>>()? }
         }
+        kind::PASSES => {
+            let count = r.u32()? as usize;
+            field(count <= WANTS_MAX, "wants")?;
+            Request::Passes { wants: (0..count).map(|_| want(&mut r)).collect::<Result<_, Violation>>()? }
+        }
+        kind::FORWARD => forward(&mut r, common.payload.bytes)?,
         other => return Err(Violation::Kind(other)),
     };
     end(&r)?;
     match request {
-        Request::Append { .. } => Ok(request),
+        Request::Append { .. } | Request::Forward { .. } => Ok(request),
         _ if common.payload.bytes == 0 => Ok(request),
         _ => Err(Violation::Payload),
     }
+}
+
+fn want(r: &mut Reader<'_>) -> Result<Want, Violation> {
+    let (shard, host, association) = (ShardId(r.u32()?), r.array()?, r.u64()?);
+    let [take, zeros @ ..] = r.array::<4>()?;
+    field(take <= 1 && zeros == [0; 3], "take")?;
+    Ok(Want { shard, host, association, take: take == 1 })
+}
+
+fn forward(r: &mut Reader<'_>, payload: u32) -> Result<Request<'static>, Violation> {
+    let (pass, shard, layer) = (r.u64()?, ShardId(r.u32()?), LayerId(r.u32()?));
+    let [command, zeros @ ..] = r.array::<4>()?;
+    let (offset, bytes) = (r.u64()?, r.u64()?);
+    let command = decode(&COMMANDS, command, "command")?;
+    field(zeros == [0; 3], "spare")?;
+    field(offset % SECTOR == 0 && bytes % SECTOR == 0 && offset.checked_add(bytes).is_some(), "bytes")?;
+    field(!command.moves_data() || (SECTOR..=FORWARD_BYTES_MAX).contains(&bytes), "bytes")?;
+    if u64::from(payload) != command.payload_bytes(bytes) {
+        return Err(Violation::Payload);
+    }
+    Ok(Request::Forward { pass, shard, layer, command, offset, bytes })
 }
 
 /// Space that an answer's payload may take.
@@ -329,6 +371,10 @@ pub(super) fn answer(of: u8, number: u32, answer: &Answer, payload: Payload, out
             head.u32(outcome).u32(wait).u64(epoch)
         }
         Answer::Renewed(granted) => granted.iter().fold(&mut head, |head, one| head.put(&[u8::from(*one)])),
+        Answer::Passes(numbers) => numbers.iter().fold(&mut head, |head, number| head.u64(*number)),
+        Answer::Forwarded(done) => {
+            head.put(&[done.as_ref().err().map_or(0, |why| 1 + code(&NOT_DONE, why)), 0, 0, 0])
+        }
     }
     .finish()
 }
@@ -371,11 +417,27 @@ pub(super) fn read_answer(of: u8, common: &Common, body: &[u8]) -> Result<Answer
             field(granted.len() <= RENEWALS_MAX && granted.iter().all(|one| *one <= 1), "granted")?;
             Answer::Renewed(granted.iter().map(|one| *one == 1).collect())
         }
+        (0, kind::PASSES) => {
+            let numbers = r.0.len() / 8;
+            field(numbers <= WANTS_MAX, "wants")?;
+            Answer::Passes((0..numbers).map(|_| r.u64()).collect::<Result<_, Short>>()?)
+        }
+        (0, kind::FORWARD) => {
+            let [why, zeros @ ..] = r.array::<4>()?;
+            field(zeros == [0; 3], "spare")?;
+            Answer::Forwarded(match why {
+                0 => Ok(()),
+                why => Err(decode(&NOT_DONE, why - 1, "why")?),
+            })
+        }
         (0, other) => return Err(Violation::Kind(other)),
         (fault, _) => Answer::Failed(decode(&FAULTS, fault - 1, "status")?),
     };
     end(&r)?;
-    let has_payload = matches!(answer, Answer::Rows | Answer::Listed { .. } | Answer::Pong);
+    let has_payload = matches!(
+        answer,
+        Answer::Rows | Answer::Listed { .. } | Answer::Pong | Answer::Forwarded(Ok(()))
+    );
     if !has_payload && common.payload.bytes != 0 {
         return Err(Violation::Payload);
     }
@@ -472,6 +534,27 @@ const WRITE_CLASSES: [WriteClass; 5] =
     [WriteClass::User, WriteClass::Meta, WriteClass::Reappend, WriteClass::Repair, WriteClass::Collection];
 const FAULTS: [ColumnFault; 5] =
     [ColumnFault::Fenced, ColumnFault::Missing, ColumnFault::Refused, ColumnFault::Full, ColumnFault::Device];
+const COMMANDS: [Forwarded; 7] = [
+    Forwarded::Read,
+    Forwarded::Write,
+    Forwarded::Zero,
+    Forwarded::Compare,
+    Forwarded::CompareAndWrite,
+    Forwarded::Verify,
+    Forwarded::Flush,
+];
+const NOT_DONE: [NotDone; 10] = [
+    NotDone::NoPass,
+    NotDone::Stopped,
+    NotDone::NoSpace,
+    NotDone::Unreadable,
+    NotDone::Different,
+    NotDone::OutOfRange,
+    NotDone::ReadOnly,
+    NotDone::MapFull,
+    NotDone::NoSuchLayer,
+    NotDone::Changed,
+];
 const SLOT_STATES: [SlotState; 3] = [SlotState::Open, SlotState::Sealed, SlotState::Filling];
 const DEVICE_STATES: [PeerDeviceState; 4] =
     [PeerDeviceState::Closed, PeerDeviceState::Healthy, PeerDeviceState::Slow, PeerDeviceState::Failed];

@@ -185,11 +185,29 @@ impl Controller {
             }
             (_, lid::CHANGED_NAMESPACES) => self.changed.put(window),
             (_, lid::COMMAND_EFFECTS) => put_command_effects(scope, window),
-            (Scope::Io(subsystem), lid::ANA) => put_ana(subsystem, command.lsp & 1 != 0, window),
+            (Scope::Io(subsystem), lid::ANA) => self.put_ana(subsystem, command.lsp & 1 != 0, window),
             (_, lid::FEATURE_EFFECTS) => {
                 (0..=u8::MAX).for_each(|fid| window.put_u32(feature_effects(scope, fid)));
             }
             _ => {} // All zeroes.
+        }
+    }
+
+    /// `groups_only`: RGO, LSP bit 0. Base 5.1.12.1.13.
+    fn put_ana(&self, subsystem: &Subsystem, groups_only: bool, window: &mut Window<'_>) {
+        let changes = subsystem.ana_change_count + self.own_states.iter().map(|own| own.changes).sum::<u64>();
+        window.put(AnaHeader::new(changes, groups(subsystem).count() as u16).as_bytes());
+        for (group, members) in groups(subsystem) {
+            let Some(g) = subsystem.group(group) else { continue };
+            let own = self.own_states.iter().find(|own| own.group == group);
+            let state = own.and_then(|own| own.state).unwrap_or(g.state);
+            let changes = g.change_count + own.map_or(0, |own| own.changes);
+            let listed = if groups_only { 0 } else { members };
+            window.put(AnaGroupDescriptor::new(group, listed, changes, state).as_bytes());
+            if !groups_only {
+                let of_group = subsystem.namespaces().iter().filter(|n| n.ana_group == group);
+                of_group.for_each(|n| window.put_u32(n.nsid));
+            }
         }
     }
 
@@ -241,20 +259,6 @@ fn groups(subsystem: &Subsystem) -> impl Iterator<Item = (u32, u32)> + '_ {
 fn ana_bytes(subsystem: &Subsystem) -> u64 {
     let lists = subsystem.namespaces().len() * 4;
     (size_of::<AnaHeader>() + groups(subsystem).count() * size_of::<AnaGroupDescriptor>() + lists) as u64
-}
-
-/// `groups_only`: RGO, LSP bit 0. Base 5.1.12.1.13.
-fn put_ana(subsystem: &Subsystem, groups_only: bool, window: &mut Window<'_>) {
-    window.put(AnaHeader::new(subsystem.ana_change_count, groups(subsystem).count() as u16).as_bytes());
-    for (group, members) in groups(subsystem) {
-        let Some(g) = subsystem.group(group) else { continue };
-        let listed = if groups_only { 0 } else { members };
-        window.put(AnaGroupDescriptor::new(group, listed, g.change_count, g.state).as_bytes());
-        if !groups_only {
-            let of_group = subsystem.namespaces().iter().filter(|n| n.ana_group == group);
-            of_group.for_each(|n| window.put_u32(n.nsid));
-        }
-    }
 }
 
 /// Command effects: bit 0 supported, bit 1 changes logical blocks; scope 20 namespace, 21 controller. Base 5.1.12.1.6.

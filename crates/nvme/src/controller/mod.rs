@@ -15,11 +15,11 @@ pub use log::ErrorReport;
 use log::{ChangedNamespaces, ErrorLog};
 
 use crate::discovery::Discovery;
-use crate::subsystem::{Subsystem, TRANSFER_BYTES_MAX};
+use crate::subsystem::{ANA_GROUPS_MAX, Subsystem, TRANSFER_BYTES_MAX};
 use crate::wire::fabrics::Nqn;
 use crate::wire::feature::{GetFeatures, fid};
 use crate::wire::identify::IDENTIFY_BYTES;
-use crate::wire::log_page::GetLogPage;
+use crate::wire::log_page::{AnaState, GetLogPage};
 use crate::wire::opcode::{admin, fctype};
 use crate::wire::property::{Cc, PropertyCommand, csts, offset};
 use crate::wire::{Cid, Fuse, Sqe, Status};
@@ -119,6 +119,15 @@ pub fn admin_data_bytes(sqe: &Sqe) -> usize {
     }
 }
 
+/// An ANA group as one controller tells of it.
+struct OwnState {
+    group: u32,
+    /// `None`: the subsystem's again.
+    state: Option<AnaState>,
+    /// Times that it changed here alone.
+    changes: u64,
+}
+
 pub struct Controller {
     cntlid: u16,
     hostnqn: Nqn,
@@ -132,6 +141,8 @@ pub struct Controller {
     events: Events,
     changed: ChangedNamespaces,
     errors: ErrorLog,
+    /// ANA groups whose state is, or was, another here than elsewhere in the subsystem.
+    own_states: Vec<OwnState>,
     /// I/O queues exist: Number of Queues is settled.
     pub(crate) has_io_queues: bool,
 }
@@ -157,6 +168,7 @@ impl Controller {
             events: Events::default(),
             changed: ChangedNamespaces::default(),
             errors: ErrorLog::default(),
+            own_states: Vec::new(),
             has_io_queues: false,
         }
     }
@@ -179,6 +191,21 @@ impl Controller {
     /// I/O queues that the host may connect: 1..= this.
     pub fn io_queues(&self) -> u16 {
         self.features.queues
+    }
+    /// Says whether the group's state is another than before. A group that cannot exist has none.
+    pub(crate) fn set_ana_state(&mut self, group: u32, state: Option<AnaState>) -> bool {
+        match self.own_states.iter_mut().find(|own| own.group == group) {
+            Some(own) if own.state == state => false,
+            Some(own) => {
+                (own.state, own.changes) = (state, own.changes + 1);
+                true
+            }
+            None if state.is_none() || !(1..=ANA_GROUPS_MAX).contains(&group) => false,
+            None => {
+                self.own_states.push(OwnState { group, state, changes: 1 });
+                true
+            }
+        }
     }
     pub fn record_error(&mut self, report: &ErrorReport) {
         self.errors.record(report);
