@@ -38,6 +38,7 @@ impl Cluster {
             "3",
             "--without-etcd",
             "--tls",
+            "--forward",
             "--scheme",
             "1+1",
             "--device-size",
@@ -132,6 +133,7 @@ fn a_volume_goes_to_another_node_when_its_own_is_killed_or_ended_and_commands_sa
     let size = |cluster: &Cluster| cluster.show(1)["volumes"][0]["bytes"].as_u64();
     cluster.until("all know its size", || size(&cluster) == Some(80 << 20));
     a_host_lacks_a_path(&cluster);
+    a_host_reaches_another_node_than_the_owner(&cluster);
     the_pool_gets_another_scheme_and_its_own_again(&cluster);
     what_would_move(&cluster);
     a_node_is_in_maintenance(&cluster, owner);
@@ -193,6 +195,28 @@ fn a_host_lacks_a_path(cluster: &Cluster) {
     host.kill().unwrap();
     host.wait().unwrap();
     cluster.until("it is gone", || shown()["hosts"].as_array().is_some_and(Vec::is_empty));
+}
+
+/// Its commands are handed on, also to the next owner; and every read brings what was written.
+fn a_host_reaches_another_node_than_the_owner(cluster: &Cluster) {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let owner = cluster.owner().unwrap();
+    let between = owner % 3 + 1;
+    let mut host = Command::new(PERISTYLE);
+    host.args(["bench", "failover", "--json", "--duration", "6s", "--size", "1MiB", "--qd", "4", "--portal"]);
+    host.arg(text(&cluster.ready["nodes"][between as usize - 1]["listen"]));
+    let mut host = host.args(["--nqn", &text(&cluster.ready["nqn"])]).stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    cluster.order("kill", owner);
+    cluster.until("another serves", || cluster.owner().is_some_and(|now| now != owner));
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut host.stdout.take().unwrap(), &mut said).unwrap();
+    assert!(host.wait().unwrap().success(), "{said}");
+    cluster.order("start", owner);
+    cluster.until("all are alive", || (1..=3).all(|node| cluster.alive(node).len() == 3));
+    let summary: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!((&summary["errors"], &summary["violations"]), (&Value::from(0), &Value::from(0)), "{summary}");
+    assert!(summary["completed"].as_u64() > Some(100), "{summary}");
 }
 
 /// While a host writes and compares: everything is converted, on all nodes.

@@ -127,7 +127,7 @@ fn every_message_has_its_golden_bytes_both_ways() {
     ];
     let mut tickets = Vec::new();
     for (request, bytes) in fuzz::examples().iter().zip(&requests) {
-        let payload = behind(&request);
+        let payload = behind(request);
         let (_, n) = client.begin(request, payload_of(&payload), &mut out).unwrap();
         assert_eq!(&out[..n], bytes, "{request:?}");
         let (ticket, read, behind) = asked(&mut server, bytes);

@@ -86,12 +86,15 @@ pub struct NvmeConfig {
     pub nqn: Option<String>,
     /// Who may connect. Default "any".
     pub hosts: Hosts,
+    /// In a cluster: hosts that have no connection to the node that owns a volume reach it here as well, and this node hands their commands
+    /// on. Default false: they have to reach the owner.
+    pub forward: bool,
 }
 
 impl Default for NvmeConfig {
     fn default() -> NvmeConfig {
         let listen = vec![SocketAddr::from(([127, 0, 0, 1], 4420))];
-        NvmeConfig { listen, advertise: None, nqn: None, hosts: Hosts::Any }
+        NvmeConfig { listen, advertise: None, nqn: None, hosts: Hosts::Any, forward: false }
     }
 }
 

@@ -203,6 +203,7 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
             );
         }
         self.node.set_portals(describe::portals(self.me, state));
+        self.node.set_owners(state.shards.values().filter_map(|shard| Some((shard.id, shard.owner?))));
     }
 
     fn meet_devices(&self, state: &State) {

@@ -111,6 +111,9 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 timeout(RETRY_PERIOD, self.owning.notified()).await;
             }
         }
+        if let Some(phase @ ShardPhase::Recovering(_)) = self.phases.borrow_mut().get_mut(&id) {
+            *phase = ShardPhase::Stopped(StopReason::Shutdown);
+        }
         self.taking.borrow_mut().remove(&id);
         self.owning.notify_all();
     }

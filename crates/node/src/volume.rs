@@ -2,11 +2,13 @@
 
 use crate::message::{Reply, Request};
 use crate::reactor::Node;
+use crate::target::Way;
 use peristyle_base::{LayerId, ShardId};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::{IoVec, ReactorId, View};
 use peristyle_shard::map::Run;
 use peristyle_shard::{ResizeError, ShardError, Usage};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// What a volume is, apart from its data. Plain values: travels between reactors.
@@ -99,20 +101,38 @@ pub struct Volume<S: ShardStore + Clone + 'static> {
     shard: ShardId,
     layer: LayerId,
     home: ReactorId,
+    way: Option<Way>,
+    is_unknown: Cell<bool>,
 }
 
 impl<S: ShardStore + Clone + 'static> Clone for Volume<S> {
     fn clone(&self) -> Self {
-        Volume { node: self.node.clone(), ..*self }
+        Volume::new(self.node.clone(), self.shard, self.layer, self.home).by(self.way)
     }
 }
 
 impl<S: ShardStore + Clone + 'static> Volume<S> {
     pub(crate) fn new(node: Rc<Node<S>>, shard: ShardId, layer: LayerId, home: ReactorId) -> Volume<S> {
-        Volume { node, shard, layer, home }
+        Volume { node, shard, layer, home, way: None, is_unknown: Cell::new(false) }
     }
 
-    async fn ask(&self, request: VolumeRequest) -> VolumeAnswer {
+    /// Reached over another node, if there is a way.
+    pub(crate) fn by(mut self, way: Option<Way>) -> Volume<S> {
+        self.way = way;
+        self
+    }
+
+    /// Something that was handed on to another node may have been done, or may be done yet.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.is_unknown.get()
+    }
+
+    pub(crate) async fn ask(&self, request: VolumeRequest) -> VolumeAnswer {
+        if let Some(way) = self.way {
+            let returned = self.node.hand_on((self.shard, self.layer), way, request).await;
+            self.is_unknown.set(self.is_unknown.get() || returned.is_unknown);
+            return returned.answer;
+        }
         if self.home == self.node.id() {
             return self.node.serve_volume(self.shard, self.layer, request).await;
         }

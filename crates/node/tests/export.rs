@@ -29,6 +29,7 @@ fn a_volume_is_exported_once_it_can_be_and_what_never_can_is_left_alone() {
             // The second does not fit beside the first; the third says that the first's layer has another size.
             volumes: vec![spec(), volume(2, 2, 256 << 10), volume(3, 1, 32)],
             limits: QpairLimits::default(),
+            forwards: false,
         };
         let exported = || node.exported().iter().map(|v| v.nsid).collect::<Vec<_>>();
         node.start_target(config).await.unwrap();

@@ -15,9 +15,9 @@ pub struct AssociationSeen {
 impl Registry {
     /// The subsystem's associations with I/O queues: as many as there are controllers at most.
     pub fn associations_of(&self, id: SubsystemId) -> impl Iterator<Item = AssociationSeen> + '_ {
-        self.slots().filter(move |(_, a)| a.subsystem == Some(id) && a.controller.has_io_queues).map(
-            |(controller, a)| AssociationSeen { controller, host: *a.controller.hostid() },
-        )
+        self.slots()
+            .filter(move |(_, a)| a.subsystem == Some(id) && a.controller.has_io_queues)
+            .map(|(controller, a)| AssociationSeen { controller, host: *a.controller.hostid() })
     }
 
     /// The group's state as this controller's log tells it, whatever the subsystem's is; `None`: the subsystem's again. The host is told.

@@ -483,7 +483,11 @@ impl Registry {
     }
 }
 
-pub(crate) fn close_queues(queues: &mut [Option<ConnId>], ending: Ending, events: &mut VecDeque<TargetEvent>) {
+pub(crate) fn close_queues(
+    queues: &mut [Option<ConnId>],
+    ending: Ending,
+    events: &mut VecDeque<TargetEvent>,
+) {
     for queue in queues {
         if let Some(conn) = queue.take() {
             events.push_back(TargetEvent::Close { conn, ending });

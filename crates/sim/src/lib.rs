@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod column;
+pub mod forward;
 pub mod host;
 pub mod members;
 pub mod model;

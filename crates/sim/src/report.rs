@@ -129,4 +129,11 @@ pub static SCENARIOS: &[Scenario] = &[
         operations: &[],
         run: crate::members::run,
     },
+    Scenario {
+        name: "forward",
+        about: "hosts on machines of their own that nodes hand commands on for, while ways are cut, nodes sleep and shards move",
+        plan: |seed| format!("{:?}", crate::forward::plan(seed)),
+        operations: &[],
+        run: crate::forward::run,
+    },
 ];

@@ -133,6 +133,9 @@ pub struct DevOptions {
     /// Have the nodes speak TLS with each other, as they do by themselves on a network
     #[arg(long, requires = "nodes")]
     pub tls: bool,
+    /// Have nodes hand on commands of hosts that do not reach the owner of a volume
+    #[arg(long, requires = "nodes")]
+    pub forward: bool,
     /// Folder of the store
     #[arg(long, default_value = "./peristyle-dev", value_name = "PATH")]
     pub dir: PathBuf,

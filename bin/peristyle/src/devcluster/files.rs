@@ -29,6 +29,8 @@ pub struct Layout {
     pub devices: u16,
     /// Between nodes.
     pub tls: bool,
+    /// Nodes hand on what is another's.
+    pub forward: bool,
 }
 
 fn failed(path: &Path, e: impl std::fmt::Display) -> Failure {
@@ -68,6 +70,7 @@ impl Layout {
             reactors,
             devices: options.devices_of_node(),
             tls: options.tls,
+            forward: options.forward,
         };
         if layout.admin(nodes).as_os_str().len() > 107 {
             return Err(failed(&layout.dir, "its path is too long for the sockets in it: use a shorter one"));
@@ -129,8 +132,9 @@ impl Layout {
         std::fs::create_dir_all(&dir).map_err(|e| failed(&dir, e))?;
         let (name, buffers) = (dir.display(), format_bytes(BUFFERS).replace(' ', ""));
         let mut text = format!(
-            "[node]\ndata_dir = \"{name}\"\nadmin_socket = \"{name}/admin.sock\"\n\n[nvme]\nlisten = [\"{}\"]\n",
-            self.portal(number)
+            "[node]\ndata_dir = \"{name}\"\nadmin_socket = \"{name}/admin.sock\"\n\n[nvme]\nlisten = [\"{}\"]\nforward = {}\n",
+            self.portal(number),
+            self.forward
         );
         if self.advertise.is_some() {
             let _ = writeln!(text, "advertise = \"{}\"", self.advertised(number));

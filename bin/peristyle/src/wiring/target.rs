@@ -40,6 +40,7 @@ fn config(
         hosts,
         volumes: volumes.to_vec(),
         limits: QpairLimits::default(),
+        forwards: plan.forward,
     })
 }
 

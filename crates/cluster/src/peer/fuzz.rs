@@ -107,7 +107,9 @@ pub fn client(input: &[u8]) {
         Request::Ping { bytes: 4096 },
         Request::Claim { shard: ShardId(0), epoch: peristyle_base::Epoch(1) },
         Request::Renew { shards: vec![(ShardId(0), peristyle_base::Epoch(1))] },
-        Request::Passes { wants: vec![Want { shard: ShardId(0), host: [1; 16], association: 1, take: true }] },
+        Request::Passes {
+            wants: vec![Want { shard: ShardId(0), host: [1; 16], association: 1, take: true }],
+        },
         forward(Forwarded::Read),
     ] {
         client.begin(&request, Payload::NONE, &mut out).expect("it may ask eight times");

@@ -434,10 +434,8 @@ pub(super) fn read_answer(of: u8, common: &Common, body: &[u8]) -> Result<Answer
         (fault, _) => Answer::Failed(decode(&FAULTS, fault - 1, "status")?),
     };
     end(&r)?;
-    let has_payload = matches!(
-        answer,
-        Answer::Rows | Answer::Listed { .. } | Answer::Pong | Answer::Forwarded(Ok(()))
-    );
+    let has_payload =
+        matches!(answer, Answer::Rows | Answer::Listed { .. } | Answer::Pong | Answer::Forwarded(Ok(())));
     if !has_payload && common.payload.bytes != 0 {
         return Err(Violation::Payload);
     }

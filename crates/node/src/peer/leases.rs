@@ -3,7 +3,7 @@
 
 use super::link::With;
 use super::table::Peer;
-use super::{Link, Peers};
+use super::{Lane, Link, Peers};
 use peristyle_base::{Epoch, Instant, NodeId, ShardId};
 use peristyle_cluster::lease::{Claimed, Grantor, Holder, Lease, RENEW_PERIOD, majority};
 use peristyle_cluster::peer::{Answer, RENEWALS_MAX, Request};
@@ -141,7 +141,7 @@ impl Peers {
         let (accepted, voters) = (vec![None; self.table.numbers()], self.table.voters());
         let ballot = Ballot { accepted: RefCell::new(accepted), voters, ..Ballot::default() };
         let links = self.table.numbered();
-        let links = links.filter_map(|(node, peer)| Some((node, self.link(peer.node, 0)?)));
+        let links = links.filter_map(|(node, peer)| Some((node, self.link(peer.node, Lane::Columns(0))?)));
         let others = join_all(links.map(|(node, link)| ballot.ask(node, link, shard, epoch)));
         let here = async {
             loop {
@@ -163,6 +163,13 @@ impl Peers {
         leases.heard.wait_until(|| leases.is_claimed(shard)).await;
     }
 
+    /// The epoch under which this node holds the shard. On the first reactor.
+    pub(super) fn held_epoch(&self, shard: ShardId) -> Option<Epoch> {
+        let leases = self.leases.borrow();
+        let holders = leases.as_ref()?.holders.borrow();
+        holders.get(&shard).map(|holder| holder.epoch)
+    }
+
     /// This node does not serve the shard any more: another may at once. On the first reactor.
     pub(crate) async fn release(&self, shard: ShardId) {
         let Some(leases) = self.leases.borrow().clone() else { return };
@@ -172,7 +179,7 @@ impl Peers {
         holder.end();
         leases.grantor.borrow_mut().give_back(peristyle_rt::now(), self.who.me, shard, epoch);
         let request = Request::Release { shard, epoch };
-        let links = self.table.all().filter_map(|peer| self.link(peer.node, 0));
+        let links = self.table.all().filter_map(|peer| self.link(peer.node, Lane::Columns(0)));
         let tell = links.map(|link| {
             let request = &request;
             async move { timeout(ANSWER_LIMIT, link.call(request, With::default())).await.map(drop) }

@@ -1,14 +1,13 @@
 //! The asking end: one connection to one reactor of another node, made again whenever it is lost.
 
 use super::incoming::{Incoming, Lost};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, described};
 use super::table::PeerTable;
 use super::tls::{Secured, Security};
 use peristyle_base::DeviceId;
-use peristyle_base::crc::Crc32c;
 use peristyle_cluster::ColumnFault;
 use peristyle_cluster::peer::{
-    Answer, CallId, Client, ClientEvent, Hello, Input, Payload, Refusal, Request, Violation,
+    Answer, CallId, Client, ClientEvent, Hello, Input, Refusal, Request, Violation,
 };
 use peristyle_rt::sync::Event;
 use peristyle_rt::{Addr, Buf, Duration, IoVec, Stream, select, timeout};
@@ -110,7 +109,7 @@ struct Conn {
 
 /// What is put behind a request: rows, and where the answer's payload goes.
 #[derive(Default)]
-pub(super) struct With {
+pub(crate) struct With {
     pub payload: Option<IoVec>,
     pub into: Option<Buf>,
 }
@@ -286,6 +285,10 @@ impl Link {
         with: With,
     ) -> (Result<Answer, ColumnFault>, Option<Buf>) {
         let conn = self.conn.borrow().clone().filter(|c| c.ready.get());
+        // A node of an older version does not have all requests.
+        if conn.as_ref().is_some_and(|conn| !conn.client.borrow().speaks(request)) {
+            return (Err(ColumnFault::Refused), with.into);
+        }
         match conn {
             Some(conn) => conn.call(request, with).await,
             None => (Err(ColumnFault::Device), with.into),
@@ -299,7 +302,7 @@ impl Conn {
         request: &Request<'_>,
         mut with: With,
     ) -> (Result<Answer, ColumnFault>, Option<Buf>) {
-        let payload = with.payload.as_ref().map_or(Payload::NONE, described);
+        let payload = described(with.payload.as_ref());
         loop {
             if self.outbox.closed.is_set() {
                 return (Err(ColumnFault::Device), with.into);
@@ -395,10 +398,4 @@ impl Conn {
         self.outbox.close();
         self.waiting.borrow_mut().places.iter_mut().filter_map(|w| w.waker.take()).for_each(Waker::wake);
     }
-}
-
-fn described(payload: &IoVec) -> Payload {
-    let mut crc = Crc32c::default();
-    payload.pieces().iter().for_each(|piece| crc.update(piece));
-    Payload { bytes: payload.bytes() as u32, crc: crc.finish() }
 }

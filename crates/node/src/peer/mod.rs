@@ -4,6 +4,7 @@
 //! of its own ([`serve`]). The first reactor watches the other nodes (`watch`): how full their devices are, and whether they
 //! answer. It also keeps this node's part in who owns which shard (`leases`).
 
+mod forward;
 mod incoming;
 mod leases;
 mod link;
@@ -13,8 +14,10 @@ mod table;
 mod tls;
 mod watch;
 
+pub(crate) use forward::{Carried, Carrier, Forwards, Handed, Outcome};
 pub use leases::LeaseTable;
 pub use link::LinkState;
+pub(crate) use link::With;
 use table::Peer;
 pub(crate) use table::{Identity, PeerTable};
 pub use table::{PeerConfig, PeersConfig};
@@ -24,7 +27,7 @@ use crate::columns::NodeColumns;
 use crate::devices::{DeviceState, DeviceTable, Home, SharedDevice};
 use crate::message::{ColumnAnswer, ColumnRequest};
 use leases::Leases;
-use link::{Link, With};
+use link::Link;
 use peristyle_base::{BLOCK_BYTES, ColumnPlace, DeviceId, Instant, NodeId, ShardId, SlotIndex};
 use peristyle_cluster::peer::{Answer, DeviceReport, Hello, PeerDeviceState, Request, Target, read_list};
 use peristyle_cluster::{ColumnFault, ListedSlot};
@@ -44,6 +47,16 @@ const UNHEARD_PERIOD: Duration = Duration::from_millis(10);
 /// A connection, and the version of the node to which it was made.
 type Linked = (u32, Rc<Link>);
 
+/// What a connection to another node carries.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Lane {
+    /// Requests to one of its reactors.
+    Columns(u16),
+    /// Commands of hosts to its first reactor. They may have to wait for memory there, behind which no column may wait: memory
+    /// comes free when columns are answered.
+    Forward,
+}
+
 /// One reactor's connections to other nodes.
 pub struct Peers {
     who: Identity,
@@ -51,11 +64,12 @@ pub struct Peers {
     listen: Option<SocketAddr>,
     security: Security,
     table: PeerTable,
-    links: RefCell<BTreeMap<(NodeId, u16), Linked>>,
+    links: RefCell<BTreeMap<(NodeId, Lane), Linked>>,
     /// On the first reactor of a node that has others.
     leases: RefCell<Option<Rc<Leases>>>,
     /// When each node answered last, on the first reactor.
     heard: RefCell<BTreeMap<NodeId, Instant>>,
+    forwards: Forwards,
     stopping: Event,
 }
 
@@ -63,7 +77,17 @@ impl Peers {
     pub(crate) fn new(who: Identity, config: &PeersConfig, table: PeerTable) -> Rc<Peers> {
         let (listen, security) = (config.listen, config.security.clone());
         let (links, leases, heard, stopping) = Default::default();
-        Rc::new(Peers { who, listen, security, table, links, leases, heard, stopping })
+        Rc::new(Peers {
+            who,
+            listen,
+            security,
+            table,
+            links,
+            leases,
+            heard,
+            forwards: Forwards::new(),
+            stopping,
+        })
     }
 
     /// Of a node that is alone.
@@ -94,7 +118,9 @@ impl Peers {
 
     /// The other nodes, and what is known of the connection to each.
     pub fn states(&self) -> Vec<(NodeId, LinkState)> {
-        let state = |p: &Peer| self.link(p.node, 0).map_or(LinkState::Unreachable, |link| link.state());
+        let state = |p: &Peer| {
+            self.link(p.node, Lane::Columns(0)).map_or(LinkState::Unreachable, |link| link.state())
+        };
         self.table.all().map(|p| (p.node, state(p))).collect()
     }
 
@@ -115,28 +141,29 @@ impl Peers {
 
     /// The connection to a reactor of another node; it is begun when it is first asked for, and anew when the node is reached elsewhere.
     /// `None`: no such node is a member.
-    fn link(&self, node: NodeId, reactor: u16) -> Option<Rc<Link>> {
+    fn link(&self, node: NodeId, lane: Lane) -> Option<Rc<Link>> {
         let peer = self.table.get(node)?;
         let version = peer.version();
         let mut links = self.links.borrow_mut();
-        match links.get(&(node, reactor)) {
+        match links.get(&(node, lane)) {
             Some((of, link)) if *of == version => return Some(link.clone()),
             Some((_, old)) => old.end(),
             None => {}
         }
+        let reactor = if let Lane::Columns(reactor) = lane { reactor } else { 0 };
         let mut addr = peer.addr();
         addr.set_port(addr.port().checked_add(reactor)?);
         let hello = Hello { versions: (0, 0), cluster: self.who.cluster, from: self.who.me, to: node };
         let how = (self.security.clone(), self.table.clone());
         let link = Link::start(Addr::Tcp(addr), hello, how, self.stopping.clone());
-        links.insert((node, reactor), (version, link.clone()));
+        links.insert((node, lane), (version, link.clone()));
         Some(link)
     }
 
     /// To a node's first reactor, while it is a member without having left meanwhile.
     fn link_in(&self, node: NodeId, term: u32) -> Option<Rc<Link>> {
         self.table.get(node).filter(|peer| peer.term() == term)?;
-        self.link(node, 0)
+        self.link(node, Lane::Columns(0))
     }
 
     /// Ends this reactor's connections to a node that has left. Those of others end with it.
@@ -149,7 +176,7 @@ impl Peers {
     /// To the reactor that serves a device. `None`: the device has moved to this node.
     fn link_to(&self, device: &SharedDevice) -> Option<Rc<Link>> {
         let Home::Peer(node) = device.home() else { return None };
-        self.link(node, device.peer_reactor())
+        self.link(node, Lane::Columns(device.peer_reactor()))
     }
 
     /// Carries out a request on a device of another node.

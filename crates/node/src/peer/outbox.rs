@@ -3,7 +3,8 @@
 
 use super::tls::Writer;
 use crate::pieces::{Piece, put};
-use peristyle_cluster::peer::HEAD_BYTES_MAX;
+use peristyle_base::crc::Crc32c;
+use peristyle_cluster::peer::{HEAD_BYTES_MAX, Payload};
 use peristyle_rt::sync::{Event, Notify};
 use peristyle_rt::{Buf, Either, IoVec, select};
 use std::cell::RefCell;
@@ -12,6 +13,14 @@ use std::cell::RefCell;
 const HEADS_BYTES: usize = 16 << 10;
 /// Payload of one send, more or less.
 const SEND_BYTES: usize = 2 << 20;
+
+/// What a head says of the payload behind it.
+pub(super) fn described(payload: Option<&IoVec>) -> Payload {
+    let Some(payload) = payload.filter(|payload| !payload.is_empty()) else { return Payload::NONE };
+    let mut crc = Crc32c::default();
+    payload.pieces().iter().for_each(|piece| crc.update(piece));
+    Payload { bytes: payload.bytes() as u32, crc: crc.finish() }
+}
 
 struct Filling {
     heads: Buf,

@@ -1,21 +1,20 @@
 //! The asked end: columns of this node for others.
 
 use super::incoming::{Incoming, Lost};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, described};
 use super::tls::{Secured, Who};
-use super::{Peers, reports};
+use super::{Handed, Peers, reports};
 use crate::columns::NodeColumns;
 use crate::message::{ColumnAnswer, ColumnRequest};
-use peristyle_base::{BLOCK_BYTES, DeviceId, NodeId, ShardId, SlotIndex, crc32c};
+use peristyle_base::{BLOCK_BYTES, DeviceId, NodeId, ShardId, SlotIndex};
 use peristyle_cluster::peer::{
-    APPEND_ROWS_MAX, Answer, Asked, Credits, DEVICE_ENTRY_BYTES, Hello, Input, LIST_ENTRY_BYTES,
-    PAYLOAD_BYTES_MAX, Payload, Request, Server, ServerEvent, Ticket, Violation, Welcome, write_device,
-    write_listed,
+    APPEND_ROWS_MAX, Answer, Asked, Credits, DEVICE_ENTRY_BYTES, Forwarded, Hello, Input, LIST_ENTRY_BYTES,
+    PAYLOAD_BYTES_MAX, Request, Server, ServerEvent, Ticket, Violation, Welcome, write_device, write_listed,
 };
 use peristyle_cluster::{ColumnFault, ListedSlot};
 use peristyle_rt::sync::{Permit, Semaphore};
 use peristyle_rt::{
-    Addr, Duration, Either, IoVec, KeptBufs, Listener, NetError, Stream, View, select, timeout,
+    Addr, Buf, Duration, Either, IoVec, KeptBufs, Listener, NetError, Stream, View, select, timeout,
 };
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -63,8 +62,9 @@ enum Work {
         bytes: u32,
     },
     Probe(DeviceId),
-    /// Who owns what; the request is one of the leases'.
+    /// Who owns what, and who may hand on what; the request is about leases or passes.
     Lease(Request<'static>),
+    Handed(Handed),
 }
 
 /// A read, before it has a buffer.
@@ -87,6 +87,8 @@ enum Told {
         bytes: usize,
         crcs: usize,
     },
+    /// So many bytes are behind it.
+    Handed(Ticket, Handed, usize),
 }
 
 struct Session {
@@ -145,13 +147,13 @@ impl Service {
         list: &[ListedSlot],
         from: SlotIndex,
         bytes: u32,
-    ) -> (Answer, Option<View>, Option<Permit>) {
+    ) -> (Answer, Option<IoVec>, Option<Permit>) {
         let first = list.partition_point(|listed| listed.place.slot < from);
         let most = (bytes as usize).min(TABLE_BYTES_MAX) / LIST_ENTRY_BYTES;
         let (page, rest) = list[first..].split_at(most.min(list.len() - first));
         let next = rest.first().map(|listed| listed.place.slot);
         let write = |listed: &ListedSlot, entry: &mut [u8; LIST_ENTRY_BYTES]| write_listed(listed, entry);
-        (Answer::Listed { next }, Some(self.table(page, write).await), None)
+        (Answer::Listed { next }, Some(self.table(page, write).await.into()), None)
     }
 
     async fn table<T, const N: usize>(&self, items: &[T], write: impl Fn(&T, &mut [u8; N])) -> View {
@@ -239,6 +241,15 @@ impl Session {
                 peristyle_rt::spawn(self.carry_out(ticket, Work::Column(at.place.device, request)));
                 Ok(())
             }
+            Told::Handed(ticket, mut handed, bytes) => {
+                handed.from = self.from.get();
+                if bytes > 0 {
+                    let check = |bytes: &[u8]| server.borrow_mut().handle_payload(bytes).map(drop);
+                    handed.data = Some(incoming.fill(Buf::alloc(bytes).await, check).await?);
+                }
+                peristyle_rt::spawn(self.carry_out(ticket, Work::Handed(handed)));
+                Ok(())
+            }
         }
     }
 
@@ -256,6 +267,15 @@ impl Session {
                 kept.clear();
                 kept.extend_from_slice(crcs);
                 Told::Append { ticket, at, row, class, bytes: payload as usize, crcs: kept.len() }
+            }
+            ServerEvent::Request(Asked {
+                ticket,
+                request: Request::Forward { pass, shard, layer, command, offset, bytes },
+                payload,
+            }) => {
+                let from = NodeId::default();
+                let handed = Handed { from, pass, shard, layer, command, offset, bytes, data: None };
+                Told::Handed(ticket, handed, payload as usize)
             }
             ServerEvent::Request(Asked { ticket, request, .. }) => Told::Work(ticket, work(request)),
         };
@@ -284,11 +304,7 @@ impl Session {
 
     async fn carry_out(self: Rc<Self>, ticket: Ticket, work: Work) {
         let (answer, data, _permit) = self.answer_to(work).await;
-        let payload = data.as_ref().map_or(Payload::NONE, |view| match view.len() {
-            0 => Payload::NONE,
-            bytes => Payload { bytes: bytes as u32, crc: crc32c(view) },
-        });
-        let data = data.map(IoVec::from);
+        let payload = described(data.as_ref());
         let mut ticket = Some(ticket);
         while !self.outbox.closed.is_set() {
             let sent = self.outbox.push(data.as_ref(), |out| {
@@ -302,7 +318,7 @@ impl Session {
         }
     }
 
-    async fn answer_to(&self, work: Work) -> (Answer, Option<View>, Option<Permit>) {
+    async fn answer_to(&self, work: Work) -> (Answer, Option<IoVec>, Option<Permit>) {
         let columns = &self.service.columns;
         match work {
             Work::Column(device, request) => (answer_of(columns.ask_here(device, request).await), None, None),
@@ -312,7 +328,9 @@ impl Session {
                 let request =
                     ColumnRequest::Read { slot: read.at.place.slot, name: read.at.name, row: read.row, buf };
                 match columns.ask_here(device, request).await {
-                    ColumnAnswer::Read(Ok(()), buf) => (Answer::Rows, Some(buf.freeze()), Some(permit)),
+                    ColumnAnswer::Read(Ok(()), buf) => {
+                        (Answer::Rows, Some(buf.freeze().into()), Some(permit))
+                    }
                     other => (answer_of(other), None, None),
                 }
             }
@@ -328,11 +346,23 @@ impl Session {
                 let data = self.service.table(&devices, |report, entry: &mut [u8; DEVICE_ENTRY_BYTES]| {
                     write_device(report, entry)
                 });
-                (Answer::Pong, Some(data.await), None)
+                (Answer::Pong, Some(data.await.into()), None)
             }
             Work::Lease(request) => {
-                let answer = self.service.peers.promised(self.from.get(), &request);
+                let (peers, from) = (&self.service.peers, self.from.get());
+                let answer = match &request {
+                    Request::Passes { wants } => peers.give_passes(from, wants),
+                    request => peers.promised(from, request),
+                };
                 (answer.unwrap_or(Answer::Failed(ColumnFault::Refused)), None, None)
+            }
+            Work::Handed(handed) => {
+                let bytes = if handed.command == Forwarded::Read { handed.bytes as usize } else { 0 };
+                let permit = self.room.acquire(bytes.div_ceil(BLOCK_BYTES)).await;
+                match self.service.peers.carry_handed(handed).await {
+                    Ok(data) => (Answer::Forwarded(Ok(())), data, Some(permit)),
+                    Err(why) => (Answer::Forwarded(Err(why)), None, None),
+                }
             }
             Work::Probe(device) => match columns.probe_here(device).await {
                 true => (Answer::Done, None, None),
@@ -369,7 +399,8 @@ fn work(request: Request<'_>) -> Work {
         Request::Claim { shard, epoch } => Work::Lease(Request::Claim { shard, epoch }),
         Request::Renew { shards } => Work::Lease(Request::Renew { shards }),
         Request::Release { shard, epoch } => Work::Lease(Request::Release { shard, epoch }),
-        Request::Append { .. } => unreachable!("its rows are received first"),
+        Request::Passes { wants } => Work::Lease(Request::Passes { wants }),
+        Request::Append { .. } | Request::Forward { .. } => unreachable!("its rows are received first"),
     }
 }
 

@@ -57,9 +57,9 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
         if qpair.queued().nth(1).is_none() {
             return;
         }
-        let namespaces = self.node.target.namespaces();
+        let namespaces = self.namespaces();
         for sqe in qpair.queued().filter(|sqe| sqe.opcode() == opcode::nvm::READ) {
-            let here = namespaces.place(sqe.nsid()).filter(|place| place.home == self.node.id());
+            let here = namespaces.place(sqe.nsid()).filter(|place| place.is_of(self.node.id()));
             if let (Some(place), Some(ns)) = (here, namespaces.table.get(sqe.nsid())) {
                 let offset = sqe.slba().saturating_mul(1 << ns.lba_size.shift());
                 self.node.expect_read(place.shard, place.layer, offset);
@@ -77,10 +77,10 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 
     fn read_at_once(&self, command: &Command, blocks: &mut usize) -> Option<()> {
         let _admitted = self.node.qos.try_admit(Class::Foreground)?;
-        let namespaces = self.node.target.namespaces();
+        let namespaces = self.namespaces();
         let (io, ns) = io_command::decode(&command.sqe, &namespaces.table).ok()?;
         let (IoCommand::Read { range, .. }, Some(ns)) = (io, ns) else { return None };
-        let place = namespaces.place(ns.nsid).filter(|place| place.home == self.node.id())?;
+        let place = namespaces.place(ns.nsid).filter(|place| place.is_of(self.node.id()))?;
         let (offset, bytes) = range.bytes(ns);
         let permit = self.try_room_for(bytes)?;
         let started = peristyle_rt::now();
@@ -124,11 +124,11 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     }
 
     fn accept_at_once(self: &Rc<Self>, command: &Command, data: View, started: Instant) -> Result<(), View> {
-        let namespaces = self.node.target.namespaces();
+        let namespaces = self.namespaces();
         let Ok((io, Some(&ns))) = io_command::decode(&command.sqe, &namespaces.table) else {
             return Err(data);
         };
-        let here = namespaces.place(ns.nsid).filter(|place| place.home == self.node.id());
+        let here = namespaces.place(ns.nsid).filter(|place| place.is_of(self.node.id()));
         let (IoCommand::Write { range, .. }, Some(place)) = (io, here) else { return Err(data) };
         let (offset, bytes) = range.bytes(&ns);
         let (Some(shard), true) = (self.node.shard(place.shard), bytes == data.len() as u64) else {

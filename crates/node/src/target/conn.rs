@@ -1,5 +1,6 @@
 //! One connection: the queue pair machine, the buffers of its commands, and the task that receives.
 
+use super::Namespaces;
 use super::at_once;
 use super::execute::Kind;
 use super::home::HomeRequest;
@@ -424,13 +425,18 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
         }
     }
 
+    /// As this connection has them.
+    pub fn namespaces(&self) -> Rc<Namespaces> {
+        self.node.target.namespaces_of(self.connected.get().map(|connected| connected.controller))
+    }
+
     fn hopeless(&self, tag: Tag) -> Option<Status> {
         self.connected.get().filter(|c| c.qid > 0)?;
         let sqe: Sqe = self.qpair.borrow().command_of(tag).ok()?.sqe;
         if sqe.is_fabrics() || sqe.fuse() != Fuse::Normal {
             return None;
         }
-        io_command::decode(&sqe, &self.node.target.namespaces().table).err()
+        io_command::decode(&sqe, &self.namespaces().table).err()
     }
 
     fn give(&self, tag: Tag, buf: Buf) {

@@ -136,8 +136,8 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
         if command.sqe.is_fabrics() {
             return self.fabrics(command);
         }
-        let _admitted = conn.admit().await;
-        let namespaces = conn.node.target.namespaces();
+        let admitted = conn.admit().await;
+        let namespaces = conn.namespaces();
         let (io, ns) = match io_command::decode(&command.sqe, &namespaces.table) {
             Ok((io, ns)) => (io, ns.copied()),
             Err(status) => {
@@ -145,6 +145,10 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
                 return conn.complete(command.tag, status.into(), None);
             }
         };
+        // What another node takes long for must not hold up what is done here.
+        let is_elsewhere =
+            ns.and_then(|ns| namespaces.place(ns.nsid)).is_some_and(|place| place.way.is_some());
+        let _admitted = (!is_elsewhere).then_some(admitted);
         let (kind, started) = (Kind::of(&io), peristyle_rt::now());
         conn.enter(kind, started, ns.as_ref());
         let result = match ns {
@@ -193,7 +197,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     ) {
         let conn = &self;
         let _admitted = conn.admit().await;
-        let namespaces = conn.node.target.namespaces();
+        let namespaces = conn.namespaces();
         let started = peristyle_rt::now();
         conn.node.stats.borrow_mut().other.enter(started);
         conn.node.target.counting.borrow_mut().enter(started);
@@ -232,13 +236,34 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     }
 
     async fn execute(
-        &self,
+        self: &Rc<Self>,
         io: IoCommand,
         ns: &NamespaceView,
         namespaces: &Namespaces,
         data: Option<View>,
     ) -> Result<Option<Reply>, Status> {
         let volume = self.volume(namespaces, ns.nsid)?;
+        let result = self.execute_on(&volume, io, ns, data).await;
+        self.end_if_unknown(&volume).await;
+        result
+    }
+
+    /// A host that is told nothing of a command that may be done yet must not send it again the same way: its association ends
+    /// before it can.
+    async fn end_if_unknown(self: &Rc<Self>, volume: &Volume<S>) {
+        if let (true, Some(connected)) = (volume.is_unknown(), self.connected.get()) {
+            self.node.ask_home(HomeRequest::Withdraw(connected.controller)).await;
+            self.close();
+        }
+    }
+
+    async fn execute_on(
+        &self,
+        volume: &Volume<S>,
+        io: IoCommand,
+        ns: &NamespaceView,
+        data: Option<View>,
+    ) -> Result<Option<Reply>, Status> {
         let done = match io {
             IoCommand::Read { range, .. } => {
                 let (offset, bytes) = range.bytes(ns);
@@ -264,7 +289,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             }
             IoCommand::DatasetManagement { deallocate: false, .. } => Ok(()),
             IoCommand::DatasetManagement { ranges, deallocate: true } => {
-                deallocate(&volume, data.as_deref().unwrap_or_default(), ranges, ns).await?
+                deallocate(volume, data.as_deref().unwrap_or_default(), ranges, ns).await?
             }
         };
         done.map(|()| None).map_err(|e| self.status(e, ns.nsid))
@@ -289,7 +314,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 
     /// The statuses of both halves.
     async fn compare_and_write(
-        &self,
+        self: &Rc<Self>,
         first: &Command,
         second: &Command,
         namespaces: &Namespaces,
@@ -307,7 +332,9 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             Ok(prepared) => prepared,
             Err(status) => return (status, Status::ABORTED_FAILED_FUSED),
         };
-        match volume.compare_and_write(io.range.bytes(&ns).0, expected, data).await {
+        let result = volume.compare_and_write(io.range.bytes(&ns).0, expected, data).await;
+        self.end_if_unknown(&volume).await;
+        match result {
             Ok(()) => (Status::SUCCESS, Status::SUCCESS),
             Err(ShardError::Different) => (status_of(ShardError::Different), Status::ABORTED_FAILED_FUSED),
             Err(error) => (Status::ABORTED_FAILED_FUSED, self.status(error, ns.nsid)),

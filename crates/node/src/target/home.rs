@@ -1,6 +1,7 @@
 //! The home reactor's part: the registry of subsystems and controllers, and what it has to tell the connections.
 
-use super::{HOME, Namespaces, Place, TargetConfig, reactor_of};
+use super::forward::Forwarding;
+use super::{HOME, Namespaces, Place, TargetConfig, Way, reactor_of};
 use crate::message::{Reply, Request};
 use crate::reactor::Node;
 use crate::volume::VolumeSpec;
@@ -13,7 +14,7 @@ use peristyle_nvme::registry::{
     ConnId, Connected, ControllerRef, Refused, Registry, RegistryConfig, SubsystemId, TargetEvent,
 };
 use peristyle_nvme::subsystem::{ANA_GROUPS_MAX, IoCounters, LbaSize, Namespace, Subsystem};
-use peristyle_nvme::wire::fabrics::CNTLID_MAX;
+use peristyle_nvme::wire::fabrics::{CNTLID_MAX, is_for_discovery};
 use peristyle_nvme::wire::log_page::AnaState;
 use peristyle_nvme::wire::{Sqe, Status};
 use peristyle_rt::sync::Notify;
@@ -62,8 +63,12 @@ pub enum HomeRequest {
     },
     /// A command of an I/O queue that the controller's error log is to tell of.
     Failed(ControllerRef, ErrorReport),
+    /// Nobody knows what became of a command that this controller's host had sent, and that was handed on.
+    Withdraw(ControllerRef),
     /// From home to every reactor.
     Namespaces(Namespaces),
+    /// From home to every reactor: what is handed on.
+    Ways(Vec<(ShardId, Way)>),
     /// From home to a connection's reactor.
     Event(TargetEvent),
 }
@@ -76,10 +81,10 @@ pub enum HomeReply {
 }
 
 pub(super) struct Home {
-    registry: RefCell<Registry>,
-    subsystem: SubsystemId,
+    pub registry: RefCell<Registry>,
+    pub subsystem: SubsystemId,
     /// Exported, in the order of their NSID.
-    volumes: RefCell<Vec<VolumeSpec>>,
+    pub volumes: RefCell<Vec<VolumeSpec>>,
     /// Connections whose last commands are still being executed, and their hosts.
     draining: RefCell<Vec<(ConnId, [u8; 16])>>,
     drained: Notify,
@@ -88,12 +93,22 @@ pub(super) struct Home {
     /// The registry may have events, or an earlier deadline.
     changed: Notify,
     is_changed: Cell<bool>,
+    pub forwarding: RefCell<Forwarding>,
 }
 
 impl Home {
-    fn changed(&self) {
+    pub fn changed(&self) {
         self.is_changed.set(true);
         self.changed.notify_all();
+    }
+    /// Reactors are told of something from here on: no host hears of it …
+    pub fn begin_telling(&self) {
+        self.telling.set(self.telling.get() + 1);
+    }
+    /// … before they all know.
+    pub fn end_telling(&self) {
+        self.telling.set(self.telling.get() - 1);
+        self.changed();
     }
 }
 
@@ -112,7 +127,7 @@ fn namespace(spec: &VolumeSpec) -> Namespace {
 }
 
 /// What moves together has one state: a shard's volumes.
-fn ana_group(shard: ShardId) -> u32 {
+pub(super) fn ana_group(shard: ShardId) -> u32 {
     shard.0 % ANA_GROUPS_MAX + 1
 }
 
@@ -151,8 +166,15 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             telling: Cell::new(0),
             changed: Notify::default(),
             is_changed: Cell::new(false),
+            forwarding: RefCell::default(),
         }));
         peristyle_rt::spawn(self.clone().run_home());
+        if !is_alone {
+            self.peers.set_carrier(self.clone());
+        }
+        if config.forwards && !is_alone {
+            peristyle_rt::spawn(self.clone().run_forwarding());
+        }
         let served: Vec<ShardId> = self.served.borrow().keys().copied().collect();
         for shard in served {
             self.show_shard(shard).await;
@@ -200,6 +222,11 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         let before = self.served.borrow().get(&shard).map_or(0, |told| told.0);
         if number > before {
             self.served.borrow_mut().insert(shard, (number, served));
+            self.peers.set_served(shard, served);
+            if let Some(home) = self.home_part() {
+                self.end_ways(&home, shard);
+                self.tell_ways(&home).await;
+            }
             self.show_shard(shard).await;
         }
     }
@@ -275,15 +302,16 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         self.home_part().map(|home| home.volumes.borrow().clone()).unwrap_or_default()
     }
 
-    fn home_part(&self) -> Option<Rc<super::Home>> {
+    pub(super) fn home_part(&self) -> Option<Rc<super::Home>> {
         self.target.home.borrow().clone()
     }
 
     /// All reactors get the table, then hosts are told.
     async fn tell_namespaces(self: &Rc<Self>, home: &Home) {
-        home.telling.set(home.telling.get() + 1);
+        home.begin_telling();
         let place = |v: &VolumeSpec| {
-            Some((v.nsid, Place { shard: v.shard, layer: v.layer, home: self.home_of(v.shard)? }))
+            let home = self.home_of(v.shard)?;
+            Some((v.nsid, Place { shard: v.shard, layer: v.layer, home, way: None }))
         };
         let places = home.volumes.borrow().iter().filter_map(place).collect();
         let table = home.registry.borrow().namespace_table(home.subsystem);
@@ -292,11 +320,10 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             let request = HomeRequest::Namespaces(namespaces.clone());
             self.tell(reactor, request).await;
         }
-        home.telling.set(home.telling.get() - 1);
-        home.changed();
+        home.end_telling();
     }
 
-    async fn tell(self: &Rc<Self>, reactor: ReactorId, request: HomeRequest) {
+    pub(super) async fn tell(self: &Rc<Self>, reactor: ReactorId, request: HomeRequest) {
         if reactor == self.id() {
             self.hear(request);
         } else {
@@ -329,9 +356,8 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     /// What home tells this reactor.
     fn hear(&self, request: HomeRequest) {
         match request {
-            HomeRequest::Namespaces(namespaces) => {
-                *self.target.namespaces.borrow_mut() = Rc::new(namespaces);
-            }
+            HomeRequest::Namespaces(namespaces) => self.target.set_namespaces(namespaces),
+            HomeRequest::Ways(ways) => self.target.set_ways(ways),
             HomeRequest::Event(TargetEvent::CompleteAer { conn, cid, status, dw0 }) => {
                 if let Some(conn) = self.target.conn(conn) {
                     conn.complete_event(cid, status, dw0);
@@ -355,6 +381,9 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             HomeRequest::Disconnected { connected, draining } => {
                 if let Some(home) = self.home_part() {
                     home.registry.borrow_mut().disconnected(&connected);
+                    if draining.is_none() {
+                        self.peers.forwards().depart(connected.conn.0);
+                    }
                     home.draining.borrow_mut().extend(draining.map(|host| (connected.conn, host)));
                     home.changed();
                 }
@@ -362,6 +391,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             }
             HomeRequest::Drained { conn } => {
                 if let Some(home) = self.home_part() {
+                    self.peers.forwards().depart(conn.0);
                     home.draining.borrow_mut().retain(|d| d.0 != conn);
                     home.drained.notify_all();
                 }
@@ -383,6 +413,10 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 }
                 HomeReply::Done
             }
+            HomeRequest::Withdraw(controller) => {
+                self.withdraw(controller).await;
+                HomeReply::Done
+            }
             told => {
                 self.hear(told);
                 HomeReply::Done
@@ -393,14 +427,24 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     async fn serve_connect(&self, conn: ConnId, sqe: &Sqe, data: &[u8]) -> Result<Connected, Refused> {
         // Not yet (or no more): the host may come again.
         let home = self.home_part().ok_or(Refused { status: Status::CONTROLLER_BUSY, dw0: 0 })?;
-        if let Some(host) = data.get(..16) {
-            let drained = || !home.draining.borrow().iter().any(|d| d.1 == host);
+        let forwards = self.peers.forwards();
+        if let Some(host) = data.first_chunk::<16>() {
+            let alone = async {
+                if !is_for_discovery(data) {
+                    forwards.arrive(conn.0, *host).await;
+                }
+                home.drained.wait_until(|| !home.draining.borrow().iter().any(|d| d.1 == *host)).await;
+            };
             // What is stuck may never end. A host that hears that it is to come again can tell its operator so.
-            if timeout(DRAIN_LIMIT, home.drained.wait_until(drained)).await.is_none() {
+            if timeout(DRAIN_LIMIT, alone).await.is_none() {
+                forwards.depart(conn.0);
                 return Err(Refused { status: Status::CONTROLLER_BUSY, dw0: 0 });
             }
         }
         let result = home.registry.borrow_mut().connect(peristyle_rt::now(), conn, sqe, data);
+        if result.is_err() {
+            forwards.depart(conn.0);
+        }
         home.changed();
         result
     }

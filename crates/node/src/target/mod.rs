@@ -8,10 +8,12 @@ mod at_once;
 mod conn;
 mod counted;
 mod execute;
+mod forward;
 mod home;
 mod transmit;
 
 pub use counted::COUNT_PERIOD;
+pub(crate) use forward::Way;
 pub use home::{HomeReply, HomeRequest};
 
 use crate::reactor::Node;
@@ -22,12 +24,14 @@ use peristyle_base::{LayerId, ShardId};
 use peristyle_cluster::ShardStore;
 use peristyle_nvme::QpairLimits;
 use peristyle_nvme::discovery::Portal;
-use peristyle_nvme::registry::ConnId;
-use peristyle_nvme::subsystem::{Hosts, NamespaceTable};
+use peristyle_nvme::registry::{ConnId, ControllerRef};
+use peristyle_nvme::subsystem::{Hosts, NamespaceTable, NamespaceView};
 use peristyle_nvme::wire::fabrics::Nqn;
+use peristyle_nvme::wire::log_page::AnaState;
 use peristyle_rt::sync::{Event, Notify};
 use peristyle_rt::{Addr, Duration, Either, Listener, NetError, ReactorId, select};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 /// The reactor that has the controllers.
@@ -51,6 +55,8 @@ pub struct TargetConfig {
     pub hosts: Hosts,
     pub volumes: Vec<VolumeSpec>,
     pub limits: QpairLimits,
+    /// Hosts that have no connection to a shard's owner reach its volumes here as well: their commands are handed on.
+    pub forwards: bool,
 }
 
 /// Where a namespace's data is.
@@ -59,6 +65,15 @@ pub(crate) struct Place {
     shard: ShardId,
     layer: LayerId,
     home: ReactorId,
+    /// It is another node's, and commands are handed on to that.
+    way: Option<Way>,
+}
+
+impl Place {
+    /// This reactor has its shard, if the node has.
+    fn is_of(&self, reactor: ReactorId) -> bool {
+        self.way.is_none() && self.home == reactor
+    }
 }
 
 /// The namespaces as one reactor sees them.
@@ -72,6 +87,17 @@ pub struct Namespaces {
 impl Namespaces {
     fn place(&self, nsid: u32) -> Option<Place> {
         self.places.binary_search_by_key(&nsid, |p| p.0).ok().map(|i| self.places[i].1)
+    }
+
+    /// As they are for an association with these ways.
+    fn by(&self, ways: &[(ShardId, Way)]) -> Namespaces {
+        let way = |place: &Place| ways.iter().find(|way| way.0 == place.shard).map(|way| way.1);
+        let state = |view: &NamespaceView| match self.place(view.nsid).and_then(|place| way(&place)) {
+            Some(_) if view.ana == AnaState::Inaccessible => AnaState::NonOptimized,
+            _ => view.ana,
+        };
+        let places = self.places.iter().map(|(nsid, place)| (*nsid, Place { way: way(place), ..*place }));
+        Namespaces { table: self.table.with_states(state), places: places.collect() }
     }
 }
 
@@ -89,6 +115,9 @@ pub struct TargetState<S: ShardStore + Clone + 'static> {
     gone: Notify,
     stopping: Event,
     namespaces: RefCell<Rc<Namespaces>>,
+    /// What is handed on, and for each association with such ways the namespaces as they are for that, by its number.
+    ways: RefCell<Vec<(ShardId, Way)>>,
+    by_way: RefCell<BTreeMap<u64, Rc<Namespaces>>>,
     home: RefCell<Option<Rc<Home>>>,
     counting: RefCell<counted::Counting>,
     /// The task that tells home what was counted runs.
@@ -103,6 +132,8 @@ impl<S: ShardStore + Clone + 'static> Default for TargetState<S> {
             gone: Notify::default(),
             stopping: Event::default(),
             namespaces: RefCell::default(),
+            ways: RefCell::default(),
+            by_way: RefCell::default(),
             home: RefCell::default(),
             counting: RefCell::default(),
             tells: Cell::new(false),
@@ -113,6 +144,29 @@ impl<S: ShardStore + Clone + 'static> Default for TargetState<S> {
 impl<S: ShardStore + Clone + 'static> TargetState<S> {
     fn namespaces(&self) -> Rc<Namespaces> {
         self.namespaces.borrow().clone()
+    }
+    /// As a controller's connections have them.
+    fn namespaces_of(&self, controller: Option<ControllerRef>) -> Rc<Namespaces> {
+        let by_way = self.by_way.borrow();
+        let own = controller.filter(|_| !by_way.is_empty()).and_then(|c| by_way.get(&c.number()));
+        own.cloned().unwrap_or_else(|| self.namespaces())
+    }
+    fn set_namespaces(&self, namespaces: Namespaces) {
+        self.namespaces.replace(Rc::new(namespaces));
+        self.follow_ways();
+    }
+    fn set_ways(&self, ways: Vec<(ShardId, Way)>) {
+        self.ways.replace(ways);
+        self.follow_ways();
+    }
+    fn follow_ways(&self) {
+        let mut of: BTreeMap<u64, Vec<(ShardId, Way)>> = BTreeMap::new();
+        for way in self.ways.borrow().iter() {
+            of.entry(way.1.controller.number()).or_default().push(*way);
+        }
+        let all = self.namespaces();
+        let by_way = of.into_iter().map(|(controller, ways)| (controller, Rc::new(all.by(&ways))));
+        self.by_way.replace(by_way.collect());
     }
     fn conn(&self, id: ConnId) -> Option<Rc<Conn<S>>> {
         let conns = self.conns.borrow();
@@ -212,6 +266,6 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     }
 
     fn volume_at(self: &Rc<Self>, place: Place) -> Volume<S> {
-        Volume::new(self.clone(), place.shard, place.layer, place.home)
+        Volume::new(self.clone(), place.shard, place.layer, place.home).by(place.way)
     }
 }

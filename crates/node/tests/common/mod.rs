@@ -87,6 +87,7 @@ pub fn target_config(listen: Addr, hosts: Hosts, volumes: Vec<VolumeSpec>) -> Ta
         hosts,
         volumes,
         limits: QpairLimits::default(),
+        forwards: false,
     }
 }
 

@@ -83,6 +83,12 @@ pub struct ConnectData {
     _768: [u8; 256],
 }
 
+/// Whether the data of a Connect names the discovery subsystem. Base 4.7.
+pub fn is_for_discovery(data: &[u8]) -> bool {
+    let data = ConnectData::ref_from_prefix(data).ok();
+    data.and_then(|(data, _)| Nqn::from_field(&data.subnqn)).is_some_and(|nqn| nqn.as_str() == DISCOVERY_NQN)
+}
+
 const _: () = assert!(size_of::<ConnectData>() == 1024);
 const _: () = assert!(offset_of!(ConnectData, subnqn) == 256);
 const _: () = assert!(offset_of!(ConnectData, hostnqn) == 512);

@@ -106,7 +106,7 @@ impl<S: ShardStore + Clone + 'static> Drop for Unanswered<'_, S> {
 }
 
 /// A block names its writer's salt and is full of it; 0: it was never written.
-fn content(salt: u64) -> Vec<u8> {
+pub(crate) fn content(salt: u64) -> Vec<u8> {
     let mut block = vec![0; BLOCK_BYTES];
     if salt != 0 {
         fill(salt, 0, &mut block);

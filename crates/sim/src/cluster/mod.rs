@@ -6,7 +6,7 @@
 
 pub(crate) mod hosts;
 pub(crate) mod machines;
-mod nodes;
+pub(crate) mod nodes;
 pub mod register;
 
 use crate::Outcome;
@@ -32,6 +32,8 @@ pub struct Plan {
     pub rounds: usize,
     pub volatile_cache: bool,
     pub checkpoint_log_bytes: u64,
+    /// Nodes are targets for hosts on machines of their own, and hand on what is another's.
+    pub exports: bool,
     /// Kinds of faults that this seed has; others it never has.
     kinds: Vec<Kind>,
 }
@@ -92,7 +94,27 @@ impl Plan {
             rounds: rng.between(2, 6) as usize,
             volatile_cache: rng.coin(),
             checkpoint_log_bytes: *rng.pick(&[1 << 20, 4 << 20, 1 << 30]),
+            exports: false,
             kinds,
+        }
+    }
+}
+
+impl Plan {
+    /// Of nodes without hosts inside, which nothing befalls by itself.
+    pub(crate) fn exporting(nodes: usize, scheme: Scheme, reactors: usize, shards: usize) -> Plan {
+        Plan {
+            nodes,
+            scheme,
+            reactors,
+            shards,
+            hosts: 0,
+            rest_us: 0,
+            rounds: 0,
+            volatile_cache: false,
+            checkpoint_log_bytes: 4 << 20,
+            exports: true,
+            kinds: Vec::new(),
         }
     }
 }

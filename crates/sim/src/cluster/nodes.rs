@@ -9,10 +9,14 @@ use peristyle_base::{BLOCK_BYTES, LayerId, NodeId, ShardId, Uuid};
 use peristyle_cluster::{DomainId, MemoryShardStore};
 use peristyle_column::Discard;
 use peristyle_node::{
-    DeviceConfig, Node, NodeConfig, PeerConfig, PeerDevice, PeersConfig, ShardPhase, VolumeSpec, Wish, seeds,
+    DeviceConfig, Node, NodeConfig, PeerConfig, PeerDevice, PeersConfig, ShardPhase, TargetConfig,
+    VolumeSpec, Wish, seeds,
 };
+use peristyle_nvme::QpairLimits;
+use peristyle_nvme::subsystem::Hosts;
+use peristyle_nvme::wire::fabrics::Nqn;
 use peristyle_rt::sim::{DiskHandle, NodeHandle, World, WorldHandle};
-use peristyle_rt::{Duration, ReactorId};
+use peristyle_rt::{Addr, Duration, ReactorId};
 use peristyle_shard::ShardConfig;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -21,6 +25,8 @@ use std::rc::Rc;
 const CLUSTER: Uuid = Uuid([0xC2; 16]);
 const NETWORK: u8 = 1;
 const PORT: u16 = 7400;
+const HOST_PORT: u16 = 4420;
+pub(crate) const NQN: &str = "nqn.2026-01.io.peristyle:cluster";
 
 /// What the world tells a node of one shard, and what it hears.
 #[derive(Default)]
@@ -35,6 +41,8 @@ pub struct Order {
 }
 
 pub struct Nodes {
+    /// Who is to own each shard: whom nodes hand commands on to.
+    pub owners: Rc<RefCell<Vec<usize>>>,
     pub machines: Vec<NodeHandle>,
     disks: Vec<DiskHandle>,
     pub orders: Vec<Rc<Vec<Order>>>,
@@ -47,6 +55,13 @@ pub struct Nodes {
 fn addr(node: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, NETWORK, node as u8 + 1], PORT))
 }
+/// Where hosts reach a node.
+pub(crate) fn portal(node: usize) -> Addr {
+    Addr::Tcp(SocketAddr::from(([10, 0, NETWORK, node as u8 + 1], HOST_PORT)))
+}
+fn number(node: usize) -> NodeId {
+    NodeId(node as u32 + 1)
+}
 fn shard(i: usize) -> ShardId {
     ShardId(i as u32)
 }
@@ -58,6 +73,7 @@ impl Nodes {
         let (machines, disks) = machines(world, NETWORK, CLUSTER, shape);
         let orders = |_| Rc::new((0..plan.shards).map(|_| Order::default()).collect());
         Nodes {
+            owners: Rc::new(RefCell::new((0..plan.shards).map(|s| s % plan.nodes).collect())),
             machines,
             disks,
             orders: (0..plan.nodes).map(orders).collect(),
@@ -76,13 +92,18 @@ impl Nodes {
             order.whole.set(false);
         }
         let (registers, clock, plan) = (self.registers.clone(), self.clock.clone(), self.plan.clone());
+        let owners = self.owners.clone();
         // Made anew: nothing of a process outlives it.
         let seeds = seeds(&config(&plan, i, &self.disks[i]), plan.reactors, &self.store);
         self.machines[i].start(seeds, move |seed| {
             let (orders, registers, clock, plan) =
                 (orders.clone(), registers.clone(), clock.clone(), plan.clone());
+            let owners = owners.clone();
             async move {
                 let node = Node::start(seed, false).await;
+                if plan.exports {
+                    node.start_target(target(&plan, i)).await.expect("its port is free");
+                }
                 for at in (0..plan.shards).filter(|&at| node.home_of(shard(at)) == Some(node.id())) {
                     for host in 0..plan.hosts {
                         let volume = node.volume(&volume(at)).expect("a shard of the pool");
@@ -93,7 +114,7 @@ impl Nodes {
                         peristyle_rt::spawn(host.run());
                     }
                 }
-                follow(node, orders).await
+                follow(node, orders, owners).await
             }
         });
     }
@@ -106,7 +127,6 @@ impl Nodes {
 
 fn config(plan: &Plan, i: usize, disk: &DiskHandle) -> NodeConfig {
     let others = || (0..plan.nodes).filter(|&j| j != i);
-    let number = |node: usize| NodeId(node as u32 + 1);
     let peer = |j| PeerConfig { node: number(j), addr: addr(j), is_member: true };
     let device =
         |j| PeerDevice { id: device_id(j), node: number(j), domain: DomainId(j as u32), wish: Wish::Active };
@@ -141,6 +161,19 @@ fn config(plan: &Plan, i: usize, disk: &DiskHandle) -> NodeConfig {
     }
 }
 
+fn target(plan: &Plan, i: usize) -> TargetConfig {
+    TargetConfig {
+        listen: portal(i),
+        portals: Vec::new(),
+        nqn: Nqn::new(NQN).expect("a name"),
+        serial: "1".into(),
+        hosts: Hosts::Any,
+        volumes: (0..plan.shards).map(volume).collect(),
+        limits: QpairLimits::default(),
+        forwards: true,
+    }
+}
+
 fn volume(at: usize) -> VolumeSpec {
     VolumeSpec {
         name: format!("v{at}"),
@@ -156,8 +189,12 @@ fn volume(at: usize) -> VolumeSpec {
 }
 
 /// Does what a reactor is told of its shards, and tells how they are.
-async fn follow(node: Rc<Node<MemoryShardStore>>, orders: Rc<Vec<Order>>) {
+async fn follow(node: Rc<Node<MemoryShardStore>>, orders: Rc<Vec<Order>>, owners: Rc<RefCell<Vec<usize>>>) {
     loop {
+        if node.id() == ReactorId(0) {
+            let owners = owners.borrow();
+            node.set_owners(owners.iter().enumerate().map(|(s, &owner)| (shard(s), number(owner))));
+        }
         for (at, order) in
             orders.iter().enumerate().filter(|(at, _)| node.home_of(shard(*at)) == Some(node.id()))
         {

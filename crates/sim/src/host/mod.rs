@@ -154,6 +154,7 @@ impl Rig {
             hosts: Hosts::Any,
             volumes,
             limits: QpairLimits::default(),
+            forwards: false,
         };
         self.target.node.start(
             seeds(&config, config_reactors(&self.plan), &self.target.store),

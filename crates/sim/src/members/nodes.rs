@@ -262,6 +262,7 @@ fn target(i: usize, state: &State, volumes: &[VolumeSpec]) -> TargetConfig {
         hosts: Hosts::Any,
         volumes: volumes.to_vec(),
         limits: QpairLimits::default(),
+        forwards: false,
     }
 }
 

@@ -232,5 +232,6 @@ fn target(node: usize, nodes: usize) -> TargetConfig {
         hosts: Hosts::Any,
         volumes: (0..nodes).map(volume).collect(),
         limits: QpairLimits::default(),
+        forwards: false,
     }
 }
