@@ -87,10 +87,21 @@ fn legs(page: &mut Page, path: &Value) {
             [&device["queue"], &device["service"]].into_iter().filter(|row| number(row, "count") > 0.0);
         rows.extend(parts.map(|row| leg(&of, name(row, "stage"), row)));
     }
+    let remote = items(&path["remote"]).filter(|device| number(&device["leg"], "count") > 0.0);
+    let remote: Vec<_> = remote
+        .map(|device| leg(&name(device, "device"), name(&device["leg"], "stage"), &device["leg"]))
+        .collect();
     page.text(
         "A command's columns are on several devices at once; it goes on when the slowest has answered. Queue: until the device is given \
          the request; service: until it has answered.",
     );
+    if !remote.is_empty() {
+        page.text(
+            "Leg: a device of another node, from being asked to being answered, so with the network and the other node in it. What the \
+             device itself takes there is in that node's profile.",
+        );
+    }
+    rows.extend(remote);
     page.table(&["leg", "part", "rate", "mean, us", "p50", "p99", "p99.9", "max"], rows);
 }
 
@@ -107,14 +118,22 @@ mod tests {
             "stages": [row("receive", 6.0), row("write.encode", 0.0), row("write.columns", 20.0)],
             "slowest": row("write.columns", 20.0),
             "devices": [{"device": "d0", "queue": row("append.queue", 1.0), "service": row("append.service", 18.0)}],
+            "remote": [{"device": "node 2 d1", "leg": row("append.leg", 19.0)}, {"device": "node 3 d2", "leg": {"count": 0}}],
         });
         let wanted = [("receive", 0.0, 6.0), ("write.columns", 6.0, 20.0), ("between stages", 26.0, 4.0)];
         assert_eq!(pieces(&path), wanted.map(|(name, from, us)| (name.to_owned(), from, us)));
         let mut page = Page::new("t");
         self::path(&mut page, &json!({"interval_s": 2.0}), &path);
         let text = page.markdown();
-        for said in ["| d0 | append.service |", "by Little's law: write.encode", "| end to end |"] {
+        for said in [
+            "| d0 | append.service |",
+            "| node 2 d1 | append.leg |",
+            "so with the network",
+            "by Little's law: write.encode",
+            "| end to end |",
+        ] {
             assert!(text.contains(said), "{said} in {text}");
         }
+        assert!(!text.contains("d2"), "nothing went there: {text}");
     }
 }

@@ -9,7 +9,7 @@ use peristyle_base::stage::Stage;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
-/// After `seconds` of 2000 writes and 4000 reads each, of one device.
+/// After `seconds` of 2000 writes and 4000 reads each, of one device here and one of another node.
 fn snapshot(seconds: u64) -> Snapshot {
     let (mut write, mut read, mut wait) = (Stage::default(), Stage::default(), Stage::default());
     for i in 0..seconds * 4000 {
@@ -23,6 +23,7 @@ fn snapshot(seconds: u64) -> Snapshot {
     let now = (seconds + 1) * 1_000_000_000;
     let named = |name: &str, stage: &Stage| (name.to_string(), stage.snapshot(Instant(now)));
     let device = [named("append.service", &write), named("read.service", &read)].into();
+    let other = [named("append.leg", &write), named("read.leg", &read)].into();
     Snapshot {
         at_ns: now,
         uptime_ms: seconds * 1000,
@@ -36,7 +37,7 @@ fn snapshot(seconds: u64) -> Snapshot {
             named("write.columns", &wait),
         ]
         .into(),
-        devices: vec![("/store/device-7".into(), device)],
+        devices: vec![("/store/device-7".into(), device), ("node 3 0190c3a4-22".into(), other)],
     }
 }
 
@@ -69,6 +70,7 @@ fn both_paths_their_stages_and_the_devices_are_on_the_screen() {
         "end to end",
         "device-7",
         "slowest of each",
+        "those of other nodes",
         "█",
     ] {
         assert!(text.contains(words), "{words}:\n{text}");
@@ -76,6 +78,21 @@ fn both_paths_their_stages_and_the_devices_are_on_the_screen() {
     let wait = text.lines().find(|line| line.starts_with("write.batch_wait")).unwrap();
     let cells: Vec<&str> = wait.split_whitespace().collect();
     assert_eq!(&cells[1..5], ["2000", "0.06", "0.06", "30.0"], "{wait}");
+    let other = text.lines().find(|line| line.starts_with("node 3")).unwrap();
+    let cells: Vec<&str> = other.split_whitespace().skip(3).collect();
+    assert_eq!(cells, ["2000", "80.0", "80.0", "4000", "20.0", "20.0"], "{other}");
+}
+
+#[test]
+fn a_node_that_is_alone_has_no_other_nodes_devices() {
+    let mut model = Model::new(FocusArg::Both);
+    for second in 1..=2 {
+        let mut alone = snapshot(second);
+        alone.devices.truncate(1);
+        model.take(alone);
+    }
+    let text = drawn(&model, 120, 46);
+    assert!(text.contains("device-7") && !text.contains("other nodes"), "{text}");
 }
 
 #[test]

@@ -38,7 +38,7 @@ const LEGS: [(&str, u16); 9] = [
 
 pub fn draw(frame: &mut Frame, model: &Model) {
     let paths = model.paths();
-    let devices = paths.first().map_or(0, |(_, p)| p.devices.len());
+    let devices = paths.first().map_or(0, |(_, p)| p.devices.len() + p.remote.len());
     let mut heights = vec![Constraint::Length(1)];
     heights.extend(paths.iter().map(|_| Constraint::Length(4)));
     heights.extend(paths.iter().map(|(_, p)| Constraint::Length(p.stages.len() as u16 + 4)));
@@ -152,7 +152,7 @@ fn stage_texts(s: &Stage) -> Vec<String> {
     row
 }
 
-/// The slowest leg of each command, and both paths' legs of each device.
+/// The slowest leg of each command, and both paths' legs of each device; one of another node has the network in it.
 fn legs(frame: &mut Frame, area: Rect, paths: &[PathFigures]) {
     let [read, write] = paths else { return };
     let (header, widths) = header(&LEGS);
@@ -170,6 +170,19 @@ fn legs(frame: &mut Frame, area: Rect, paths: &[PathFigures]) {
             microseconds(r.service.p99_us),
         ])
     });
+    let remote = write.remote.iter().zip(&read.remote).map(|(w, r)| {
+        cells(vec![
+            w.device.clone(),
+            rate(&w.leg),
+            String::new(),
+            String::new(),
+            microseconds(w.leg.mean_us),
+            microseconds(w.leg.p99_us),
+            rate(&r.leg),
+            microseconds(r.leg.mean_us),
+            microseconds(r.leg.p99_us),
+        ])
+    });
     let slowest = cells(vec![
         "slowest of each".into(),
         rate(&write.slowest),
@@ -181,7 +194,12 @@ fn legs(frame: &mut Frame, area: Rect, paths: &[PathFigures]) {
         microseconds(read.slowest.mean_us),
         microseconds(read.slowest.p99_us),
     ]);
-    let rows = [slowest.style(Style::new().add_modifier(Modifier::BOLD))].into_iter().chain(rows);
-    let block = Block::new().borders(Borders::TOP).title("devices");
+    let slowest = slowest.style(Style::new().add_modifier(Modifier::BOLD));
+    let title = match write.remote.is_empty() {
+        true => "devices",
+        false => "devices; those of other nodes with the network and all that it takes there",
+    };
+    let rows = [slowest].into_iter().chain(rows).chain(remote);
+    let block = Block::new().borders(Borders::TOP).title(title);
     frame.render_widget(Table::new(rows, widths).header(header).block(block), area);
 }
