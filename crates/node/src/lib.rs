@@ -22,7 +22,9 @@ pub mod volume;
 
 pub use devices::{DeviceState, DeviceTable, Wish};
 pub use nbd::NbdConfig;
-pub use peer::{LinkState, PeerConfig, PeersConfig, Security, Tls, TlsError};
+pub use peer::{
+    LinkState, PeerConfig, PeersConfig, RequestCount, RequestCounts, RequestKind, Security, Tls, TlsError,
+};
 pub use reactor::{DeviceConfig, DeviceOpenError, Node, NodeConfig, NodeSeed, PeerDevice, ShardPhase, seeds};
 pub use target::TargetConfig;
 pub use volume::{Volume, VolumeSpec};

@@ -477,6 +477,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
             shards: self.shards.borrow().iter().map(|(&id, s)| (id, s.stats_snapshot(now))).collect(),
             devices: self.columns.servers().iter().map(|s| s.stats(now)).collect(),
             legs: self.columns.legs(now),
+            traffic: self.peers.traffic(),
             busy_ns: peristyle_rt::busy_nanos(),
             buffers_free: peristyle_rt::buf::free_counts(),
         }

@@ -1,5 +1,6 @@
 //! Statistics of one reactor, as a copy that travels by message.
 
+use crate::peer::RequestCounts;
 use peristyle_base::stage::{Stage, StageSnapshot};
 use peristyle_base::{DeviceId, Instant, NodeId, ShardId};
 use peristyle_column::DeviceStats;
@@ -164,6 +165,8 @@ pub struct ReactorStats {
     pub devices: Vec<DeviceStats>,
     /// Devices of other nodes that were asked, in the order of their identifiers.
     pub legs: Vec<LegSnapshot>,
+    /// Messages to other nodes and from them.
+    pub traffic: RequestCounts,
     /// Time of turns that found something to do, nanoseconds.
     pub busy_ns: u64,
     pub buffers_free: [usize; 6],

@@ -5,7 +5,7 @@ use crate::common::cluster::{Cluster, PORT, boot};
 use crate::common::*;
 use peristyle_base::{NodeId, ShardId, Uuid};
 use peristyle_cluster::MemoryShardStore;
-use peristyle_node::{Node, NodeConfig, PeerConfig, seeds};
+use peristyle_node::{Node, NodeConfig, PeerConfig, RequestCount, RequestKind, seeds};
 use peristyle_rt::sim::{DiskHandle, NodeHandle};
 use peristyle_rt::{Addr, Duration, Instant, Stream, join_all, timeout};
 use peristyle_shard::RepairFigures;
@@ -134,6 +134,52 @@ fn a_shard_writes_and_reads_columns_of_other_nodes_and_they_outlive_every_proces
 }
 
 /// Restarted at another port: the owner, which was told, finds it and its columns there.
+/// Heads of the protocol: of an append with its rows' checksums, of a read, of an answer.
+const APPEND_HEAD: u64 = 84;
+const READ_HEAD: u64 = 84;
+const ANSWER_HEAD: u64 = 24;
+
+#[test]
+fn every_message_between_nodes_is_counted_once_with_its_bytes_and_by_kind() {
+    let cluster = Cluster::new(9, "1+1", 2, 2);
+    cluster.run(|node, volume| async move {
+        // One that makes extents, and has connections come about.
+        write(&volume, 0, &fill(4096, 0)).await.unwrap();
+        let counts = || async {
+            let all = node.all_stats().await;
+            let of = |kind: RequestKind| {
+                let mut sum = RequestCount::default();
+                all.iter().for_each(|reactor| sum.add(&reactor.traffic[kind as usize]));
+                sum
+            };
+            let [append, read, ping] =
+                [RequestKind::AppendUser, RequestKind::Read, RequestKind::Ping].map(of);
+            (append, read, ping, all.iter().map(|reactor| reactor.legs.clone()).collect::<Vec<_>>())
+        };
+        let before = counts().await;
+        for i in 0..40 {
+            write(&volume, i * 4096, &fill(4096, i)).await.unwrap();
+        }
+        let (append, ..) = counts().await;
+        // A mirror has one of its two copies on the other node: a frame's header and its block, and a checksum of each.
+        assert_eq!(append.requests - before.0.requests, 40);
+        assert_eq!(append.answers - before.0.answers, 40);
+        assert_eq!(append.request_bytes - before.0.request_bytes, 40 * (2 * 4096 + APPEND_HEAD + 2 * 4));
+        assert_eq!(append.answer_bytes - before.0.answer_bytes, 40 * ANSWER_HEAD);
+        for i in 0..40 {
+            assert!(read(&volume, i * 4096, 4096).await.unwrap() == fill(4096, i));
+        }
+        let (_, reads, ping, legs) = counts().await;
+        let asked = reads.requests - before.1.requests;
+        let leg: u64 = legs.iter().flatten().map(|leg| leg.read.completed).sum();
+        assert!((1..=40).contains(&asked), "{asked} of 40 blocks lie on the other node");
+        assert_eq!((leg, reads.answers), (reads.requests, reads.requests));
+        assert_eq!(reads.request_bytes, reads.requests * READ_HEAD);
+        assert_eq!(reads.answer_bytes, reads.answers * (4096 + ANSWER_HEAD));
+        assert!(ping.requests > 0 && ping.answers > 0, "{ping:?}");
+    });
+}
+
 #[test]
 fn a_node_that_comes_back_at_another_address_serves_its_columns_there() {
     for reactors in [1, 2] {

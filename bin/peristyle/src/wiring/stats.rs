@@ -5,8 +5,8 @@ use peristyle_base::units::COLUMN_BYTES;
 use peristyle_base::{BLOCK_BYTES, DeviceId, Scheme};
 use peristyle_column::{DeviceStats, WritePurpose};
 use peristyle_control::api::{CollectionInfo, PAGE_DEVICES, ProfilePage, RawDevice, RawStage, StatsNode};
-use peristyle_node::DeviceTable;
 use peristyle_node::stats::{FrontSnapshot, LegSnapshot, ReactorStats, VolumeSnapshot};
+use peristyle_node::{DeviceTable, RequestCounts, RequestKind};
 use peristyle_shard::ShardSnapshot;
 use std::collections::BTreeMap;
 
@@ -17,7 +17,29 @@ pub fn tree(all: &[ReactorStats], volumes: &BTreeMap<u32, String>, devices: &Dev
         .child(shards(all))
         .child(volume_nodes(all, volumes))
         .child(device_nodes(all, devices))
+        .child(traffic_node(all))
         .child(reactor_nodes(all))
+}
+
+/// Messages to other nodes and from them, of the kinds that there have been.
+fn traffic_node(all: &[ReactorStats]) -> StatsNode {
+    let mut sums = RequestCounts::default();
+    for reactor in all {
+        sums.iter_mut().zip(&reactor.traffic).for_each(|(sum, more)| sum.add(more));
+    }
+    let mut node = StatsNode::new("other nodes");
+    for (kind, count) in RequestKind::ALL.into_iter().zip(sums).filter(|(_, count)| count.requests > 0) {
+        let figures = [
+            ("requests", count.requests),
+            ("request_bytes", count.request_bytes),
+            ("answers", count.answers),
+            ("answer_bytes", count.answer_bytes),
+        ];
+        for (figure, value) in figures {
+            node = node.counter(&format!("{figure}.{}", kind.name()), value);
+        }
+    }
+    node
 }
 
 fn reactor_nodes(all: &[ReactorStats]) -> StatsNode {

@@ -44,10 +44,11 @@ pub enum ClientEvent {
     Welcome(Welcome),
     /// The server closes.
     Refused(Refusal),
-    /// With `payload` bytes behind it, at most as many as were asked for. The call is over when they have come.
+    /// With `payload` bytes behind its head of `head` bytes, at most as many as were asked for. The call is over when they have come.
     Answer {
         call: CallId,
         answer: Answer,
+        head: u32,
         payload: u32,
     },
 }
@@ -160,7 +161,7 @@ impl Client {
                 if payload > call.answer_bytes_max || !whole {
                     return Err(Violation::Payload);
                 }
-                ClientEvent::Answer { call: id, answer, payload }
+                ClientEvent::Answer { call: id, answer, head: common.head_bytes as u32, payload }
             }
         };
         if common.payload.bytes > 0 && !matches!(event, ClientEvent::Answer { .. }) {

@@ -4,6 +4,7 @@ use super::incoming::{Incoming, Lost};
 use super::outbox::{Outbox, described};
 use super::table::PeerTable;
 use super::tls::{Secured, Security};
+use super::traffic::{RequestKind, Traffic};
 use peristyle_base::DeviceId;
 use peristyle_cluster::ColumnFault;
 use peristyle_cluster::peer::{
@@ -62,6 +63,8 @@ struct Waiting {
     waker: Option<Waker>,
     /// For the answer's payload.
     buf: Option<Buf>,
+    /// What was asked.
+    kind: Option<RequestKind>,
     answer: Option<Answer>,
     /// Nobody waits any more; the place is free when the answer has come.
     left: bool,
@@ -79,12 +82,13 @@ struct Places {
 }
 
 impl Places {
-    fn take(&mut self, call: CallId, buf: Option<Buf>) -> u32 {
+    fn take(&mut self, call: CallId, kind: RequestKind, buf: Option<Buf>) -> u32 {
         let at = self.free.pop().unwrap_or_else(|| {
             self.places.push(Waiting::default());
             self.places.len() as u32 - 1
         });
-        self.places[at as usize].buf = buf;
+        let waiting = &mut self.places[at as usize];
+        (waiting.buf, waiting.kind) = (buf, Some(kind));
         self.of_call[call.index()] = at;
         at
     }
@@ -100,6 +104,7 @@ impl Places {
 /// One connection, as long as it lasts.
 struct Conn {
     client: RefCell<Client>,
+    traffic: Rc<Traffic>,
     outbox: Outbox,
     waiting: RefCell<Places>,
     ready: Cell<bool>,
@@ -119,6 +124,7 @@ pub(super) struct Link {
     hello: Hello,
     security: Security,
     table: PeerTable,
+    traffic: Rc<Traffic>,
     /// How it is connected to next.
     with_tls: Cell<bool>,
     conn: RefCell<Option<Rc<Conn>>>,
@@ -134,6 +140,7 @@ impl Link {
         addr: Addr,
         hello: Hello,
         (security, table): (Security, PeerTable),
+        traffic: Rc<Traffic>,
         stopping: Event,
     ) -> Rc<Link> {
         let with_tls = Cell::new(security.prefers_tls());
@@ -142,6 +149,7 @@ impl Link {
             hello,
             security,
             table,
+            traffic,
             with_tls,
             conn: RefCell::default(),
             state: Cell::new(LinkState::Unreachable),
@@ -195,6 +203,7 @@ impl Link {
         };
         let conn = Rc::new(Conn {
             client: RefCell::new(Client::new(self.hello)),
+            traffic: self.traffic.clone(),
             outbox: Outbox::new().await,
             waiting: RefCell::default(),
             ready: Cell::new(false),
@@ -257,20 +266,20 @@ impl Link {
                 conn.ready.set(true);
             }
             Some(ClientEvent::Refused(why)) => self.state.set(LinkState::Refused(why)),
-            Some(ClientEvent::Answer { call, answer, payload: 0 }) => {
+            Some(ClientEvent::Answer { call, answer, head, payload: 0 }) => {
                 let mut buf = conn.waiting.borrow_mut().of(call).buf.take();
                 if let (Answer::Listed { .. } | Answer::Pong, Some(buf)) = (&answer, &mut buf) {
                     buf.truncate(0);
                 }
-                conn.answered(call, answer, buf);
+                conn.answered(call, answer, head.into(), buf);
             }
-            Some(ClientEvent::Answer { call, answer, payload }) => {
+            Some(ClientEvent::Answer { call, answer, head, payload }) => {
                 let buf = conn.waiting.borrow_mut().of(call).buf.take();
                 let mut buf = buf.expect("a request that has payload in its answer brings a buffer");
                 buf.truncate(payload as usize);
                 let check = |bytes: &[u8]| client.borrow_mut().handle_payload(bytes).map(drop);
                 let buf = incoming.fill(buf, check).await?;
-                conn.answered(call, answer, Some(buf));
+                conn.answered(call, answer, u64::from(head) + u64::from(payload), Some(buf));
             }
         }
         Ok(())
@@ -303,15 +312,18 @@ impl Conn {
         mut with: With,
     ) -> (Result<Answer, ColumnFault>, Option<Buf>) {
         let payload = described(with.payload.as_ref());
+        let kind = RequestKind::of(request);
         loop {
             if self.outbox.closed.is_set() {
                 return (Err(ColumnFault::Device), with.into);
             }
             let begun = self.outbox.push(with.payload.as_ref(), |out| {
-                self.client.borrow_mut().begin(request, payload, out).ok().map(|(call, bytes)| (bytes, call))
+                let (call, head) = self.client.borrow_mut().begin(request, payload, out).ok()?;
+                Some((head, (call, head)))
             });
-            if let Some(call) = begun {
-                let place = self.waiting.borrow_mut().take(call, with.into.take());
+            if let Some((call, head)) = begun {
+                self.traffic.asked(kind, head as u64 + u64::from(payload.bytes));
+                let place = self.waiting.borrow_mut().take(call, kind, with.into.take());
                 return self.wait(place).await;
             }
             // Room, or credit.
@@ -377,10 +389,12 @@ impl Conn {
         }
     }
 
-    fn answered(&self, call: CallId, answer: Answer, buf: Option<Buf>) {
+    /// `bytes`: of the whole message.
+    fn answered(&self, call: CallId, answer: Answer, bytes: u64, buf: Option<Buf>) {
         let mut all = self.waiting.borrow_mut();
         let at = all.of_call[call.index()];
         let waiting = &mut all.places[at as usize];
+        waiting.kind.into_iter().for_each(|kind| self.traffic.answered(kind, bytes));
         if waiting.left {
             all.release(at);
         } else {

@@ -12,6 +12,7 @@ mod outbox;
 mod serve;
 mod table;
 mod tls;
+mod traffic;
 mod watch;
 
 pub(crate) use forward::{Carried, Carrier, Forwards, Handed, Outcome};
@@ -22,6 +23,8 @@ use table::Peer;
 pub(crate) use table::{Identity, PeerTable};
 pub use table::{PeerConfig, PeersConfig};
 pub use tls::{Security, Tls, TlsError};
+use traffic::Traffic;
+pub use traffic::{RequestCount, RequestCounts, RequestKind};
 
 use crate::columns::NodeColumns;
 use crate::devices::{DeviceState, DeviceTable, Home, SharedDevice};
@@ -65,6 +68,7 @@ pub struct Peers {
     security: Security,
     table: PeerTable,
     links: RefCell<BTreeMap<(NodeId, Lane), Linked>>,
+    traffic: Rc<Traffic>,
     /// On the first reactor of a node that has others.
     leases: RefCell<Option<Rc<Leases>>>,
     /// When each node answered last, on the first reactor.
@@ -76,13 +80,14 @@ pub struct Peers {
 impl Peers {
     pub(crate) fn new(who: Identity, config: &PeersConfig, table: PeerTable) -> Rc<Peers> {
         let (listen, security) = (config.listen, config.security.clone());
-        let (links, leases, heard, stopping) = Default::default();
+        let (links, traffic, leases, heard, stopping) = Default::default();
         Rc::new(Peers {
             who,
             listen,
             security,
             table,
             links,
+            traffic,
             leases,
             heard,
             forwards: Forwards::new(),
@@ -124,6 +129,11 @@ impl Peers {
         self.table.all().map(|p| (p.node, state(p))).collect()
     }
 
+    /// What this reactor has asked other nodes.
+    pub fn traffic(&self) -> RequestCounts {
+        self.traffic.counts()
+    }
+
     /// The other members.
     pub(crate) fn nodes(&self) -> Vec<NodeId> {
         self.table.all().map(|peer| peer.node).collect()
@@ -155,7 +165,7 @@ impl Peers {
         addr.set_port(addr.port().checked_add(reactor)?);
         let hello = Hello { versions: (0, 0), cluster: self.who.cluster, from: self.who.me, to: node };
         let how = (self.security.clone(), self.table.clone());
-        let link = Link::start(Addr::Tcp(addr), hello, how, self.stopping.clone());
+        let link = Link::start(Addr::Tcp(addr), hello, how, self.traffic.clone(), self.stopping.clone());
         links.insert((node, lane), (version, link.clone()));
         Some(link)
     }
