@@ -5,11 +5,15 @@ mod daemon;
 
 use daemon::{Daemon, run};
 use serde_json::Value;
+use std::sync::Mutex;
 
 const WRITES: u64 = 8000;
 /// How many writes share a frame depends on how busy the machine is, and settles for a node: the median of so many
 /// nodes counts.
 const RUNS: usize = 9;
+
+/// How many writes share a frame depends on what else runs: not these tests beside each other.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Device writes of frames, and their bytes, over all devices; slot tables, seals and zeroing are counted apart.
 fn appended(stats: &Value) -> (u64, u64) {
@@ -31,6 +35,7 @@ fn appended(stats: &Value) -> (u64, u64) {
 
 #[test]
 fn random_writes_at_depth_32_share_frames() {
+    let _alone = ALONE.lock();
     let count = WRITES.to_string();
     let (mut ops, mut bytes) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
@@ -105,4 +110,51 @@ fn the_matrix_counts_what_a_request_costs() {
         }
     }
     panic!("device writes for each write: {writes:?}");
+}
+
+/// Of each of the three nodes' columns one is the owner's own: a write that is alone has two messages to the others and two back, with a
+/// header and a block of 4 KiB in each append. A busy machine may have a column late, and asked for again.
+#[test]
+fn what_goes_between_nodes_is_counted_beside_the_least() {
+    let _alone = ALONE.lock();
+    let mut seen = Vec::new();
+    for _ in 0..LOOKS {
+        let said = run(&[
+            "bench",
+            "amplification",
+            "--nodes",
+            "3",
+            "--scheme",
+            "1+2",
+            "--bs",
+            "4k",
+            "--data",
+            "8MiB",
+            "--runtime",
+            "100ms",
+            "--qd",
+            "4",
+            "--json",
+        ]);
+        let document: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(document["nodes"], 3);
+        let cells = document["cells"].as_array().unwrap();
+        let cell = |test: &str| cells.iter().find(|cell| cell["test"] == test).unwrap();
+        let number = |value: &Value| value.as_f64().unwrap();
+        let least = &cell("randwrite-4k")["least_between"]["alone"];
+        let bytes = 2.0 * (2.0 * 4096.0 + 84.0 + 2.0 * 4.0 + 24.0) / 4096.0;
+        assert_eq!(number(&least["messages"]), 4.0);
+        assert!((number(&least["bytes"]) - bytes).abs() < 1e-9, "{least}");
+        assert_eq!(number(&cell("randwrite-4k")["in_place_between"]["delta"]["messages"]), 8.0);
+        assert!(cells.iter().all(|cell| number(&cell["alone"]["between"]["watch_messages_s"]) > 0.0));
+        let between = |test: &str| &cell(test)["alone"]["between"];
+        let user = &between("randwrite-4k")["kinds"]["append user"];
+        let reads = number(&between("randread-4k")["reads"]);
+        let is_so = |what: &str, wanted: f64| (number(&user[what]) - wanted).abs() < 1e-9;
+        seen.push((user.clone(), reads));
+        if is_so("messages", 4.0) && is_so("bytes", bytes) && reads <= 1.0 {
+            return;
+        }
+    }
+    panic!("appends of a lone write, reads of a lone read: {seen:?}");
 }

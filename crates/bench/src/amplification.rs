@@ -1,7 +1,7 @@
-//! What a request costs devices at least: by read-modify-write in place, as classic erasure-coded arrays do it, and by
-//! appending to a log. Pure arithmetic, to stand beside what is measured.
+//! What a request costs devices, and the network between nodes, at least: by read-modify-write in place, as classic erasure-coded
+//! arrays do it, and by appending to a log. Pure arithmetic, to stand beside what is measured.
 //!
-//! Counts are device requests per user request, bytes are device bytes per user byte. Requests begin at a multiple of their
+//! Counts are requests per user request, bytes are bytes per user byte. Requests begin at a multiple of their
 //! size. Neither knows of metadata, collection or rebuild: no system is better, all are somewhat worse.
 
 /// k data and m parity columns.
@@ -104,6 +104,40 @@ pub fn log_read() -> Cost {
     Cost { reads: 1.0, read_bytes: 1.0, ..Cost::default() }
 }
 
+/// Bytes of a message's head: of a request to a column, of an answer, and in an append of each block's checksum.
+pub const REQUEST_HEAD: u32 = 84;
+pub const ANSWER_HEAD: u32 = 24;
+pub const CHECKSUM: u32 = 4;
+
+/// What one node asks others for a request of a user. Each request has an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Between {
+    pub reads: f64,
+    pub writes: f64,
+    /// Of all messages, heads with them.
+    pub bytes: f64,
+}
+
+impl Between {
+    /// Requests and answers.
+    pub fn messages(&self) -> f64 {
+        2.0 * (self.reads + self.writes)
+    }
+}
+
+/// The same requests to devices, each a message to the node that has the device, but for those of the node that asks. Columns lie evenly
+/// on all nodes, and who asks is any of them: of n nodes it has one column of n. Heads are those of our messages for both designs.
+pub fn between_nodes(cost: Cost, bytes: u32, nodes: u32) -> Between {
+    let others = f64::from(nodes - 1) / f64::from(nodes);
+    let heads = (cost.reads + cost.writes) * f64::from(REQUEST_HEAD + ANSWER_HEAD) / f64::from(bytes);
+    let checksums = cost.write_bytes * f64::from(CHECKSUM) / f64::from(BLOCK);
+    Between {
+        reads: cost.reads * others,
+        writes: cost.writes * others,
+        bytes: (cost.read_bytes + cost.write_bytes + heads + checksums) * others,
+    }
+}
+
 /// Rows of a frame with its header over the extent's whole width, blocks.
 fn space(code: Code, n: u32) -> u32 {
     (1 + n.div_ceil(code.k)) * (code.k + code.m)
@@ -164,5 +198,27 @@ mod tests {
         let large = log_write_alone(code(4, 2), 512 << 10);
         assert_eq!((large.writes, large.write_bytes), (6.0, (128.0 + 64.0 + 3.0) / 128.0));
         assert_eq!(log_write_alone(code(1, 1), 4096).write_bytes, 4.0);
+    }
+
+    #[test]
+    fn of_six_nodes_five_sixths_of_the_columns_are_on_others() {
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} and {b}");
+        // Three columns of a header and a block each.
+        let log = between_nodes(log_write_alone(code(4, 2), 4096), 4096, 6);
+        assert_eq!((log.reads, log.writes, log.messages()), (0.0, 2.5, 5.0));
+        near(log.bytes, 2.5 * (2.0 * 4096.0 + 84.0 + 2.0 * 4.0 + 24.0) / 4096.0);
+        // Three blocks are read and three are written.
+        let delta = between_nodes(classic_write(code(4, 2), 4096, UNIT, Convention::Delta), 4096, 6);
+        assert_eq!((delta.reads, delta.writes, delta.messages()), (2.5, 2.5, 10.0));
+        near(delta.bytes, (2.5 * (84.0 + 24.0 + 4096.0) + 2.5 * (84.0 + 4.0 + 4096.0 + 24.0)) / 4096.0);
+        let read = between_nodes(log_read(), 4096, 6);
+        near(read.messages(), 10.0 / 6.0);
+        near(read.bytes, (84.0 + 24.0 + 4096.0) / 4096.0 * 5.0 / 6.0);
+        // A full stripe on as many nodes as it has columns: all but one of them.
+        let full = between_nodes(classic_write(code(4, 2), 4 * UNIT, UNIT, Convention::Delta), 4 * UNIT, 6);
+        near(full.messages(), 10.0);
+        near(full.bytes, 5.0 * (65536.0 + 16.0 * 4.0 + 84.0 + 24.0) / (4.0 * 65536.0));
+        // A node that is alone asks nobody.
+        assert_eq!(between_nodes(log_write_alone(code(1, 1), 4096), 4096, 1), Between::default());
     }
 }

@@ -75,7 +75,7 @@ impl Daemon {
         command.args(&options.more);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().map_err(Failure::failed)?;
-        match ready(&mut child) {
+        match ready(&mut child, READY_TIMEOUT, parse) {
             Some((target, admin)) => Ok(Daemon { child, target, admin }),
             None => {
                 let _ = child.kill();
@@ -113,7 +113,11 @@ impl Drop for Daemon {
 }
 
 /// Reads the child's output up to the ready line; a thread reads the rest, so that it never waits for us.
-fn ready(child: &mut Child) -> Option<(Target, PathBuf)> {
+pub(super) fn ready<T: Send + 'static>(
+    child: &mut Child,
+    limit: Duration,
+    parse: fn(&str) -> Option<T>,
+) -> Option<T> {
     let output = child.stdout.take()?;
     let (tell, hear) = mpsc::channel();
     std::thread::spawn(move || {
@@ -124,7 +128,7 @@ fn ready(child: &mut Child) -> Option<(Target, PathBuf)> {
             }
         }
     });
-    hear.recv_timeout(READY_TIMEOUT).ok()
+    hear.recv_timeout(limit).ok()
 }
 
 fn parse(line: &str) -> Option<(Target, PathBuf)> {

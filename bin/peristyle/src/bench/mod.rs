@@ -12,6 +12,7 @@ mod floor;
 mod goals;
 mod idle;
 pub mod machine;
+mod nodes;
 mod pool;
 mod raw;
 mod record;

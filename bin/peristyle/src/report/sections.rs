@@ -179,8 +179,47 @@ fn amplification(page: &mut Page, document: &Value) {
             &COUNTS,
             cells.iter().flat_map(|cell| [counts(cell, "alone"), counts(cell, "deep")]).collect(),
         );
+        between_nodes(page, &cells);
         page.table(&LATENCIES, cells.iter().map(|cell| latency(cell)).collect());
     }
+}
+
+/// What goes between nodes, of a cluster.
+fn between_nodes(page: &mut Page, cells: &[&Value]) {
+    let sides = cells.iter().flat_map(|cell| [(cell, "alone"), (cell, "deep")]);
+    let rows: Vec<_> = sides
+        .filter(|(cell, side)| cell[*side]["between"].is_object())
+        .map(|(cell, side)| between(cell, side))
+        .collect();
+    let Some(cell) = cells.first().filter(|_| !rows.is_empty()) else { return };
+    page.text(format!(
+        "What one request of a host has {} nodes say to each other: a request for each column that is another node's, and its answer, \
+         beside the least of both designs when columns lie evenly on all nodes.",
+        cell["nodes"]
+    ));
+    page.table(&BETWEEN, rows);
+}
+
+const BETWEEN: [&str; 9] = [
+    "between nodes",
+    "",
+    "depth",
+    "messages",
+    "least of a log",
+    "least in place",
+    "bytes per byte",
+    "least of a log",
+    "least in place",
+];
+
+fn between(cell: &Value, side: &str) -> Vec<String> {
+    let counted = &cell[side]["between"];
+    let mut cells = vec![name(cell, "test"), side.into(), cell[side]["depth"].to_string()];
+    for key in ["messages", "bytes"] {
+        let least = [&cell["least_between"][side], &cell["in_place_between"]["delta"]];
+        cells.extend([counted].into_iter().chain(least).map(|of| format!("{:.2}", number(of, key))));
+    }
+    cells
 }
 
 /// Random and of 4 KiB: what databases do.
@@ -192,10 +231,14 @@ fn is_small(cell: &Value) -> bool {
 fn where_time_goes(page: &mut Page, cell: &Value) {
     let mean = number(&cell["alone"]["latency"], "mean");
     let (echo, device) = (number(&cell["echo"], "mean"), number(&cell["device"], "mean"));
+    // Of a node that is alone: nothing.
+    let between = number(&cell["echo_between"], "mean");
+    let floor = echo + between + device;
     let pieces = [
         ("TCP by itself", 0.0, echo),
-        ("device by itself", echo, device),
-        ("the rest", echo + device, mean - echo - device),
+        ("TCP between nodes", echo, between),
+        ("device by itself", echo + between, device),
+        ("the rest", floor, mean - floor),
     ];
     let pieces: Vec<_> =
         pieces.into_iter().filter(|p| p.2 > 0.0).map(|(n, from, us)| (n.to_owned(), from, us)).collect();
@@ -245,17 +288,18 @@ const LATENCIES: [&str; 9] = [
     "echo, mean",
     "over device",
     "over echo",
-    "over both",
+    "over all",
     "CPU's share",
 ];
 
 fn latency(cell: &Value) -> Vec<String> {
     let mean = number(&cell["alone"]["latency"], "mean");
     let (device, echo) = (number(&cell["device"], "mean"), number(&cell["echo"], "mean"));
+    let between = number(&cell["echo_between"], "mean");
     let ratio = |floor: f64| format!("{:.2}", mean / floor.max(1e-3));
     let mut cells = vec![name(cell, "test")];
     cells.extend([mean, number(&cell["alone"]["latency"], "p99"), device, echo].map(|us| format!("{us:.1}")));
-    cells.extend([ratio(device), ratio(echo), ratio(device + echo)]);
+    cells.extend([ratio(device), ratio(echo), ratio(device + echo + between)]);
     cells.push(format!("{:.0} %", number(cell, "cpu_share") * 100.0));
     cells
 }
@@ -344,11 +388,19 @@ mod tests {
             json!({"depth": 1, "device_writes": 3.0, "device_write_bytes": 6.0, "latency": {"mean": 60.0}});
         let cell = json!({"scheme": "4+2", "test": "randwrite-4k", "write": true, "bytes": 4096, "alone": side, "deep": side,
             "least": {"alone": {"bytes": 6.0}, "deep": {"bytes": 1.5}}, "in_place": {"delta": {"bytes": 6.0}}, "device": {"mean": 20.0}, "echo": {"mean": 10.0}});
+        let mut of_six = cell.clone();
+        of_six["nodes"] = 6.into();
+        of_six["alone"]["between"] = json!({"messages": 5.02, "bytes": 5.08});
+        of_six["least_between"]["alone"] = json!({"messages": 5.0, "bytes": 5.07});
+        of_six["in_place_between"]["delta"] = json!({"messages": 10.0, "bytes": 5.13});
+        let of_six = json!({"cells": [of_six]});
         let amplification = json!({"cells": [cell]});
         let record = json!({"kind": "record", "commit": "abc", "entries": [{"name": "x", "runs": [{"iops": 5.0}, {"iops": 7.0}]}]});
         let figures = json!({"count": 4, "iops": 4.0, "histogram_us": [[10.0, 3], [20.0, 1]]});
         let run = json!({"runs": [], "block_bytes": 4096, "pattern": "random", "read": figures});
-        for (document, said) in [(series, "4+"), (amplification, "2.00"), (record, "5 to 7"), (run, "A load")]
+        let six = "| randwrite-4k | alone | 1 | 5.02 | 5.00 | 10.00 | 5.08 | 5.07 | 5.13 |";
+        for (document, said) in
+            [(series, "4+"), (amplification, "2.00"), (of_six, six), (record, "5 to 7"), (run, "A load")]
         {
             let mut page = Page::new("t");
             assert!(super::document(&mut page, &document));

@@ -1,10 +1,11 @@
-//! `bench amplification`: what a request of a host becomes below, counted on stores of our own, beside floors and minima.
+//! `bench amplification`: what a request of a host becomes below, and between nodes, counted on stores of our own, beside floors and
+//! minima.
 
 mod cell;
+mod store;
 mod table;
 
-use super::daemon::{DEVICES, Daemon, Spawn, one_reactor};
-use super::run::{Place, fill};
+use super::run::fill;
 use super::{machine, raw_size, size64, time};
 use crate::failure::Failure;
 use crate::render::json;
@@ -13,18 +14,21 @@ use clap::Args;
 use peristyle_base::Scheme;
 use peristyle_bench::series::{Order, Test};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use store::Store;
 
 /// Device, network and latency amplification of each scheme, beside the least that a write in place and an appending one cost
 ///
 /// For each scheme a store of its own on six sparse files and one reactor. Each pattern is measured at depth 1, and at the largest depth at
 /// which its p99 stays within twice that of depth 1; device requests and bytes are the node's own counts. A device (file) and a TCP echo
-/// are measured by themselves in the same minute.
+/// are measured by themselves in the same minute. With --nodes the store is a cluster of processes on this machine, and what goes
+/// between them is counted as well.
 #[derive(Args, Debug, Clone)]
 #[command(after_help = "\
 Examples:
   peristyle bench amplification --cores 0,1
+  peristyle bench amplification --nodes 6 --scheme 4+2 --qd 32
   peristyle bench amplification --scheme 4+2 --bs 4k --runtime 300ms --json")]
 pub struct AmplificationOptions {
     #[arg(long, default_value = "1+1,2+2,4+2", value_name = "K+M,...", value_delimiter = ',')]
@@ -40,13 +44,19 @@ pub struct AmplificationOptions {
     /// The largest depth that is tried
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub qd_max: u32,
+    /// The depth, in place of the one that is looked for
+    #[arg(long, conflicts_with = "qd_max", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub qd: Option<u32>,
     /// Bytes side by side in a column of an array that writes in place
     #[arg(long, default_value = "64k", value_name = "SIZE", value_parser = raw_size)]
     pub unit: u32,
     /// Folder for the stores [default: the system's temporary folder]
     #[arg(long, value_name = "PATH")]
     pub dir: Option<PathBuf>,
-    /// Cores of target and generator [default: not pinned]
+    /// A cluster of so many nodes with a device each, in place of one node with six devices
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=32))]
+    pub nodes: Option<u16>,
+    /// Cores of target and generator; a cluster's nodes are not pinned [default: not pinned]
     #[arg(long, value_delimiter = ',', value_name = "TARGET,GENERATOR")]
     pub cores: Vec<usize>,
     #[arg(long)]
@@ -54,6 +64,11 @@ pub struct AmplificationOptions {
 }
 
 pub fn command(options: &AmplificationOptions) -> Result<(), Failure> {
+    if let Some(nodes) = options.nodes
+        && let Some(scheme) = options.scheme.iter().find(|scheme| scheme.width() > usize::from(nodes))
+    {
+        return Err(Failure::usage(format!("{scheme} needs {} nodes at least", scheme.width())));
+    }
     let root = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     let dir = root.join(format!("peristyle-amplification-{}", std::process::id()));
     std::fs::create_dir_all(&dir).map_err(Failure::failed)?;
@@ -63,7 +78,9 @@ pub fn command(options: &AmplificationOptions) -> Result<(), Failure> {
     let cells: Vec<Cell> = cells?.into_iter().flatten().collect();
     if options.json {
         let rows: Vec<Value> = cells.iter().map(|cell| table::row(cell, options.unit)).collect();
-        let document = json!({ "machine": machine::describe(), "unit_bytes": options.unit, "cells": rows });
+        let mut document =
+            json!({ "machine": machine::describe(), "unit_bytes": options.unit, "cells": rows });
+        options.nodes.into_iter().for_each(|nodes| document["nodes"] = json!(nodes));
         print!("{}", json(&document));
     } else {
         print!("{}", table::text(&cells, options.unit));
@@ -71,31 +88,17 @@ pub fn command(options: &AmplificationOptions) -> Result<(), Failure> {
     Ok(())
 }
 
-fn of_scheme(
-    options: &AmplificationOptions,
-    scheme: Scheme,
-    dir: &std::path::Path,
-) -> Result<Vec<Cell>, Failure> {
-    let store = dir.join(format!("store-{scheme}"));
-    let raw = options.data * 2 / scheme.k() as u64 * scheme.width() as u64;
-    let spawn = Spawn {
-        device_bytes: (raw / DEVICES).next_multiple_of(1 << 20) + (1 << 30),
-        memory: None,
-        scheme,
-        volume: ("amplification", options.data),
-        more: one_reactor(&options.cores),
-    };
-    let daemon = Daemon::spawn(&spawn, &store)?;
-    let place =
-        Place { cores: options.cores.get(1).copied().into_iter().collect(), ..Place::of(&daemon.target) };
-    fill(&place, options.data, &scheme.to_string())?;
+fn of_scheme(options: &AmplificationOptions, scheme: Scheme, dir: &Path) -> Result<Vec<Cell>, Failure> {
+    let folder = dir.join(format!("store-{scheme}"));
+    let store = Store::start(options, scheme, &folder)?;
+    fill(&store.place(options)?, options.data, &scheme.to_string())?;
     let mut cells = Vec::new();
     for test in tests(&options.bs) {
-        cells.push(Cell::measure(options, &daemon, &place, scheme, test, dir)?);
+        cells.push(Cell::measure(options, &store, scheme, test, dir)?);
     }
-    drop(daemon);
+    drop(store);
     // What is left goes with the folder above.
-    let _ = std::fs::remove_dir_all(&store);
+    let _ = std::fs::remove_dir_all(&folder);
     Ok(cells)
 }
 
