@@ -2,6 +2,7 @@
 
 use super::daemon::{Spawn, ready};
 use crate::client::Client;
+use crate::devcluster;
 use crate::failure::Failure;
 use peristyle_bench::session::Target;
 use peristyle_control::api::{ClusterInfo, Request, Response};
@@ -12,13 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Ports from the first one on that a cluster uses (`devcluster::files`): its nodes', its store's, and those between nodes.
-const STORE_PORTS: [u16; 2] = [900, 901];
-const PEER_PORTS: u16 = 1000;
-const PEER_PORTS_EACH: u16 = 16;
 /// First ports that are looked at, below those that the kernel gives to connections.
 const PORTS: std::ops::Range<u16> = 28_000..30_000;
-/// It says by itself before that what it waits for, and stops.
+/// Before that it says by itself what it waits for, and stops.
 const READY_LIMIT: Duration = Duration::from_secs(150);
 /// A shard that nobody serves by then stays without an owner.
 const OWNER_LIMIT: Duration = Duration::from_secs(30);
@@ -111,9 +108,7 @@ fn free_ports(nodes: u16) -> Option<u16> {
         PORTS.start + ((std::process::id() * 13 + attempt * 101) % u32::from(PORTS.end - PORTS.start)) as u16
     };
     let is_free = |port: &u16| {
-        let between = (0..nodes).map(|node| PEER_PORTS + node * PEER_PORTS_EACH);
-        let mut offsets = (0..nodes).chain(STORE_PORTS).chain(between);
-        offsets.all(|offset| TcpListener::bind(("127.0.0.1", port + offset)).is_ok())
+        devcluster::ports(nodes).all(|behind| TcpListener::bind(("127.0.0.1", port + behind)).is_ok())
     };
     (0..100).map(first).find(is_free)
 }

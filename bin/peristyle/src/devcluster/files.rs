@@ -19,6 +19,12 @@ const REACTORS_MAX: u16 = 16;
 /// I/O buffers of a reactor: several nodes share this machine.
 const BUFFERS: u64 = 96 * MIB;
 
+/// How far behind the first port the others lie that a cluster uses, with a reactor each.
+pub fn ports(nodes: u16) -> impl Iterator<Item = u16> {
+    let between = (0..nodes).map(|node| PEER_PORTS + node * REACTORS_MAX);
+    (0..nodes).chain([STORE_PORTS, STORE_PORTS + 1]).chain(between)
+}
+
 pub struct Layout {
     /// Absolute.
     pub dir: PathBuf,

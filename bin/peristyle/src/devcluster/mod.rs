@@ -9,6 +9,7 @@ mod processes;
 mod ready;
 mod store;
 
+pub use files::ports;
 pub use orders::order;
 
 use crate::cli::DevOptions;
