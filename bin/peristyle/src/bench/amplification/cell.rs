@@ -92,7 +92,7 @@ pub struct KindOfMessage {
 }
 
 /// Kinds of requests that have nothing to do with what hosts do.
-const WATCH: [&str; 3] = ["ping", "probe", "lease"];
+const WATCH: [&str; 4] = ["ping", "probe", "lease", "pass"];
 
 impl BetweenNodes {
     fn of(since: &BTreeMap<String, Messages>, requests: f64, bytes: f64, seconds: f64) -> BetweenNodes {
