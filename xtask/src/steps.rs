@@ -70,6 +70,11 @@ const STEPS: &[Step] = &[
         run: || e2e::run(&e2e::Test::KernelCluster(SHORT)),
     },
     Step {
+        name: "e2e-kernel-forward",
+        needs: &[KERNEL_HOST, ETCD],
+        run: || e2e::run(&e2e::Test::KernelForward(SHORT)),
+    },
+    Step {
         name: "store-away",
         needs: &[ETCD],
         run: || failover::store_away::run(&failover::store_away::Options::short()),

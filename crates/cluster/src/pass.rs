@@ -89,13 +89,19 @@ impl Passes {
                 return 0;
             }
         }
-        if running > 0 || self.numbers.len() >= PASSES_MAX {
+        if running > 0 {
             return 0;
         }
         if !want.take {
             return 1;
         }
         self.close(key);
+        if self.numbers.len() >= PASSES_MAX {
+            self.close_those_over(now);
+        }
+        if self.numbers.len() >= PASSES_MAX {
+            return 0;
+        }
         self.next = self.next.wrapping_add(1).max(2);
         let association = want.association;
         let pass = Pass { number: self.next, epoch, node, association, until: now + PASS_OVER };
@@ -151,6 +157,13 @@ impl Passes {
     /// Passes that were given and are not closed.
     pub fn count(&self) -> usize {
         self.numbers.len()
+    }
+
+    /// Those of hosts that have gone are renewed by nobody.
+    fn close_those_over(&mut self, now: Instant) {
+        let is_over = |way: &Way| way.pass.as_ref().is_some_and(|pass| now >= pass.until);
+        let keys: Vec<_> = self.ways.iter().filter(|(_, way)| is_over(way)).map(|(key, _)| *key).collect();
+        keys.into_iter().for_each(|key| self.close(key));
     }
 
     fn close(&mut self, key: (ShardId, HostId)) {
@@ -259,6 +272,8 @@ mod tests {
             host[..8].copy_from_slice(&n.to_le_bytes());
             assert!(passes.ask(at(0), A, &Want { host, ..want(n) }, EPOCH, false) > 1);
         }
-        assert_eq!(passes.ask(at(0), A, &want(1), EPOCH, false), 0);
+        assert_eq!(passes.ask(at(499), A, &want(1), EPOCH, false), 0);
+        assert!(passes.ask(at(500), A, &want(1), EPOCH, false) > 1, "the others' are over");
+        assert_eq!((passes.count(), passes.ways.len()), (1, 1));
     }
 }

@@ -148,6 +148,12 @@ impl DevCluster {
         cmd::run(&mut command, ASK_LIMIT)
     }
 
+    /// Has a node do something.
+    pub fn tell(&self, node: &Node, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(tools::daemon());
+        cmd::run(command.arg("--admin").arg(&node.admin).args(arguments), ASK_LIMIT)
+    }
+
     /// What a node answers; an error if it does not.
     fn ask<T: for<'a> Deserialize<'a>>(&self, node: &Node, arguments: &[&str]) -> Result<T> {
         let mut command = Command::new(tools::daemon());

@@ -2,7 +2,7 @@
 //! whose scheme is changed. The guest's side is `tests/e2e/lab/kernel-cluster.sh`.
 
 use super::Size;
-use super::dev_cluster::DevCluster;
+use super::dev_cluster::{DevCluster, Node};
 use super::kernel_host::lab;
 use super::scratch::Scratch;
 use anyhow::{Context, Result, ensure};
@@ -16,28 +16,25 @@ const NODES: u16 = 6;
 const ROUND: &str = "ROUND ";
 /// Killed nodes stay away for so long.
 const AWAY: Duration = Duration::from_secs(4);
-const MIB: u64 = 1 << 20;
+pub const MIB: u64 = 1 << 20;
 
 pub fn run(size: Size) -> Result<()> {
     let (rounds, limit) = if size.short { (2, 300) } else { (10, 1800) };
     let lab = lab()?;
     let scratch = Scratch::new("kernel-cluster")?;
     let options = ["--device-size", "1G", "--scheme", "4+2", "--volume", "demo=256M"];
-    let mut cluster = DevCluster::start(&scratch.path().join("cluster"), NODES, "10.0.2.2", &options)?;
+    let cluster = DevCluster::start(&scratch.path().join("cluster"), NODES, "10.0.2.2", &options)?;
     let mut bytes = cluster.ready.volumes[0].bytes;
-    boot(&lab, scratch.path(), &cluster, (rounds + 1, limit), |line| {
-        let Some(round) = line.strip_prefix(ROUND) else { return Ok(()) };
-        match round.parse()? {
+    let all: Vec<&Node> = cluster.ready.nodes.iter().collect();
+    boot(&lab, scratch.path(), (&cluster, &all), (rounds + 1, limit), |round| {
+        match round {
             round if round <= rounds => kill_two(&cluster, round)?,
             _ => change_scheme(&cluster)?,
         }
         bytes += MIB;
         cluster.resize("demo", bytes)
     })?;
-    cluster.alive()?;
-    cluster.stop()?;
-    scratch.passed();
-    Ok(())
+    end(cluster, scratch)
 }
 
 /// To another scheme and back, under the load.
@@ -70,18 +67,25 @@ fn kill_two(cluster: &DevCluster, round: u16) -> Result<()> {
     Ok(())
 }
 
-/// Boots the guest; `hear` gets every line that it prints.
-fn boot(
+pub fn end(mut cluster: DevCluster, scratch: Scratch) -> Result<()> {
+    cluster.alive()?;
+    cluster.stop()?;
+    scratch.passed();
+    Ok(())
+}
+
+/// Boots the guest, which connects to these nodes; each round that it begins is heard of, and over when the volume is a MiB larger.
+pub fn boot(
     lab: &Path,
     scratch: &Path,
-    cluster: &DevCluster,
+    (cluster, nodes): (&DevCluster, &[&Node]),
     (rounds, limit): (u16, u32),
-    mut hear: impl FnMut(&str) -> Result<()>,
+    mut begun: impl FnMut(u16) -> Result<()>,
 ) -> Result<()> {
     let mut command = Command::new(lab.join("boot-guest"));
     command.args(["-c", "2", "-t", &limit.to_string(), "-l"]).arg(scratch.join("console"));
     command.arg(lab.join("kernel-cluster.sh")).args([&cluster.ready.nqn, &rounds.to_string()]);
-    for node in &cluster.ready.nodes {
+    for node in nodes {
         command.arg(node.port()?.to_string());
     }
     println!("$ boot-guest kernel-cluster.sh");
@@ -90,8 +94,8 @@ fn boot(
     let mut result = Ok(());
     for line in BufReader::new(output).lines().map_while(Result::ok) {
         println!("{line}");
-        if result.is_ok() {
-            result = hear(&line);
+        if let (Ok(()), Some(round)) = (&result, line.strip_prefix(ROUND)) {
+            result = round.parse().map_err(Into::into).and_then(&mut begun);
         }
     }
     let status = child.wait()?;

@@ -4,6 +4,7 @@ mod daemon;
 mod dev_cluster;
 mod files;
 mod kernel_cluster;
+mod kernel_forward;
 mod kernel_host;
 mod nbd_fs;
 mod nbd_raw;
@@ -22,6 +23,8 @@ pub enum Test {
     KernelHost(Size),
     /// The same host with native multipath to all nodes of a cluster, which are killed two at a time. Needs etcd.
     KernelCluster(Size),
+    /// The same host reaches one node of a cluster, which does not own its volume. Needs etcd.
+    KernelForward(Size),
     /// The same host gives space back: `fstrim`, `mkfs.ext4 -E discard`, and `peristyle pool show` tells.
     KernelSpace(Size),
     /// ext4 and xfs of this machine's kernel over NBD, the daemon killed in the middle. Needs root.
@@ -46,6 +49,7 @@ pub fn run(test: &Test) -> Result<()> {
     match test {
         Test::KernelHost(size) => kernel_host::run(*size),
         Test::KernelCluster(size) => kernel_cluster::run(*size),
+        Test::KernelForward(size) => kernel_forward::run(*size),
         Test::KernelSpace(size) => space::run(*size),
         Test::NbdFs(size) => nbd_fs::run(*size),
         Test::NbdRaw(size) => nbd_raw::run(*size),

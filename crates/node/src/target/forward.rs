@@ -104,7 +104,9 @@ enum Follows {
     Nothing,
     Took(Way),
     Renewed(Way),
-    /// The association is closed: its way is over, or a new one of the host would be given a pass.
+    /// The owner takes nothing under it any more.
+    Over,
+    /// The association is closed: a new one of the host would be given a pass, this one has had its own.
     Close,
 }
 
@@ -113,8 +115,8 @@ impl Asking {
     fn follows(&self, owner: NodeId, number: Option<u64>, now: Instant) -> Follows {
         match (self.had, number) {
             (Some(Had::Pass(way, _)), Some(number)) if number == way.pass => Follows::Renewed(way),
-            (Some(Had::Pass(..)), Some(_)) => Follows::Close,
-            (Some(Had::Pass(_, given)), None) if now.since(given) >= PASS_OVER => Follows::Close,
+            (Some(Had::Pass(..)), Some(_)) => Follows::Over,
+            (Some(Had::Pass(_, given)), None) if now.since(given) >= PASS_OVER => Follows::Over,
             (None, Some(pass)) if pass > 1 => Follows::Took(Way { owner, pass, controller: self.controller }),
             (Some(Had::Way), Some(1)) => Follows::Close,
             _ => Follows::Nothing,
@@ -159,8 +161,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 changed |= self.follow(home, asking, (owner, number), asked, &mut closed);
             }
         }
-        // Who is closed hands on nothing more, on whichever reactor, before that begins.
-        if changed || !closed.is_empty() {
+        if changed {
             self.tell_ways(home).await;
         }
         for controller in closed {
@@ -195,10 +196,14 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
                 forwarding.had.insert(key, (asking.controller, Had::Pass(way, asked)));
                 true
             }
-            Follows::Close => {
+            // The host may be at the owner by now, and have other volumes here: it keeps its connections as long as nobody wants more of them.
+            Follows::Over => {
                 forwarding.had.insert(key, (asking.controller, Had::Way));
-                closed.push(asking.controller);
                 true
+            }
+            Follows::Close => {
+                closed.push(asking.controller);
+                false
             }
         }
     }
