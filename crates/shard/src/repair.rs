@@ -21,8 +21,8 @@ const JOBS_MAX: usize = 256;
 const MOVES_MAX: usize = 16;
 /// Time between two looks while there is nothing to do.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
-/// Pause before a column whose remake failed is tried again.
-const RETRY_PERIOD: Duration = Duration::from_secs(5);
+/// Pause before a column whose remake failed is tried again, and an extent that could not be sealed.
+pub(crate) const RETRY_PERIOD: Duration = Duration::from_secs(5);
 /// Freed extents that are remembered for the sake of devices that have not told what they have.
 const LET_GO_MAX: usize = 4096;
 /// Time after which a device is asked what it has that was to be freed: what it was slow at is done by then.
@@ -230,6 +230,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let (turns, mut moving) = (Semaphore::new(REMAKES_MAX), false);
         while self.stopped().is_none() {
             self.welcome_devices().await;
+            self.settle_again().await;
             self.free_left_behind().await;
             let mut jobs = self.find_jobs(moving);
             moving = jobs.first().is_some_and(|job| job.why == Why::Balance);

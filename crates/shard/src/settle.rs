@@ -3,9 +3,10 @@
 use crate::columns::Columns;
 use crate::extent::{Extent, ExtentPhase};
 use crate::recover::RecoverError;
+use crate::repair::RETRY_PERIOD;
 use crate::shard::Shard;
 use crate::supply::stock_of;
-use peristyle_base::ExtentId;
+use peristyle_base::{ColumnName, ColumnPlace, ExtentId};
 use peristyle_cluster::ShardStore;
 use peristyle_rt::join_all;
 use std::rc::Rc;
@@ -91,6 +92,66 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             Some(crcs) => self.seal_columns(id, |column| crcs[column].clone()).await,
             None => self.state.borrow_mut().extents.at(id).completing = false,
         }
+        if let Some(extent) = self.state.borrow_mut().extents.get_mut(id) {
+            extent.remake_at = peristyle_rt::now() + RETRY_PERIOD;
+        }
+    }
+
+    /// Extents of earlier epochs that could not be sealed, because their devices were slow or did not answer, although none of
+    /// them went away: they are tried again when enough of their columns can be had. Until then nothing of them can be made anew.
+    pub(crate) async fn settle_again(self: &Rc<Self>) {
+        let due = self.unsealed_old();
+        if !due.is_empty() {
+            // Devices that did not answer some time ago are asked once more.
+            self.silent.borrow_mut().clear();
+        }
+        for id in due {
+            if self.stopped().is_some() {
+                return;
+            }
+            self.fence_unfenced(id).await;
+            self.seal_old(id).await;
+        }
+    }
+
+    /// Those that are due, and of which k columns are on devices that can be asked.
+    fn unsealed_old(&self) -> Vec<ExtentId> {
+        let (fates, now) = (self.fates(), peristyle_rt::now());
+        let state = self.state.borrow();
+        let old = |e: &&Extent| e.phase == ExtentPhase::Old && e.epoch != state.record.epoch;
+        let used = |e: &&Extent| !e.leftover && (e.committed_rows > 0 || e.empty);
+        let due = |e: &&Extent| !e.completing && e.remake_at <= now;
+        let can_be_asked = |device| fates.of(device).serves() && !self.columns.is_away(device);
+        let at_hand = |e: &&Extent| {
+            let here = e.places.iter().filter(|p| !p.device.is_nil() && can_be_asked(p.device)).count();
+            here >= e.scheme.k()
+        };
+        let all = state.extents.iter().filter(old).filter(used).filter(due);
+        all.filter(at_hand).map(|e| e.id).collect()
+    }
+
+    /// Columns of an unsealed extent that a takeover could not fence, or that refused a seal since: only whoever fenced one may
+    /// seal it.
+    async fn fence_unfenced(&self, id: ExtentId) {
+        let (columns, epoch) = {
+            let state = self.state.borrow();
+            let Some(e) = state.extents.get(id) else { return };
+            let unfenced = |c: &usize| (e.missing | e.lost) >> c & 1 == 1;
+            let all = (0..e.scheme.width()).filter(unfenced);
+            let columns: Vec<_> = all.map(|c| (c, e.place(c), e.name(self.id, c))).collect();
+            (columns, state.record.epoch)
+        };
+        let can_be_asked = |c: &(usize, ColumnPlace, ColumnName)| self.is_reachable(c.1.device);
+        join_all(columns.into_iter().filter(can_be_asked).map(|(column, place, name)| async move {
+            let fence = self.columns.fence(place, name, epoch);
+            if self.or_silent(place.device, fence).await == Some(Ok(()))
+                && let Some(e) = self.state.borrow_mut().extents.get_mut(id)
+            {
+                e.missing &= !(1 << column);
+                e.lost &= !(1 << column);
+            }
+        }))
+        .await;
     }
 
     /// An extent that was allocated and holds nothing: it left the open set with the last record.

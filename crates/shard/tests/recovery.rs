@@ -468,3 +468,45 @@ fn the_first_frame_of_an_epoch_records_the_cut() {
         assert!(last.seq > committed && entries.is_empty());
     });
 }
+
+/// Devices that are slow for a while never go away, so that none of them comes back.
+#[test]
+fn what_slow_devices_kept_from_being_sealed_at_a_start_is_sealed_when_they_answer() {
+    let cases = [
+        vec![(What::Read, [0, 1, 2])],
+        vec![(What::Seal, [0, 1, 2])],
+        vec![(What::Fence, [0; 3]), (What::Seal, [1; 3])],
+    ];
+    for slow in cases {
+        sim::run(17, move |_| async move {
+            let home = Home::new("2+1", 5);
+            let shard = home.start().await;
+            write(&shard, 0, 64, 1).await.unwrap();
+            // Known to be committed by what came after it.
+            write(&shard, 64, 64, 2).await.unwrap();
+            let first = last_wide(&home);
+            let device = home.pool.copies(first, 0)[0].0;
+            home.kill(shard);
+            // What a start has to read it reads before it appends.
+            let (kept, mut appends) = (slow.clone(), false);
+            home.pool.rule(move |a| {
+                appends |= a.what == What::Append;
+                let due = a.what != What::Read || appends;
+                let kept = kept.iter().any(|(what, columns)| *what == a.what && columns.contains(&a.column));
+                if kept && due && a.extent == first { Do::Hang } else { Do::It }
+            });
+            let shard = home.recover().await.unwrap();
+            ms(12_000).await;
+            let sealed = || home.pool.columns_of(first).values().filter(|rows| rows.is_some()).count();
+            assert!(sealed() < 2, "{slow:?}: it was sealed all the same");
+            home.pool.no_rule();
+            ms(12_000).await;
+            assert_eq!(sealed(), 3, "{slow:?}");
+            home.pool.fate(device, peristyle_shard::Fate::Draining);
+            ms(5000).await;
+            assert_eq!(home.pool.used()[device], 0, "{slow:?}");
+            expect(&shard, 0, 64, 1).await;
+            expect(&shard, 64, 64, 2).await;
+        });
+    }
+}

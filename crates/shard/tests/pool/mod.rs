@@ -10,6 +10,7 @@ use peristyle_rt::{Buf, Duration, IoVec, View};
 use peristyle_shard::frame::{Entry, FrameKind, Header};
 use peristyle_shard::*;
 use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
@@ -527,8 +528,10 @@ impl Columns for Pool {
         let index = self.inner.borrow().index(place.device);
         self.ask(asked(What::Seal, index, name, 0, rows), |inner| {
             let column = inner.column(place, name)?;
-            if column.epoch > epoch {
-                return Err(ColumnFault::Fenced);
+            match column.epoch.cmp(&epoch) {
+                Ordering::Greater => return Err(ColumnFault::Fenced),
+                Ordering::Less => return Err(ColumnFault::Refused), // it has not been fenced
+                Ordering::Equal => {}
             }
             column.rows.retain(|row, _| *row < rows);
             column.appended.retain(|row, _| *row < rows);
