@@ -5,13 +5,14 @@
 //! their memory back to the pool of the reactor that it came from, whoever drops the last of them.
 
 mod kept;
+mod memory;
 
 pub use kept::KeptBufs;
+use memory::Memory;
 
 use crate::reactor::{Inbox, Reactor};
 use crate::sync::Notify;
 use crossbeam_queue::ArrayQueue;
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -21,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 /// Sizes of buffers, smallest first. A request gets the smallest that fits and has one free.
 pub const CLASS_BYTES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 128 << 10, 512 << 10, 2 << 20];
 const CLASSES: usize = CLASS_BYTES.len();
+const PAGE: usize = 4096;
 
 /// How many buffers of each size a reactor's pool has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +61,8 @@ struct Chunk {
 
 /// The memory of one reactor's buffers.
 pub(crate) struct Pool {
-    memory: NonNull<u8>,
-    layout: Layout,
+    memory: Memory,
     config: BufConfig,
-    huge: bool,
     chunks: UnsafeCell<Box<[Chunk]>>,
     /// Address of a thread-local of the owning thread: who may touch `local`.
     owner: usize,
@@ -95,15 +95,21 @@ fn thread_token() -> usize {
 impl Pool {
     /// Allocates all memory. Owned by the calling thread.
     pub(crate) fn new(config: BufConfig) -> Arc<Pool> {
-        let total = config.total_bytes().max(4096);
-        let (memory, layout, huge) = allocate(total, config.huge_pages);
+        Pool::with_memory(config, Memory::allocate(config.total_bytes().max(PAGE), config.huge_pages))
+    }
+    /// As [`new`](Self::new), with pages that are found when they are used.
+    pub(crate) fn reserved(config: BufConfig) -> Arc<Pool> {
+        Pool::with_memory(config, Memory::reserve(config.total_bytes().max(PAGE)))
+    }
+
+    fn with_memory(config: BufConfig, memory: Memory) -> Arc<Pool> {
         let mut chunks = Vec::with_capacity(config.counts.iter().sum());
         let mut offset = 0;
         // Largest first, so that every chunk is aligned to its size up to a page at least.
         for class in (0..CLASSES).rev() {
             for _ in 0..config.counts[class] {
                 // SAFETY: offset + size stays within `total`, which is the sum over all chunks.
-                let base = unsafe { memory.add(offset) };
+                let base = unsafe { memory.base().add(offset) };
                 let index = chunks.len() as u32;
                 chunks.push(Chunk {
                     refs: AtomicU32::new(0),
@@ -119,9 +125,7 @@ impl Pool {
         let count = chunks.len();
         let pool = Arc::new(Pool {
             memory,
-            layout,
             config,
-            huge,
             chunks: UnsafeCell::new(chunks.into_boxed_slice()),
             owner: thread_token(),
             local: std::array::from_fn(|class| RefCell::new(Vec::with_capacity(config.counts[class]))),
@@ -145,13 +149,13 @@ impl Pool {
 
     /// The whole memory, for registration with the kernel.
     pub(crate) fn memory(&self) -> (NonNull<u8>, usize) {
-        (self.memory, self.layout.size())
+        (self.memory.base(), self.memory.bytes())
     }
     pub(crate) fn config(&self) -> BufConfig {
         self.config
     }
     pub(crate) fn is_huge(&self) -> bool {
-        self.huge
+        self.memory.is_huge()
     }
 
     pub(crate) fn alloc(self: &Arc<Self>, bytes: usize) -> Option<Buf> {
@@ -224,57 +228,6 @@ impl Pool {
 
     pub(crate) fn free_counts(&self) -> [usize; CLASSES] {
         std::array::from_fn(|class| self.local[class].borrow().len())
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        free_memory(self.memory, self.layout, self.huge);
-    }
-}
-
-fn allocate(total: usize, huge_pages: bool) -> (NonNull<u8>, Layout, bool) {
-    const HUGE: usize = 2 << 20;
-    if huge_pages {
-        let size = total.next_multiple_of(HUGE);
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches nothing of ours.
-        let mapped = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                size,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_POPULATE,
-                -1,
-                0,
-            )
-        };
-        if mapped != libc::MAP_FAILED {
-            let layout = Layout::from_size_align(size, HUGE).expect("a valid layout");
-            return (NonNull::new(mapped.cast()).expect("not null"), layout, true);
-        }
-    }
-    let align = if huge_pages { HUGE } else { 4096 };
-    let layout = Layout::from_size_align(total.next_multiple_of(align), align).expect("a valid layout");
-    // SAFETY: the layout has a non-zero size.
-    let Some(memory) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
-    if huge_pages {
-        // Before anybody touches it: later it would be small pages already.
-        // SAFETY: the range is our own allocation; the advice changes no contents. Failure is harmless.
-        unsafe { libc::madvise(memory.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
-    }
-    // SAFETY: the range is our own allocation.
-    unsafe { memory.write_bytes(0, layout.size()) };
-    (memory, layout, false)
-}
-
-fn free_memory(memory: NonNull<u8>, layout: Layout, huge: bool) {
-    // SAFETY: allocated by `allocate` in the way that `huge` tells; no chunk is out, or the pool would live.
-    unsafe {
-        if huge {
-            libc::munmap(memory.as_ptr().cast(), layout.size());
-        } else {
-            dealloc(memory.as_ptr(), layout);
-        }
     }
 }
 

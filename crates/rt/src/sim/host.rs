@@ -89,7 +89,7 @@ pub(super) fn take_pool(config: BufConfig) -> Arc<Pool> {
         let at = pools.iter().position(|(c, _)| *c == config)?;
         Some(pools.swap_remove(at).1)
     });
-    found.unwrap_or_else(|| Pool::new(config))
+    found.unwrap_or_else(|| Pool::reserved(config))
 }
 
 /// Keeps the pool for later use; returns how many of its buffers are still out.
