@@ -5,13 +5,19 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const PERISTYLE: &str = env!("CARGO_BIN_EXE_peristyle");
 /// What does not come by then does not come.
 const LIMIT: Duration = Duration::from_secs(90);
 
+/// Clusters of this file: each has all cores.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 struct Cluster {
+    _turn: MutexGuard<'static, ()>,
+    nodes: u64,
     child: Child,
     dir: PathBuf,
     ready: Value,
@@ -22,34 +28,32 @@ fn free_ports() -> u16 {
     // Below those that the kernel gives to connections: any of these may be taken a moment later.
     let first = |attempt: u32| 18_000 + ((std::process::id() * 13 + attempt * 101) % 12_000) as u16;
     let is_free = |port: &u16| {
-        let offsets = [0, 1, 2, 900, 901, 1000, 1016, 1032];
+        let offsets = [0, 1, 2, 3, 900, 901, 1000, 1016, 1032, 1048];
         offsets.iter().all(|offset| TcpListener::bind(("127.0.0.1", port + offset)).is_ok())
     };
     (0..100).map(first).find(is_free).expect("some ports are free")
 }
 
 impl Cluster {
-    fn start() -> Cluster {
+    fn start(nodes: u64, args: &[&str]) -> Cluster {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = std::env::temp_dir().join(format!("peristyle-cluster-{}", std::process::id()));
         let mut command = Command::new(PERISTYLE);
+        command.args(["dev", "--nodes", &nodes.to_string(), "--without-etcd", "--scheme", "1+1"]).args(args);
         command.args([
-            "dev",
-            "--nodes",
-            "3",
-            "--without-etcd",
-            "--tls",
-            "--forward",
-            "--scheme",
-            "1+1",
             "--device-size",
             "512MiB",
+            "--volume",
+            "v=64MiB",
+            "--listen",
+            &format!("127.0.0.1:{}", free_ports()),
+            "--json",
         ]);
-        command.args(["--volume", "v=64MiB", "--listen", &format!("127.0.0.1:{}", free_ports()), "--json"]);
         let mut child = command.arg("--dir").arg(&dir).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready = serde_json::from_str(&line).expect("it says that it is ready");
-        Cluster { child, dir, ready }
+        Cluster { _turn: turn, nodes, child, dir, ready }
     }
 
     fn order(&self, order: &str, node: u64) {
@@ -73,7 +77,7 @@ impl Cluster {
 
     /// Who is to own the volume's shard, and serves it.
     fn owner(&self) -> Option<u64> {
-        (1..=3).find(|&node| {
+        (1..=self.nodes).find(|&node| {
             let shown = self.show(node);
             let shard = &shown["volumes"][0]["shard"];
             let shards = shown["shards"].as_array().cloned().unwrap_or_default();
@@ -106,7 +110,7 @@ impl Drop for Cluster {
 
 #[test]
 fn a_volume_goes_to_another_node_when_its_own_is_killed_or_ended_and_commands_say_where_it_is() {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start(3, &["--tls", "--forward"]);
     let first = cluster.owner().expect("a cluster that is ready serves its volume");
     for (order, owner) in [("kill", first), ("end", 0)] {
         let owner = if owner == 0 { cluster.owner().unwrap() } else { owner };
@@ -393,4 +397,39 @@ fn a_node_leaves_for_good(cluster: &Cluster, node: u64) {
     let (done, said) = remove(third);
     assert!(!done && said.contains("of 2 nodes 1 would be left"), "{said}");
     cluster.until("the volume is served", || cluster.owner().is_some_and(|owner| owner != node));
+}
+
+/// Which racks an extent's columns are in, as a node says that serves its shard, and whether it takes them for apart.
+fn racks_of(cluster: &Cluster, node: u64, id: u64) -> Option<(Vec<String>, bool)> {
+    let (found, said) = cluster.ask(node, &["extent", "why", &id.to_string(), "--json"]);
+    let extents: Value = found.then(|| serde_json::from_str(&said).unwrap())?;
+    let columns = extents[0]["columns"].as_array().unwrap();
+    let name = |column: &Value| column["domain"]["name"].as_str().unwrap_or("?").to_owned();
+    Some((columns.iter().map(name).collect(), extents[0]["apart"] == true))
+}
+
+#[test]
+fn no_two_columns_of_an_extent_are_in_one_rack_also_when_a_node_moves_to_another() {
+    let cluster = Cluster::start(4, &["--racks", "2"]);
+    let owner = cluster.owner().expect("a cluster that is ready serves its volume");
+    let all =
+        || -> Vec<(Vec<String>, bool)> { (0..60).filter_map(|id| racks_of(&cluster, owner, id)).collect() };
+    let is_apart = |(racks, apart): &(Vec<String>, bool)| *apart && racks.len() == 2 && racks[0] != racks[1];
+    let (placed, known) = (all(), ["rack r1", "rack r2"]);
+    assert!(placed.len() > 2 && placed.iter().all(is_apart), "{placed:?}");
+    assert!(placed.iter().flat_map(|e| &e.0).all(|rack| known.contains(&rack.as_str())), "{placed:?}");
+    // The second of the rack moves to the other one: what it had beside nodes of that one has to move, and nothing is lost.
+    let moves = (1..=4).find(|node| *node != owner && node % 2 == owner % 2).unwrap();
+    cluster.order("end", moves);
+    let file = cluster.dir.join(format!("node-{moves}/peristyle.toml"));
+    let config = std::fs::read_to_string(&file).unwrap();
+    let (from, to) = if moves % 2 == 1 { ("r1", "r2") } else { ("r2", "r1") };
+    std::fs::write(&file, config.replace(&format!("rack = \"{from}\""), &format!("rack = \"{to}\"")))
+        .unwrap();
+    cluster.order("start", moves);
+    let rack = |node: u64| cluster.show(owner)["nodes"][node as usize - 1]["rack"].clone();
+    cluster.until("its label is known", || rack(moves) == to && cluster.alive(owner).len() == 4);
+    cluster.until("all are apart again", || all().iter().all(is_apart));
+    let (_, shown) = cluster.ask(owner, &["pool", "show"]);
+    assert!(!shown.contains("beside another one of their extent"), "{shown}");
 }

@@ -215,6 +215,7 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
         }
         for device in state.devices.values() {
             self.node.set_wish(device.id, describe::wish_of(state, device));
+            self.node.set_domain(device.id, state.domain_of(device));
         }
     }
 

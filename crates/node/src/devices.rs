@@ -38,7 +38,8 @@ impl Home {
 /// One device, as every reactor sees it.
 pub struct SharedDevice {
     pub id: DeviceId,
-    pub domain: DomainId,
+    /// A [`DomainId`]: it changes with the labels of nodes, and when the device is plugged in elsewhere.
+    domain: AtomicU32,
     /// A [`Home`]: it moves when the device is plugged in elsewhere.
     home: AtomicU64,
     /// For people.
@@ -125,7 +126,7 @@ impl SharedDevice {
     fn at(id: DeviceId, domain: DomainId, home: Home, path: String) -> SharedDevice {
         SharedDevice {
             id,
-            domain,
+            domain: AtomicU32::new(domain.0),
             home: AtomicU64::new(home.code()),
             path,
             slots_total: AtomicU32::new(0),
@@ -146,6 +147,12 @@ impl SharedDevice {
     }
     pub(crate) fn set_home(&self, home: Home) {
         self.home.store(home.code(), Relaxed);
+    }
+    pub fn domain(&self) -> DomainId {
+        DomainId(self.domain.load(Relaxed))
+    }
+    pub fn set_domain(&self, domain: DomainId) {
+        self.domain.store(domain.0, Relaxed);
     }
     /// Another node has it.
     pub fn is_peers(&self) -> bool {
@@ -259,7 +266,7 @@ impl SharedDevice {
         let state = self.state();
         DeviceView {
             id: self.id,
-            domain: self.domain,
+            domain: self.domain(),
             slots_total,
             slots_used,
             healthy: self.wish().serves() && matches!(state, DeviceState::Healthy | DeviceState::Slow),

@@ -7,7 +7,7 @@ use crate::message::{Reply, Request};
 use crate::probe;
 use crate::reactor::{DeviceConfig, DeviceOpenError};
 use peristyle_base::{DeviceId, Scheme};
-use peristyle_cluster::ShardStore;
+use peristyle_cluster::{DomainId, ShardStore};
 use peristyle_column::{FormatOptions, Server, ServerConfig};
 use peristyle_rt::{Device, DeviceSpec, Duration, timeout};
 use std::rc::Rc;
@@ -89,6 +89,13 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     /// The pool's scheme from now on.
     pub fn set_scheme(&self, scheme: Scheme) {
         self.devices().set_scheme(scheme);
+    }
+
+    /// What a device fails together with, from now on.
+    pub fn set_domain(&self, device: DeviceId, domain: DomainId) {
+        if let Some(device) = self.devices().get(device) {
+            device.set_domain(domain);
+        }
     }
 
     /// What the operator wants of a device from now on.

@@ -108,7 +108,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 self.give_up(state, id, column.expect("just filtered"));
             }
             state.abandoned_at.insert(device, peristyle_rt::now());
-            discard_ready(state, device);
+            discard_ready(state, |e| e.is_on(device));
             device
         };
         self.columns.report_bad(device, fault);
@@ -316,13 +316,13 @@ pub(crate) fn apply(
     Ok((live, overwritten))
 }
 
-/// Ready extents with a column on a device that is avoided now are taken out of the stock.
-pub(crate) fn discard_ready(state: &mut State, device: peristyle_base::DeviceId) {
+/// Ready extents that nobody should use any more are taken out of the stock.
+pub(crate) fn discard_ready(state: &mut State, is_unfit: impl Fn(&Extent) -> bool) {
     for width in 0..state.extents.ready.len() {
         let ready = std::mem::take(&mut state.extents.ready[width]);
         for id in ready {
             let extent = state.extents.at(id);
-            match extent.places.iter().any(|p| p.device == device) {
+            match is_unfit(extent) {
                 true => extent.phase = ExtentPhase::Closed,
                 false => state.extents.ready[width].push_back(id),
             }

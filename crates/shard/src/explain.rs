@@ -75,6 +75,11 @@ impl Extent {
 }
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    /// All that there are.
+    pub fn extent_ids(&self) -> Vec<ExtentId> {
+        self.state.borrow().extents.iter().map(|e| e.id).collect()
+    }
+
     pub fn extent_figures(&self, id: ExtentId) -> Option<ExtentFigures> {
         Some(self.state.borrow().extents.get(id)?.figures(self.wanted_scheme()))
     }

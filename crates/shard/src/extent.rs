@@ -4,8 +4,8 @@ use crate::frame::Layout;
 use crate::map::Ptr;
 use crate::stream::Stream;
 use peristyle_base::{
-    COLUMN_ROWS, ColumnIndex, ColumnName, ColumnPlace, Epoch, ExtentId, Instant, Nonce, RowIndex, Scheme,
-    ShardId,
+    COLUMN_ROWS, ColumnIndex, ColumnName, ColumnPlace, DeviceId, Epoch, ExtentId, Instant, Nonce, RowIndex,
+    Scheme, ShardId,
 };
 use peristyle_cluster::ColumnPlaces;
 use std::collections::{HashMap, VecDeque};
@@ -182,6 +182,10 @@ impl Extent {
     /// It is dead, and has no block of the map either: the next checkpoint lets go of it.
     pub fn holds_nothing(&self) -> bool {
         self.is_dead() && self.meta == 0
+    }
+    /// One of its columns is on the device.
+    pub fn is_on(&self, device: DeviceId) -> bool {
+        self.places.iter().any(|place| place.device == device)
     }
     /// It is sealed, but a column that a device still has missed its seal.
     pub fn seal_is_due(&self) -> bool {

@@ -3,6 +3,7 @@
 
 mod ages;
 mod allocation;
+mod apart;
 mod append;
 pub mod at_rest;
 pub mod background;

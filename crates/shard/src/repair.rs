@@ -1,6 +1,7 @@
 //! Which columns are made anew, and where: those that are lost, damaged, or on a device that is to leave, the most
-//! endangered extents first; when there are none, sound ones that even out the use of devices.
+//! endangered extents first, then those that share a failure domain; when there are none, sound ones that even out the use of devices.
 
+use crate::apart::Domains;
 use crate::columns::{AllocClass, Columns, Fate, SEEN_AFTER};
 use crate::extent::{Extent, ExtentPhase};
 use crate::remake::Trouble;
@@ -39,6 +40,8 @@ pub(crate) enum Why {
     Suspected,
     /// Its device is to leave.
     Drain,
+    /// Another column of its extent is in the same failure domain.
+    Crowded,
     /// Its device is fuller than others.
     Balance,
 }
@@ -60,6 +63,8 @@ pub struct RepairFigures {
     pub away_columns: u64,
     /// Columns on devices that are to leave.
     pub draining_columns: u64,
+    /// Columns that share a failure domain with another one of their extent, beyond one for each domain.
+    pub crowded_columns: u64,
     /// Columns that were rebuilt or repaired, and those that moved to another device.
     pub remade_columns: u64,
     pub moved_columns: u64,
@@ -90,6 +95,7 @@ impl RepairFigures {
         self.lost_columns += other.lost_columns;
         self.away_columns += other.away_columns;
         self.draining_columns += other.draining_columns;
+        self.crowded_columns += other.crowded_columns;
         self.remade_columns += other.remade_columns;
         self.moved_columns += other.moved_columns;
         self.remade_bytes += other.remade_bytes;
@@ -231,6 +237,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         while self.stopped().is_none() {
             self.welcome_devices().await;
             self.settle_again().await;
+            self.close_crowded();
             self.free_left_behind().await;
             let mut jobs = self.find_jobs(moving);
             moving = jobs.first().is_some_and(|job| job.why == Why::Balance);
@@ -311,7 +318,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let unsure = fates.any_away() || state.repair.unlisted.iter().any(|&d| fates.of(d) != Fate::Lost);
         let epoch = state.record.epoch;
         let mut jobs: Vec<(u32, Job)> = Vec::new();
-        let (mut lost, mut draining, mut away) = (0, 0, 0);
+        let domains = Domains::of(&devices);
+        let (mut lost, mut draining, mut away, mut crowded) = (0, 0, 0, 0);
         for e in state.extents.iter().filter(|e| is_candidate(e)) {
             let due = |c: usize| Some((c, why_due(e, c, &fates, unsure, epoch)?));
             let due: Vec<(usize, Why)> = (0..e.scheme.width()).filter_map(due).collect();
@@ -322,7 +330,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             };
             away += (0..e.scheme.width()).filter(is_away).count() as u64;
             draining += due.iter().filter(|d| d.1 == Why::Drain).count() as u64;
-            let Some(&(column, why)) = due.iter().min_by_key(|d| d.1) else { continue };
+            let crowd = domains.crowd(e, &fates);
+            crowded += crowd.columns;
+            let leaves = crowd.leaves.map(|column| (column, Why::Crowded));
+            let Some((column, why)) = due.iter().copied().chain(leaves).min_by_key(|d| d.1) else { continue };
             if !e.completing && e.remake_at <= now {
                 let lacks = e.scheme.m() as u32 - due.len().min(e.scheme.m()) as u32;
                 let rank = if why <= Why::Damaged { lacks } else { 64 + why as u32 };
@@ -331,6 +342,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         let figures = &mut state.repair.figures;
         (figures.lost_columns, figures.draining_columns, figures.away_columns) = (lost, draining, away);
+        figures.crowded_columns = crowded;
         jobs.sort_unstable_by_key(|(rank, job)| (*rank, job.extent));
         jobs.truncate(JOBS_MAX);
         if jobs.is_empty() && !unsure {

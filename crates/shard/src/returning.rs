@@ -122,10 +122,9 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     /// No more frames go to extents with a column on a device that is to leave, or is lost.
     fn leave(&self, device: DeviceId) {
         let state = &mut *self.state.borrow_mut();
-        discard_ready(state, device);
+        discard_ready(state, |e| e.is_on(device));
         for id in state.extents.all_current().into_iter().flatten() {
-            let there = state.extents.get(id).is_some_and(|e| e.places.iter().any(|p| p.device == device));
-            if there {
+            if state.extents.get(id).is_some_and(|e| e.is_on(device)) {
                 self.close(state, id);
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::pool::*;
 use crate::repair::{expect_all, figures, filled, repaired, write_all};
+use peristyle_base::ExtentId;
 use peristyle_cluster::{DeviceView, PlanDevice};
 use peristyle_rt::sim;
 use peristyle_shard::{AllocClass, Columns, Fate};
@@ -95,5 +96,49 @@ fn columns_move_to_a_new_device_until_use_is_even_and_reads_go_on() {
         expect_all(&shard, 500).await;
         ms(10_000).await;
         assert_eq!(figures(&shard).moved_columns, moved, "what is even stays where it is");
+    });
+}
+
+/// Extents of which two columns are in the same failure domain.
+fn crowded(home: &Home, domain: impl Fn(usize) -> usize) -> usize {
+    let is_crowded = |e: &ExtentId| {
+        let mut domains: Vec<usize> =
+            (0..3).flat_map(|c| home.pool.copies(*e, c)).map(|c| domain(c.0)).collect();
+        let columns = domains.len();
+        domains.sort_unstable();
+        domains.dedup();
+        domains.len() < columns
+    };
+    home.pool.extents().into_iter().filter(is_crowded).count()
+}
+
+#[test]
+fn columns_that_come_to_share_a_failure_domain_part_as_soon_as_they_can() {
+    sim::run(18, |_| async {
+        let home = Home::new("2+1", 6);
+        let shard = filled(&home, 0).await;
+        // Each two devices are in one rack from now on, as their labels say: three racks, and the log goes on.
+        let rack = |device: usize| device / 2;
+        (0..6).for_each(|device| home.pool.domain(device, rack(device) as u32));
+        assert!(crowded(&home, rack) > 0);
+        write_all(&shard, 100).await;
+        ms(10_000).await;
+        assert_eq!((crowded(&home, rack), figures(&shard).crowded_columns), (0, 0), "{:?}", figures(&shard));
+        home.pool.check_sealed();
+        // Two racks: there is nowhere to go for a third column, and nothing is tried until there is.
+        (2..6).for_each(|device| home.pool.domain(device, 1));
+        ms(3000).await;
+        let before = figures(&shard);
+        assert!(before.crowded_columns > 0 && before.working_ns == 0, "{before:?}");
+        ms(20_000).await;
+        let after = figures(&shard);
+        assert_eq!(
+            (after.remade_columns, after.failed_remakes),
+            (before.remade_columns, before.failed_remakes)
+        );
+        home.pool.domain(4, 2);
+        ms(10_000).await;
+        assert_eq!(figures(&shard).crowded_columns, 0);
+        expect_all(&shard, 100).await;
     });
 }

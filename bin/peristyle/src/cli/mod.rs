@@ -118,6 +118,7 @@ Examples:
   peristyle dev --device memory:1GiB --device memory:1GiB --scheme 1+1 --volume ram=512MiB
   peristyle dev --nbd --json
   peristyle dev --nodes 6 --dir ./peristyle-cluster
+  peristyle dev --nodes 6 --racks 3 --scheme 2+1
   peristyle dev kill 3 --dir ./peristyle-cluster
   peristyle dev cut 1 2 --one-way --dir ./peristyle-cluster")]
 #[command(args_conflicts_with_subcommands = true)]
@@ -130,6 +131,9 @@ pub struct DevOptions {
     /// Keep what the nodes share in the embedded store of one more process, also where etcd is installed
     #[arg(long, requires = "nodes")]
     pub without_etcd: bool,
+    /// Of the nodes, which are in them by turns: no two columns of an extent are in one rack
+    #[arg(long, requires = "nodes", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32))]
+    pub racks: Option<u16>,
     /// Have the nodes speak TLS with each other, as they do by themselves on a network
     #[arg(long, requires = "nodes")]
     pub tls: bool,

@@ -37,6 +37,7 @@ pub struct Layout {
     pub tls: bool,
     /// Nodes hand on what is another's.
     pub forward: bool,
+    pub racks: Option<u16>,
 }
 
 fn failed(path: &Path, e: impl std::fmt::Display) -> Failure {
@@ -49,6 +50,12 @@ impl Layout {
         if usize::from(nodes) <= m {
             return Err(Failure::usage(format!(
                 "{scheme} survives the loss of {m} nodes, so it needs {} at least",
+                m + 1
+            )));
+        }
+        if options.racks.is_some_and(|racks| usize::from(racks) <= m || racks > nodes) {
+            return Err(Failure::usage(format!(
+                "--racks: {scheme} survives the loss of {m} racks, so it needs {} at least, each with a node",
                 m + 1
             )));
         }
@@ -77,6 +84,7 @@ impl Layout {
             devices: options.devices_of_node(),
             tls: options.tls,
             forward: options.forward,
+            racks: options.racks,
         };
         if layout.admin(nodes).as_os_str().len() > 107 {
             return Err(failed(&layout.dir, "its path is too long for the sockets in it: use a shorter one"));
@@ -153,6 +161,9 @@ impl Layout {
             self.peers(number),
             if self.tls { "on" } else { "off" }
         );
+        if let Some(racks) = self.racks {
+            let _ = writeln!(text, "rack = \"r{}\"", (number - 1) % racks + 1);
+        }
         for device in 0..self.devices {
             let _ = writeln!(
                 text,

@@ -77,7 +77,7 @@ fn new_cluster(options: &DevOptions) -> NewCluster {
         pool_name: "dev".into(),
         scheme: options.scheme,
         too_few_domains: TooFewPolicy::Refuse,
-        failure_domain: FailureDomain::Node,
+        failure_domain: if options.racks.is_some() { FailureDomain::Rack } else { FailureDomain::Node },
         shards: SHARDS,
     }
 }

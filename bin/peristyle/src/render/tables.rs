@@ -180,6 +180,7 @@ fn repair(r: &RepairInfo) -> [(&'static str, String); 3] {
     for (count, what) in [
         (r.lost_columns, "to rebuild"),
         (r.draining_columns, "to move off devices that leave"),
+        (r.crowded_columns, "beside another one of their extent in its failure domain"),
         (r.away_columns, "on devices that may come back"),
     ] {
         if count > 0 {

@@ -345,7 +345,7 @@ impl Admin {
                     node: known.and_then(|k| k.node).map(|node| node.0),
                     // Another node's is known from the store.
                     path: known.filter(|_| d.is_peers()).map_or_else(|| d.path.clone(), |k| k.path.clone()),
-                    domain: d.domain.0,
+                    domain: d.domain().0,
                     state: state_of(d).into(),
                     slots_total,
                     slots_used,

@@ -174,7 +174,7 @@ pub fn pool_check(source: &Source, full: bool) -> Result<PoolCheck, Failure> {
             report.devices.push(checked);
             found.extend(resting(device, inspection));
         }
-        let domains = state.devices.values().map(|d| (d.id, d.domain)).collect();
+        let domains = state.devices.values().map(|d| (d.id, state.domain_of(d).0)).collect();
         let resting = Rc::new(RestingPool::new(domains, found));
         for shard in resting.shards().into_iter().filter(|shard| !state.shards.contains_key(shard)) {
             report

@@ -319,7 +319,7 @@ impl Admin {
         format: bool,
     ) -> Result<Response, ApiError> {
         let old = self.device(device)?;
-        let domain = self.node.devices().get(old).map(|d| d.domain.0);
+        let domain = self.node.devices().get(old).map(|d| d.domain().0);
         let serves = self.views().iter().any(|d| d.id == old && d.healthy);
         self.add_device(path, domain, format).await?;
         let state = if serves { DeviceState::Draining } else { DeviceState::Failed };
@@ -348,6 +348,7 @@ impl Admin {
             lost_columns: sum.lost_columns,
             away_columns: sum.away_columns,
             draining_columns: sum.draining_columns,
+            crowded_columns: sum.crowded_columns,
             remade_columns: sum.remade_columns,
             moved_columns: sum.moved_columns,
             adopted_columns: sum.adopted_columns,

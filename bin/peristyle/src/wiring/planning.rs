@@ -46,7 +46,7 @@ impl Admin {
             if is_gone {
                 continue;
             }
-            devices.push(PlanDevice { domain: device.domain, slots_total, slots_used, stays });
+            devices.push(PlanDevice { domain: device.domain(), slots_total, slots_used, stays });
             let fate = if stays { "stays" } else { "goes" };
             uses.push((path, node, fate));
         }

@@ -175,6 +175,7 @@ fn shards(all: &[ReactorStats]) -> StatsNode {
         ("repair.lost_columns", r.lost_columns),
         ("repair.away_columns", r.away_columns),
         ("repair.draining_columns", r.draining_columns),
+        ("repair.crowded_columns", r.crowded_columns),
         ("repair.remade_columns", r.remade_columns),
         ("repair.moved_columns", r.moved_columns),
         ("repair.remade_bytes", r.remade_bytes),

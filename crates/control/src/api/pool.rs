@@ -68,6 +68,9 @@ pub struct RepairInfo {
     pub lost_columns: u64,
     pub away_columns: u64,
     pub draining_columns: u64,
+    /// Columns that share a failure domain with another one of their extent, beyond one for each domain.
+    #[serde(default)]
+    pub crowded_columns: u64,
     /// Columns that were rebuilt or repaired or that left a draining device, and those that evened out use.
     pub remade_columns: u64,
     pub moved_columns: u64,

@@ -12,6 +12,10 @@ impl Pool {
         device.away = matches!(fate, Fate::Away | Fate::Lost);
         device.fate = fate;
     }
+    /// It fails together with others of this number from now on.
+    pub fn domain(&self, device: usize, domain: u32) {
+        self.inner.borrow_mut().devices[device].domain = domain;
+    }
     pub fn all_fates(&self) -> Vec<Fate> {
         self.inner.borrow().devices.iter().map(|d| d.fate).collect()
     }

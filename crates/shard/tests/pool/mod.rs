@@ -79,6 +79,7 @@ struct Device {
     id: DeviceId,
     away: bool,
     fate: Fate,
+    domain: u32,
     /// Slots, if fewer than the others have.
     slots: Option<u32>,
     next: u32,
@@ -114,6 +115,7 @@ impl Pool {
             id: Uuid::from_random([i as u8 + 1; 16]),
             away: false,
             fate: Fate::Here,
+            domain: i as u32,
             slots: None,
             next: 0,
             columns: BTreeMap::new(),
@@ -375,9 +377,9 @@ impl Columns for Pool {
 
     fn devices(&self, class: AllocClass, out: &mut Vec<DeviceView>) {
         let inner = self.inner.borrow();
-        out.extend(inner.devices.iter().enumerate().map(|(i, d)| DeviceView {
+        out.extend(inner.devices.iter().map(|d| DeviceView {
             id: d.id,
-            domain: DomainId(i as u32),
+            domain: DomainId(d.domain),
             slots_total: d.slots.unwrap_or(inner.slots).saturating_sub(match class {
                 AllocClass::User => KEPT_BACK + KEPT_FOR_COLLECTION,
                 AllocClass::Collection => KEPT_BACK,

@@ -15,6 +15,7 @@ use nodes::Nodes;
 use peristyle_base::Scheme;
 use peristyle_rt::Duration;
 use peristyle_rt::sim::{Rng, Stop, World};
+use std::collections::BTreeSet;
 
 /// What is drawn from a seed.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct Plan {
     store_away: bool,
     /// So many nodes are taken out of the cluster, one or more in a round.
     removals: usize,
+    /// The rack of each node, if they are the pool's failure domains.
+    pub racks: Option<Vec<usize>>,
 }
 
 /// What befalls a node.
@@ -103,7 +106,7 @@ impl Plan {
         if kinds.is_empty() {
             kinds.push(*rng.pick(&KINDS));
         }
-        Plan {
+        let mut plan = Plan {
             nodes,
             late,
             scheme: Scheme::new(k, m).expect("a scheme"),
@@ -116,9 +119,26 @@ impl Plan {
             checkpoint_log_bytes: *rng.pick(&[1 << 20, 64 << 20]),
             kinds,
             store_away: rng.coin(),
+            racks: None,
             removals: if rng.coin() { 1 + rng.below(3) as usize } else { 0 }.min(more),
-        }
+        };
+        plan.racks = draw_racks(rng, width, nodes - late, nodes);
+        plan
     }
+
+    /// These nodes are in racks enough for the scheme.
+    fn have_racks(&self, nodes: &[usize]) -> bool {
+        let Some(racks) = &self.racks else { return true };
+        nodes.iter().map(|node| racks[*node]).collect::<BTreeSet<_>>().len() >= self.scheme.width()
+    }
+}
+
+/// With enough of them for the scheme from the beginning, and nodes that share one if there are more.
+fn draw_racks(rng: &mut Rng, least: usize, first: usize, nodes: usize) -> Option<Vec<usize>> {
+    let racks = rng.between(least as u64, first as u64);
+    let rack = |i: usize| if i < racks as usize { i } else { rng.below(racks) as usize };
+    let all: Vec<usize> = (0..nodes).map(rack).collect();
+    rng.coin().then_some(all)
 }
 
 pub fn plan(seed: u64) -> Plan {
@@ -201,6 +221,10 @@ impl Members {
         let mut leaving = Vec::new();
         for _ in 0..count {
             let node = members.swap_remove(self.rng.below(members.len() as u64) as usize);
+            if !self.plan.have_racks(&members) {
+                members.push(node);
+                continue;
+            }
             let kind = if self.rng.coin() { Kind::Kill } else { Kind::NoStore };
             self.befall(node, kind, self.plan.nodes);
             leaving.push(node);
@@ -226,10 +250,13 @@ impl Members {
     fn strike(&mut self, there: usize, fewer: usize) -> Vec<(usize, Kind)> {
         let most = self.plan.scheme.m() - fewer;
         let count = if most == 0 { 0 } else { 1 + self.rng.below(most as u64) as usize };
-        let mut victims: Vec<usize> = (0..there).filter(|i| !self.removed.contains(i)).collect();
-        while victims.len() > count {
-            victims.remove(self.rng.below(victims.len() as u64) as usize);
+        let mut others: Vec<usize> = (0..there).filter(|i| !self.removed.contains(i)).collect();
+        let mut victims = if count > 0 { self.one_rack(&mut others) } else { Vec::new() };
+        let count = count - usize::from(!victims.is_empty());
+        while others.len() > count {
+            others.remove(self.rng.below(others.len() as u64) as usize);
         }
+        victims.append(&mut others);
         let mut struck: Vec<(usize, Kind)> = Vec::new();
         for node in victims {
             let first = *self.rng.pick(&self.plan.kinds);
@@ -243,6 +270,13 @@ impl Members {
             self.befall(node, kind, there);
         }
         struck
+    }
+
+    /// Now and then all that are in the rack of one of these nodes, which are taken out.
+    fn one_rack(&mut self, nodes: &mut Vec<usize>) -> Vec<usize> {
+        let Some(racks) = self.plan.racks.clone().filter(|_| self.rng.coin()) else { return Vec::new() };
+        let rack = racks[*self.rng.pick(nodes)];
+        nodes.extract_if(.., |node| racks[*node] == rack).collect()
     }
 
     fn befall(&mut self, node: usize, kind: Kind, there: usize) {

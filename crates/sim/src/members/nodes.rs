@@ -6,8 +6,8 @@ use super::store::{FarStore, Reach};
 use crate::cluster::hosts::{BLOCKS, Host, VOLUME_BLOCKS};
 use crate::cluster::machines::{device_id, machines};
 use crate::cluster::register::Registers;
-use peristyle_base::{BLOCK_BYTES, NodeId, ShardId, Uuid};
-use peristyle_cluster::TooFewPolicy;
+use peristyle_base::{BLOCK_BYTES, ColumnPlace, NodeId, ShardId, Uuid};
+use peristyle_cluster::{ShardStore, TooFewPolicy};
 use peristyle_column::Discard;
 use peristyle_control::desired::{self, FailureDomain, NodeState, State};
 use peristyle_control::member::{NewCluster, create_cluster, remove};
@@ -23,9 +23,9 @@ use peristyle_nvme::wire::fabrics::Nqn;
 use peristyle_rt::sim::{DiskHandle, NodeHandle, World, WorldHandle};
 use peristyle_rt::sync::Semaphore;
 use peristyle_rt::{Addr, Duration, Instant, ReactorId, sleep};
-use peristyle_shard::ShardConfig;
+use peristyle_shard::{Columns, RepairFigures, Shard, ShardConfig};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -43,7 +43,7 @@ pub struct Seen {
     /// It is to stop in order.
     pub leave: Cell<bool>,
     pub left: Cell<bool>,
-    /// By shard: it is served here, and none of its columns is missing.
+    /// By shard: it is served here, none of its columns is missing, and each of an extent is in a rack of its own.
     pub whole: Vec<Cell<bool>>,
     /// For people.
     pub phases: RefCell<Vec<String>>,
@@ -103,7 +103,8 @@ impl Nodes {
     pub fn boot(&self, i: usize) {
         let (store, joined) = (self.far_store(i), Rc::default());
         self.joining.borrow_mut().insert(i, Rc::clone(&joined));
-        self.machines[i].start(vec![()], move |()| join(store.clone(), i, joined.clone()));
+        let rack = self.plan.racks.as_ref().map(|racks| racks[i]);
+        self.machines[i].start(vec![()], move |()| join(store.clone(), i, rack, joined.clone()));
     }
 
     /// Starts those that have joined. False: others still do.
@@ -173,7 +174,7 @@ async fn found(store: MemoryStore, plan: Plan) {
         pool_name: "pool".into(),
         scheme: plan.scheme,
         too_few_domains: TooFewPolicy::Refuse,
-        failure_domain: FailureDomain::Node,
+        failure_domain: if plan.racks.is_some() { FailureDomain::Rack } else { FailureDomain::Node },
         shards: plan.shards,
     };
     let control = create_cluster(store, &new).await.expect("nothing is wrong yet");
@@ -185,13 +186,13 @@ async fn found(store: MemoryStore, plan: Plan) {
     }
 }
 
-async fn join(store: FarStore, i: usize, joined: Rc<RefCell<Option<State>>>) {
+async fn join(store: FarStore, i: usize, rack: Option<usize>, joined: Rc<RefCell<Option<State>>>) {
     let node = desired::Node {
         id: number(i),
         uuid: Uuid([0xE0 + i as u8; 16]),
         peers: addr(i, PEER_PORT),
         portals: vec![addr(i, HOST_PORT)],
-        rack: None,
+        rack: rack.map(|rack| format!("r{rack}")),
         zone: None,
         state: NodeState::Active,
         draining: false,
@@ -319,6 +320,18 @@ impl Process {
         }
     }
 
+    /// No two columns of a sealed extent are in one rack, whatever the shard takes for its failure domains.
+    fn is_apart(&self, shard: &Shard<impl Columns, impl ShardStore + 'static>) -> bool {
+        let Some(racks) = &self.plan.racks else { return true };
+        let rack =
+            |place: ColumnPlace| (0..racks.len()).find(|i| device_id(*i) == place.device).map(|i| racks[i]);
+        shard.extent_ids().into_iter().filter_map(|id| shard.extent_figures(id)).all(|extent| {
+            let taken: Vec<usize> = extent.columns.iter().filter_map(|column| rack(column.place)).collect();
+            let distinct: BTreeSet<usize> = taken.iter().copied().collect();
+            extent.phase != "sealed" || distinct.len() == taken.len()
+        })
+    }
+
     /// Tells how this reactor's shards are.
     async fn look(&self, node: Rc<Node<Store>>) {
         loop {
@@ -328,9 +341,11 @@ impl Process {
                     continue;
                 }
                 let served = node.shard(shard).filter(|s| s.stopped().is_none());
-                let figures = served.map(|s| s.repair_figures(peristyle_rt::now()));
-                let sound = figures.map(|f| f.lost_columns + f.away_columns == 0 && f.working_ns == 0);
-                whole.set(sound == Some(true));
+                let figures = served.as_ref().map(|s| s.repair_figures(peristyle_rt::now()));
+                let sound = |f: RepairFigures| f.lost_columns + f.away_columns == 0 && f.working_ns == 0;
+                let sound =
+                    served.zip(figures).is_some_and(|(s, figures)| sound(figures) && self.is_apart(&s));
+                whole.set(sound);
             }
             *self.seen.phases.borrow_mut() =
                 node.shard_phases().into_iter().map(|p| format!("{p:?}")).collect();
