@@ -270,16 +270,20 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
         for (shard, _, phase) in self.node.all_phases().await {
             let is_new = told.iter().any(|s| s.0 == shard && !before.contains(s));
             if let (true, ShardPhase::Serving(report)) = (is_new, phase) {
-                let RecoveryTimes { epoch, claim, log, tail } = report.times;
+                let RecoveryTimes { epoch, claim, find, log, tail } = report.times;
                 let foreseen = if report.foreseen { ", with its checkpoint read before" } else { "" };
                 let ms = |time: Duration| time.as_secs_f64() * 1000.0;
                 (self.say)(format!(
-                    "serves shard {shard}: raised its epoch in {:.1} ms, was accepted in {:.1} ms, read the log of {} of its {} extents in {:.1} ms{foreseen}, appended its tail in {:.1} ms",
+                    "serves shard {shard}: raised its epoch in {:.1} ms, was accepted in {:.1} ms, found its {} extents in {:.1} ms, looked at {} and read {} of them, with {} frames, in {:.1} ms{foreseen}, appended its tail of {} in {:.1} ms",
                     ms(epoch),
                     ms(claim),
-                    report.scanned,
                     report.extents,
+                    ms(find),
+                    report.looked_at,
+                    report.scanned,
+                    report.replayed,
                     ms(log),
+                    report.tail_kept,
                     ms(tail)
                 ));
             }

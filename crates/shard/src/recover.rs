@@ -84,6 +84,8 @@ impl core::error::Error for RecoverError {}
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RecoveryReport {
     pub extents: usize,
+    /// Of which it was looked whether the log behind the checkpoint is in them; and those in which it may be, which were read.
+    pub looked_at: usize,
     pub scanned: usize,
     pub replayed: usize,
     pub tail_kept: usize,
@@ -100,7 +102,9 @@ pub struct RecoveryTimes {
     pub epoch: Duration,
     /// A majority accepts the owner; the former one's lease runs out.
     pub claim: Duration,
-    /// All nodes tell what they have, columns are fenced, headers are read, the map is made.
+    /// All nodes tell what they have, and columns are fenced.
+    pub find: Duration,
+    /// Headers are read, and the map is made.
     pub log: Duration,
     /// What was in flight is appended anew, and the record written.
     pub tail: Duration,
@@ -152,6 +156,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let foreseen = self.claim(&record, foreseen).await.ok_or(RecoverError::NotAccepted)?;
         let claimed = peristyle_rt::now();
         self.find_extents(&record).await?;
+        let listed = peristyle_rt::now();
         let early = async { if is_handed_over { self.create_ahead().await } else { Made::default() } };
         let (rebuilt, ahead) = join(self.rebuild(&record, foreseen), early).await;
         let Rebuilt { replay, scans, kept, absent, mut report } = rebuilt?;
@@ -176,7 +181,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         report.times = RecoveryTimes {
             epoch: raised.since(began),
             claim: claimed.since(raised),
-            log: rebuilt.since(claimed),
+            find: listed.since(claimed),
+            log: rebuilt.since(listed),
             tail: peristyle_rt::now().since(rebuilt),
         };
         Ok(report)
@@ -225,7 +231,7 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             let looked_at = |e: &&Extent| e.id >= mark || e.phase == ExtentPhase::Old || e.seal_is_due();
             let mut ids: Vec<_> = state.extents.iter().filter(looked_at).map(|e| e.id).collect();
             ids.sort_unstable();
-            report.extents = state.extents.len();
+            (report.extents, report.looked_at) = (state.extents.len(), ids.len());
             ids
         };
         let mut scans = Vec::new();

@@ -11,7 +11,7 @@ use peristyle_rt::{Buf, Duration, IoVec, timeout};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// An owner that does not say in this time which passes it gives has given none.
 const ANSWER_LIMIT: Duration = Duration::from_millis(300);
@@ -45,7 +45,8 @@ pub(crate) struct Forwards {
     here: RefCell<Vec<(u64, HostId)>>,
     /// Shards that are served here, with the epoch.
     served: RefCell<BTreeMap<ShardId, Epoch>>,
-    carrier: RefCell<Option<Rc<dyn Carrier>>>,
+    /// The node that this belongs to.
+    carrier: RefCell<Option<Weak<dyn Carrier>>>,
     /// A command that was handed on has been carried out.
     ended: Notify,
 }
@@ -93,7 +94,7 @@ impl Peers {
         &self.forwards
     }
 
-    pub(crate) fn set_carrier(&self, carrier: Rc<dyn Carrier>) {
+    pub(crate) fn set_carrier(&self, carrier: Weak<dyn Carrier>) {
         self.forwards.carrier.replace(Some(carrier));
     }
 
@@ -129,7 +130,8 @@ impl Peers {
 
     /// Carries out what another node hands on, if it has the pass that it says. On the first reactor.
     pub(super) async fn carry_handed(&self, handed: Handed) -> Result<Option<IoVec>, NotDone> {
-        let carrier = self.forwards.carrier.borrow().clone().ok_or(NotDone::NoPass)?;
+        let carrier =
+            self.forwards.carrier.borrow().as_ref().and_then(Weak::upgrade).ok_or(NotDone::NoPass)?;
         let (shard, epoch) = (handed.shard, self.served_epoch(handed.shard));
         let begun = self.forwards.passes.borrow_mut().begin(
             peristyle_rt::now(),

@@ -170,7 +170,8 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         }));
         peristyle_rt::spawn(self.clone().run_home());
         if !is_alone {
-            self.peers.set_carrier(self.clone());
+            let me = Rc::downgrade(self);
+            self.peers.set_carrier(me);
         }
         if config.forwards && !is_alone {
             peristyle_rt::spawn(self.clone().run_forwarding());

@@ -65,6 +65,7 @@ impl Cut {
 
 /// What a world with such hosts has seen.
 pub fn outcome(world: &World, registers: &Registers, faults: u64, crashes: u64) -> Outcome {
+    assert_eq!(world.leaked_buffers(), 0, "buffers that nobody gave back");
     Outcome {
         trace: world.trace_hash(),
         simulated_nanos: world.now_nanos(),
