@@ -10,7 +10,6 @@ use peristyle_rt::{Buf, Duration, IoVec, View};
 use peristyle_shard::frame::{Entry, FrameKind, Header};
 use peristyle_shard::*;
 use std::cell::{Cell, RefCell};
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
@@ -530,10 +529,8 @@ impl Columns for Pool {
         let index = self.inner.borrow().index(place.device);
         self.ask(asked(What::Seal, index, name, 0, rows), |inner| {
             let column = inner.column(place, name)?;
-            match column.epoch.cmp(&epoch) {
-                Ordering::Greater => return Err(ColumnFault::Fenced),
-                Ordering::Less => return Err(ColumnFault::Refused), // it has not been fenced
-                Ordering::Equal => {}
+            if column.epoch != epoch {
+                return Err(if column.epoch > epoch { ColumnFault::Fenced } else { ColumnFault::Refused });
             }
             column.rows.retain(|row, _| *row < rows);
             column.appended.retain(|row, _| *row < rows);
