@@ -6,6 +6,7 @@ use crate::commit::discard_ready;
 use crate::extent::Extent;
 use crate::repair::Fates;
 use crate::shard::Shard;
+use peristyle_base::Scheme;
 use peristyle_cluster::{DeviceView, DomainId, ShardStore};
 
 /// The pool's failure domains at one moment.
@@ -49,7 +50,10 @@ impl Domains<'_> {
             let there = self.devices.iter().find(|d| d.id == device);
             there.filter(|_| fates.of(device) != Fate::Lost).map(|d| d.domain)
         };
-        let domains: Vec<Option<DomainId>> = (0..e.scheme.width()).map(domain).collect();
+        // Each look comes by here for every extent: nothing is allocated.
+        let mut domains = [None; Scheme::WIDTH_MAX];
+        let domains = &mut domains[..e.scheme.width()];
+        domains.iter_mut().enumerate().for_each(|(c, of)| *of = domain(c));
         let shared = |c: &usize| domains[*c].is_some() && domains[..*c].contains(&domains[*c]);
         let columns = (0..domains.len()).filter(shared).count();
         if columns == 0 || !self.with_room.iter().any(|d| !domains.contains(&Some(*d))) {
@@ -74,6 +78,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         }
         let is_crowded = |e: &Extent| domains.crowd(e, &fates).leaves.is_some();
         let state = &mut *self.state.borrow_mut();
+        let extents = &state.extents;
+        let ready = extents.ready.iter().flatten().copied();
+        let mut filling = ready.chain(extents.all_current().into_iter().flatten());
+        if !filling.any(|id| extents.get(id).is_some_and(is_crowded)) {
+            return;
+        }
         discard_ready(state, is_crowded);
         for id in state.extents.all_current().into_iter().flatten() {
             if state.extents.get(id).is_some_and(is_crowded) {

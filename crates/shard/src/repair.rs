@@ -225,8 +225,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     /// Its columns can be read and freed now.
     pub(crate) fn is_reachable(&self, device: DeviceId) -> bool {
-        let serves = self.fates().of(device).serves();
-        !device.is_nil() && serves && !self.columns.is_away(device)
+        self.is_reachable_by(&self.fates(), device)
+    }
+
+    pub(crate) fn is_reachable_by(&self, fates: &Fates, device: DeviceId) -> bool {
+        !device.is_nil() && fates.of(device).serves() && !self.columns.is_away(device)
     }
 
     pub(crate) async fn run_repair(self: Rc<Self>) {

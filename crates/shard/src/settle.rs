@@ -121,9 +121,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let old = |e: &&Extent| e.phase == ExtentPhase::Old && e.epoch != state.record.epoch;
         let used = |e: &&Extent| !e.leftover && (e.committed_rows > 0 || e.empty);
         let due = |e: &&Extent| !e.completing && e.remake_at <= now;
-        let can_be_asked = |device| fates.of(device).serves() && !self.columns.is_away(device);
         let at_hand = |e: &&Extent| {
-            let here = e.places.iter().filter(|p| !p.device.is_nil() && can_be_asked(p.device)).count();
+            let here = e.places.iter().filter(|p| self.is_reachable_by(&fates, p.device)).count();
             here >= e.scheme.k()
         };
         let all = state.extents.iter().filter(old).filter(used).filter(due);

@@ -319,7 +319,7 @@ impl Admin {
         format: bool,
     ) -> Result<Response, ApiError> {
         let old = self.device(device)?;
-        let domain = self.node.devices().get(old).map(|d| d.domain().0);
+        let domain = self.control.state().devices.get(&old).map(|d| d.domain);
         let serves = self.views().iter().any(|d| d.id == old && d.healthy);
         self.add_device(path, domain, format).await?;
         let state = if serves { DeviceState::Draining } else { DeviceState::Failed };
