@@ -271,7 +271,11 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
             let is_new = told.iter().any(|s| s.0 == shard && !before.contains(s));
             if let (true, ShardPhase::Serving(report)) = (is_new, phase) {
                 let RecoveryTimes { epoch, claim, find, log, tail } = report.times;
-                let foreseen = if report.foreseen { ", with its checkpoint read before" } else { "" };
+                let foreseen = match (report.foreseen, report.frames_foreseen) {
+                    (true, frames) => format!(", its checkpoint and {frames} frames of its log read before"),
+                    (false, 0) => String::new(),
+                    (false, frames) => format!(", {frames} frames of its log read before"),
+                };
                 let ms = |time: Duration| time.as_secs_f64() * 1000.0;
                 (self.say)(format!(
                     "serves shard {shard}: raised its epoch in {:.1} ms, was accepted in {:.1} ms, found its {} extents in {:.1} ms, looked at {} and read {} of them, with {} frames, in {:.1} ms{foreseen}, appended its tail of {} in {:.1} ms",

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 /// Pause between attempts to take a shard up.
 const RETRY_PERIOD: Duration = Duration::from_millis(200);
 /// Whoever is to own a shard claims it within this time after its owner has heard of that.
-const CLAIM_WAIT: Duration = Duration::from_millis(500);
+const CLAIM_WAIT: Duration = Duration::from_secs(1);
 /// How often a shard's lease is looked at when nobody reads.
 const LOOK_PERIOD: Duration = Duration::from_millis(50);
 

@@ -135,7 +135,7 @@ fn an_owner_that_hands_over_serves_until_the_next_one_has_read_its_checkpoint() 
         }
         // Nobody comes: it goes all the same, and can be asked back.
         orders[0].hand_over.set(true);
-        story.owners.run(Duration::from_millis(400));
+        story.owners.run(Duration::from_millis(900));
         assert!(orders[0].serves.get());
         story.owners.run(Duration::from_millis(400));
         assert!(!orders[0].serves.get());

@@ -2,12 +2,14 @@
 
 use crate::columns::{ColumnFault, Columns, ListedSlot, SlotState};
 use crate::extent::{Extent, ExtentPhase};
+use crate::foresee::ForeseenLog;
 use crate::frame::{Entry, FRAME_BLOCKS_MAX, FrameKind, Header, NotHeader, has_nonce};
 use crate::recover::RecoverError;
 use crate::replay::{Found, HeaderCopies, NoHeader, Replay};
 use crate::shard::Shard;
 use peristyle_base::{
-    BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, ColumnPlace, DeviceId, ExtentId, RowIndex, Scheme, Seq, SlotIndex,
+    BLOCK_BYTES, COLUMN_BYTES, COLUMN_ROWS, ColumnPlace, DeviceId, ExtentId, Nonce, RowIndex, Scheme, Seq,
+    ShardId, SlotIndex,
 };
 use peristyle_cluster::{ColumnPlaces, ShardRecord, ShardStore};
 use peristyle_rt::{View, join_all};
@@ -29,19 +31,73 @@ pub(crate) struct Scan {
     pub replayed: bool,
 }
 
+impl Scan {
+    /// The next frame.
+    fn take(&mut self, found: Found, replay: &mut Replay) {
+        self.headers.push(found.header);
+        self.entries.push(match found.header.kind {
+            FrameKind::User => Vec::new(),
+            _ => found.entries.clone(),
+        });
+        match self.replayed {
+            true => replay.add(found),
+            false => replay.hear(&found.header),
+        }
+    }
+
+    /// The row behind the last frame.
+    fn read_to(&self) -> u16 {
+        self.headers.last().map_or(0, |header| header.layout().end_row())
+    }
+}
+
 /// Rows at the end of a sealed extent in which its last frame's header is looked for at first.
-const LAST_ROWS: u16 = 8;
+pub(crate) const LAST_ROWS: u16 = 8;
 /// Rows of an unsealed extent that are read at first: many were in use for moments only.
 const FIRST_ROWS: u16 = 64;
 
 /// What the last rows of a sealed extent say of its last frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Last {
+pub(crate) enum Last {
     User(Seq),
     /// It begins before these rows.
     NotThere,
     /// It is no user's, or cannot be read.
     Unknown,
+}
+
+/// What every header of an extent says of it.
+pub(crate) struct Whose {
+    pub shard: ShardId,
+    pub extent: ExtentId,
+    pub nonce: Nonce,
+    pub scheme: Scheme,
+}
+
+impl Whose {
+    /// The header of the frame that begins at a row, from the block there; its entries go behind what is in `entries`.
+    pub fn header(&self, block: &[u8], row: u16, entries: &mut Vec<Entry>) -> Result<Header, NotHeader> {
+        let before = entries.len();
+        let header = Header::decode(block, &self.nonce, entries)?;
+        let same = (header.shard, header.extent, header.scheme) == (self.shard, self.extent, self.scheme);
+        if same && header.first_row.0 == row {
+            return Ok(header);
+        }
+        entries.truncate(before);
+        Err(NotHeader::Damaged)
+    }
+
+    /// What rows from `first` to the end of a sealed extent, of a column with headers, say of its last frame: users' frames stand in an
+    /// extent in the order of their numbers.
+    pub fn last_in(&self, rows: &[u8], first: u16) -> Last {
+        let blocks: Vec<(u16, &[u8])> = (first..).zip(rows.chunks_exact(BLOCK_BYTES)).collect();
+        let last = blocks.into_iter().rfind(|(_, block)| has_nonce(block, &self.nonce));
+        let Some((row, block)) = last else { return Last::NotThere };
+        match self.header(block, row, &mut Vec::new()) {
+            Ok(h) if h.kind == FrameKind::User => Last::User(h.seq),
+            _ => Last::Unknown,
+        }
+    }
 }
 
 /// Columns that have the header of every frame.
@@ -203,12 +259,14 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     }
 
     /// Step 6, first half: the headers of one extent, from column 0 and, where that has none, from the parity
-    /// columns. Adds what it finds to the replay and to the extent's frames.
+    /// columns. Adds what it finds to the replay and to the extent's frames. `ended`: there is no more than what was foreseen.
     pub(crate) async fn scan(
         &self,
         id: ExtentId,
         mark: ExtentId,
         replay: &mut Replay,
+        foreseen: &mut ForeseenLog,
+        ended: bool,
     ) -> Result<Scan, RecoverError> {
         let (nonce, phase, rows, replayed, needed) = {
             let state = &mut *self.state.borrow_mut();
@@ -221,17 +279,21 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let limit = if phase == ExtentPhase::Sealed { rows } else { COLUMN_ROWS };
         let (headers, entries) = (Vec::new(), Vec::new());
         let mut scan = Scan { extent: id, headers, entries, end: limit, whole: true, replayed };
-        let mut row = 0;
+        for found in foreseen.take_beginning(id, nonce, limit) {
+            scan.take(found, replay);
+        }
+        let mut row = scan.read_to();
         let mut entries: Vec<Entry> = Vec::new();
-        let mut ahead = None;
-        while row < limit {
-            if row == 0 || ahead.as_ref().is_some_and(|ahead: &Ahead| row >= ahead.end()) {
+        let (mut ahead, mut first) = (None, true);
+        while row < limit && !ended {
+            if first || ahead.as_ref().is_some_and(|ahead: &Ahead| row >= ahead.end()) {
                 // Whoever holds one large buffer and waits for another may wait for ever.
                 drop(ahead.take());
-                ahead = self.read_ahead(id, row, limit).await;
+                ahead = self.read_ahead(id, row, limit, first).await;
+                first = false;
             }
             let mut copies = HeaderCopies::default();
-            let header = self.header_at(id, row, ahead.as_ref(), &nonce, &mut entries, &mut copies).await;
+            let header = self.header_at(id, row, ahead.as_ref(), &mut entries, &mut copies).await;
             let Some(header) = header else {
                 if phase != ExtentPhase::Sealed && copies.meaning() == NoHeader::End {
                     scan.end = row;
@@ -243,18 +305,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 scan.whole = false;
                 return Ok(scan);
             };
-            row = header.layout().end_row();
-            scan.headers.push(header);
-            let found = Found { header, entries: std::mem::take(&mut entries) };
-            scan.entries.push(if header.kind == FrameKind::User {
-                Vec::new()
-            } else {
-                found.entries.clone()
-            });
-            match replayed {
-                true => replay.add(found),
-                false => replay.hear(&found.header),
-            }
+            scan.take(Found { header, entries: std::mem::take(&mut entries) }, replay);
+            row = scan.read_to();
         }
         let state = &mut *self.state.borrow_mut();
         let extent = state.extents.at(id);
@@ -271,68 +323,73 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(scan)
     }
 
-    /// Of these extents those to which nobody has written: most of what an owner leaves behind was in stock. Holds a block of
-    /// each column that it looks at, and waits for nothing else meanwhile.
-    pub(crate) async fn unwritten(&self, ids: &[ExtentId]) -> HashSet<ExtentId> {
-        let unsealed: Vec<ExtentId> = {
+    /// Of these extents the unsealed ones in which nothing follows what was foreseen: most of what an owner leaves behind was in stock,
+    /// and nobody has written to it. Holds a block of each column that it looks at, and waits for nothing else meanwhile.
+    pub(crate) async fn ended(&self, ids: &[ExtentId], foreseen: &ForeseenLog) -> HashSet<ExtentId> {
+        let unsealed: Vec<(ExtentId, u16)> = {
             let state = self.state.borrow();
-            let is_unsealed =
-                |id: &&ExtentId| state.extents.get(**id).is_some_and(|e| e.phase == ExtentPhase::Old);
-            ids.iter().filter(is_unsealed).copied().collect()
+            let unsealed = ids.iter().filter_map(|id| state.extents.get(*id));
+            let unsealed = unsealed.filter(|e| e.phase == ExtentPhase::Old);
+            unsealed.map(|e| (e.id, foreseen.rows_of(e.id, e.nonce))).collect()
         };
-        let mut unwritten = HashSet::new();
+        let mut ended = HashSet::new();
         for some in unsealed.chunks(TOGETHER) {
-            let looks = join_all(some.iter().map(|&id| self.is_unwritten(id))).await;
-            unwritten.extend(some.iter().zip(looks).filter(|(_, is)| *is).map(|(id, _)| *id));
+            let looks = join_all(some.iter().map(|&(id, row)| self.ends_at(id, row))).await;
+            ended.extend(some.iter().zip(looks).filter(|(_, ends)| *ends).map(|((id, _), _)| *id));
         }
-        unwritten
+        ended
     }
 
-    async fn is_unwritten(&self, id: ExtentId) -> bool {
-        let (nonce, scheme) = {
-            let state = &mut *self.state.borrow_mut();
-            let e = state.extents.at(id);
-            (e.nonce, e.scheme)
-        };
-        let mut copies = HeaderCopies::default();
-        for column in header_columns(scheme) {
-            match self.read_rows(id, column, 0, 1).await {
-                Some(block) if has_nonce(&block, &nonce) => return false,
-                Some(_) => copies.absent += 1,
+    /// No header of an unsealed extent is at a row, and none was committed there.
+    async fn ends_at(&self, id: ExtentId, row: u16) -> bool {
+        if row >= COLUMN_ROWS {
+            return true;
+        }
+        let Whose { nonce, scheme, .. } = self.whose(id);
+        let look = async |column| Some(has_nonce(&self.read_rows(id, column, row, 1).await?, &nonce));
+        let looks = join_all(header_columns(scheme).map(look)).await;
+        let (mut copies, mut is_there) = (HeaderCopies::default(), false);
+        for look in looks {
+            match look {
+                Some(true) => is_there = true,
+                Some(false) => copies.absent += 1,
                 None => copies.unreadable += 1,
             }
         }
-        copies.meaning() == NoHeader::End
-    }
-
-    /// The scan of an extent to which nobody has written.
-    pub(crate) fn scan_of_nothing(&self, id: ExtentId) -> Scan {
-        let state = &mut *self.state.borrow_mut();
-        let extent = state.extents.at(id);
-        extent.frames.clear();
-        (extent.committed_rows, extent.next_row) = (0, 0);
-        Scan { extent: id, headers: Vec::new(), entries: Vec::new(), end: 0, whole: true, replayed: true }
+        !is_there && copies.meaning() == NoHeader::End
     }
 
     /// Of these extents the sealed ones of which the checkpoint up to this number has all frames.
-    pub(crate) async fn covered(&self, ids: &[ExtentId], from: Seq) -> HashSet<ExtentId> {
-        let plain: Vec<ExtentId> = {
+    pub(crate) async fn covered(
+        &self,
+        ids: &[ExtentId],
+        from: Seq,
+        foreseen: &ForeseenLog,
+    ) -> HashSet<ExtentId> {
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        {
             let state = self.state.borrow();
-            let is_plain =
-                |e: &Extent| e.phase == ExtentPhase::Sealed && !e.suspect && !e.in_record && !e.seal_is_due();
-            ids.iter().copied().filter(|id| state.extents.get(*id).is_some_and(is_plain)).collect()
-        };
-        let mut covered = HashSet::new();
-        for some in plain.chunks(TOGETHER) {
+            let is_plain = |e: &&Extent| {
+                e.phase == ExtentPhase::Sealed && !e.suspect && !e.in_record && !e.seal_is_due()
+            };
+            for e in ids.iter().filter_map(|id| state.extents.get(*id)).filter(is_plain) {
+                match foreseen.last_of(e.id, e.nonce, e.committed_rows) {
+                    Some(last) => known.push((e.id, last)),
+                    None => unknown.push(e.id),
+                }
+            }
+        }
+        for some in unknown.chunks(TOGETHER) {
             let mut last = join_all(some.iter().map(|&id| self.last_frame(id, LAST_ROWS))).await;
             for (&id, last) in some.iter().zip(&mut last).filter(|(_, last)| **last == Last::NotThere) {
                 // Of large buffers only one is held at a time.
                 *last = self.last_frame(id, self.longest_frame(id)).await;
             }
-            let is_covered = |last: &Last| matches!(last, Last::User(seq) if *seq <= from);
-            covered.extend(some.iter().zip(&last).filter(|(_, last)| is_covered(last)).map(|(id, _)| *id));
+            let user = |(&id, last)| if let Last::User(seq) = last { Some((id, seq)) } else { None };
+            known.extend(some.iter().zip(last).filter_map(user));
         }
-        covered
+        // The cuts of epochs that they tell of are in the checkpoint's own frames too, which no checkpoint covers.
+        known.into_iter().filter(|(_, last)| *last <= from).map(|(id, _)| id).collect()
     }
 
     /// Rows that have the last frame's header in them, however long that frame is.
@@ -341,35 +398,27 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         (FRAME_BLOCKS_MAX / k + 2) as u16
     }
 
-    /// A sealed extent's last frame, whose header is looked for in so many of its last rows: users' frames stand in an extent in the
-    /// order of their numbers.
+    /// A sealed extent's last frame, whose header is looked for in so many of its last rows.
     async fn last_frame(&self, id: ExtentId, last: u16) -> Last {
-        let (nonce, rows) = {
-            let state = &mut *self.state.borrow_mut();
-            let e = state.extents.at(id);
-            (e.nonce, e.committed_rows)
-        };
+        let rows = self.state.borrow_mut().extents.at(id).committed_rows;
         let first = rows.saturating_sub(last);
-        let Some(read) = self.read_header_column(id, first, rows - first).await else { return Last::Unknown };
-        let mut blocks = (first..rows).zip(read.view.chunks_exact(BLOCK_BYTES)).rev();
-        let Some((row, block)) = blocks.find(|(_, block)| has_nonce(block, &nonce)) else {
-            return Last::NotThere;
-        };
-        match Header::decode(block, &nonce, &mut Vec::new()) {
-            Ok(h)
-                if h.kind == FrameKind::User && (h.extent, h.shard, h.first_row.0) == (id, self.id, row) =>
-            {
-                Last::User(h.seq)
-            }
-            _ => Last::Unknown,
+        match self.read_header_column(id, first, rows - first).await {
+            Some(read) => self.whose(id).last_in(&read.view, first),
+            None => Last::Unknown,
         }
+    }
+
+    fn whose(&self, id: ExtentId) -> Whose {
+        let state = &mut *self.state.borrow_mut();
+        let e = state.extents.at(id);
+        Whose { shard: self.id, extent: id, nonce: e.nonce, scheme: e.scheme }
     }
 
     /// Rows to read ahead, a good part of a column: row by row would take a round trip for each frame, and who reads all of what hardly
     /// anybody has written to waits for nothing.
-    async fn read_ahead(&self, id: ExtentId, row: u16, limit: u16) -> Option<Ahead> {
+    async fn read_ahead(&self, id: ExtentId, row: u16, limit: u16, first: bool) -> Option<Ahead> {
         let sealed = self.state.borrow_mut().extents.at(id).phase == ExtentPhase::Sealed;
-        let rows = if row == 0 && !sealed { limit.min(FIRST_ROWS) } else { limit - row };
+        let rows = if first && !sealed { FIRST_ROWS.min(limit - row) } else { limit - row };
         self.read_header_column(id, row, rows).await
     }
 
@@ -410,12 +459,11 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         id: ExtentId,
         row: u16,
         ahead: Option<&Ahead>,
-        nonce: &peristyle_base::Nonce,
         entries: &mut Vec<Entry>,
         copies: &mut HeaderCopies,
     ) -> Option<Header> {
-        let scheme = self.state.borrow_mut().extents.at(id).scheme;
-        for column in header_columns(scheme) {
+        let whose = self.whose(id);
+        for column in header_columns(whose.scheme) {
             let single;
             let read = ahead.filter(|ahead| ahead.column == column).and_then(|ahead| ahead.block(row));
             let block = match read {
@@ -429,16 +477,8 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
                 copies.unreadable += 1;
                 continue;
             };
-            match Header::decode(block, nonce, entries) {
-                Ok(h)
-                    if h.extent == id && h.shard == self.id && h.first_row.0 == row && h.scheme == scheme =>
-                {
-                    return Some(h);
-                }
-                Ok(_) => {
-                    entries.clear();
-                    copies.damaged += 1;
-                }
+            match whose.header(block, row, entries) {
+                Ok(header) => return Some(header),
                 Err(NotHeader::Damaged) => copies.damaged += 1,
                 Err(NotHeader::Absent) => copies.absent += 1,
             }

@@ -21,6 +21,7 @@ mod error;
 pub mod explain;
 pub mod extent;
 mod find;
+mod foresee;
 pub mod frame;
 pub mod map;
 mod ops;

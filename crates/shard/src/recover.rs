@@ -1,7 +1,6 @@
 //! Takeover and restart: raise the epoch, fence, read the checkpoint, replay headers, decide the tail, append
 //! what is kept anew, and only then serve (DESIGN §6, §11).
 
-use crate::checkpoint::{Loaded, foresee};
 use crate::collect::guess_births;
 use crate::columns::{Columns, Fate};
 use crate::commit::apply;
@@ -9,23 +8,29 @@ use crate::encode::Kept;
 use crate::error::ShardError;
 use crate::extent::{Extent, ExtentPhase};
 use crate::find::Scan;
+use crate::foresee::Foreseen;
 use crate::frame::{Entry, FrameKind, Header, Layout};
 use crate::map::MapFull;
+use crate::ops::OpId;
 use crate::record::EXTENTS_RESERVED;
 use crate::replay::{Found, Replay, Verdict, decide};
 use crate::shard::{Shard, ShardConfig, State};
 use crate::supply::Made;
 use peristyle_base::{BLOCK_BYTES, ExtentId, NodeId, Seq, ShardId, crc32c};
 use peristyle_cluster::{ShardRecord, ShardStore, StoreError, Version};
-use peristyle_rt::{Duration, Either, View, join, select, timeout};
-use std::collections::HashSet;
+use peristyle_rt::{Duration, Either, View, join, join_all, select, timeout};
+use std::collections::{HashSet, VecDeque};
 use std::pin::pin;
 use std::rc::Rc;
 
-/// While the former owner still serves, its checkpoint is read for so long at most.
+/// While the former owner still serves, its checkpoint and its log are read for so long at most.
 const FORESEE_LIMIT: Duration = Duration::from_millis(200);
 /// A frame of the kept tail that takes longer than this is left to the next takeover: devices may be back by then.
 const APPEND_LIMIT: Duration = Duration::from_secs(10);
+
+/// Blocks of frames that a takeover reads from several columns, or appends, at the same time: it holds the memory of one part while
+/// it waits for the next.
+const FEW_BLOCKS: usize = 64;
 
 /// Why a shard cannot be served now. Nothing was decided: trying again later is right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,8 +95,9 @@ pub struct RecoveryReport {
     pub replayed: usize,
     pub tail_kept: usize,
     pub committed: Seq,
-    /// The checkpoint was read before the shard was owned.
+    /// The checkpoint was read before the shard was owned; and so many frames of the log.
     pub foreseen: bool,
+    pub frames_foreseen: usize,
     pub times: RecoveryTimes,
 }
 
@@ -106,7 +112,7 @@ pub struct RecoveryTimes {
     pub find: Duration,
     /// Headers are read, and the map is made.
     pub log: Duration,
-    /// What was in flight is appended anew, and the record written.
+    /// What was in flight is appended anew.
     pub tail: Duration,
 }
 
@@ -141,24 +147,24 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
 
     async fn run_recovery(self: Rc<Self>) -> Result<RecoveryReport, RecoverError> {
         let mut loaded = self.store.load(self.id).await.map_err(RecoverError::Store)?;
-        let mut foreseen = None;
+        let mut foreseen = Box::new(Foreseen::default());
         if let Some((record, _)) = loaded.as_ref().filter(|(record, _)| self.is_served(record)) {
-            let read = Box::pin(foresee(record, &*self.columns, self.config.limits()));
-            foreseen = timeout(FORESEE_LIMIT, read).await.flatten();
+            let read = Box::pin(foreseen.read(record, &*self.columns, self.config.limits()));
+            timeout(FORESEE_LIMIT, read).await;
             // Its owner has gone on.
             loaded = self.store.load(self.id).await.map_err(RecoverError::Store)?;
         }
         // Of an owner that serves still, and so once: a takeover that fails leaves what it has made to the next one.
-        let is_handed_over = foreseen.is_some();
+        let is_handed_over = foreseen.checkpoint.is_some();
         let began = peristyle_rt::now();
         let record = self.raise_epoch(loaded).await?;
         let raised = peristyle_rt::now();
-        let foreseen = self.claim(&record, foreseen).await.ok_or(RecoverError::NotAccepted)?;
+        self.claim(&record, &mut foreseen).await?;
         let claimed = peristyle_rt::now();
         self.find_extents(&record).await?;
         let listed = peristyle_rt::now();
         let early = async { if is_handed_over { self.create_ahead().await } else { Made::default() } };
-        let (rebuilt, ahead) = join(self.rebuild(&record, foreseen), early).await;
+        let (rebuilt, ahead) = join(Box::pin(self.rebuild(&record, foreseen)), early).await;
         let Rebuilt { replay, scans, kept, absent, mut report } = rebuilt?;
         let rebuilt = peristyle_rt::now();
         if let Some(extent) = absent.filter(|_| self.may_come_back()) {
@@ -176,7 +182,6 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         self.append_kept(&replay, &kept).await?;
         self.state.borrow_mut().recovering = false;
         self.progress.notify_all(); // layers that merge go on
-        self.write_record(|_| {}).await.map_err(|_| RecoverError::Fenced)?;
         peristyle_rt::spawn_background(self.clone().settle_old_extents());
         report.times = RecoveryTimes {
             epoch: raised.since(began),
@@ -193,17 +198,20 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         record.owner != self.node && self.columns.answers(record.owner)
     }
 
-    /// Has a majority accept this node, and reads the checkpoint meanwhile unless that was done. `None`: it does not come about.
-    async fn claim(&self, record: &ShardRecord, foreseen: Option<Loaded>) -> Option<Option<Loaded>> {
+    /// Has a majority accept this node, and reads checkpoint and log meanwhile unless that was done.
+    async fn claim(&self, record: &ShardRecord, foreseen: &mut Foreseen) -> Result<(), RecoverError> {
         let mut claim = pin!(self.columns.claim(self.id, record.epoch));
-        if foreseen.is_some() {
-            return claim.await.then_some(foreseen);
-        }
-        let read = Box::pin(foresee(record, &*self.columns, self.config.limits()));
-        match select(claim.as_mut(), read).await {
-            Either::Left(accepted) => accepted.then_some(None),
-            Either::Right(foreseen) => claim.await.then_some(foreseen),
-        }
+        let accepted = match foreseen.checkpoint {
+            Some(_) => claim.await,
+            None => {
+                let read = Box::pin(foreseen.read(record, &*self.columns, self.config.limits()));
+                match select(claim.as_mut(), read).await {
+                    Either::Left(accepted) => accepted,
+                    Either::Right(()) => claim.await,
+                }
+            }
+        };
+        accepted.then_some(()).ok_or(RecoverError::NotAccepted)
     }
 
     /// Devices that did not tell what they have are not given up.
@@ -217,11 +225,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
     pub(crate) async fn rebuild(
         self: &Rc<Self>,
         record: &ShardRecord,
-        foreseen: Option<Loaded>,
+        foreseen: Box<Foreseen>,
     ) -> Result<Rebuilt, RecoverError> {
         let mut report = RecoveryReport::default();
+        let Foreseen { checkpoint: foreseen, mut log } = *foreseen;
         let foreseen = foreseen.filter(|f| record.checkpoint.as_ref().is_some_and(|c| f.is_of(c)));
-        report.foreseen = foreseen.is_some();
+        (report.foreseen, report.frames_foreseen) = (foreseen.is_some(), log.frames());
         let from = record.checkpoint.as_ref().map_or(Seq(0), |c| c.seq);
         let mark = record.checkpoint.as_ref().map_or(ExtentId(0), |c| c.mark);
         let mut replay = Replay::new(from, record.committed);
@@ -235,19 +244,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             ids
         };
         let mut scans = Vec::new();
-        let unwritten = self.unwritten(&ids).await;
-        let covered = self.covered(&ids, from).await;
+        let looks = join(self.ended(&ids, &log), self.covered(&ids, from, &log));
+        let (ended, covered) = Box::pin(looks).await;
         // One after the other: whoever holds one large buffer and waits for another may wait for ever.
         for id in ids {
-            if unwritten.contains(&id) {
-                scans.push(self.scan_of_nothing(id));
-                continue;
-            }
             if covered.contains(&id) {
                 continue;
             }
-            scans.push(self.scan(id, mark, &mut replay).await?);
-            report.scanned += 1;
+            let ended = ended.contains(&id);
+            scans.push(self.scan(id, mark, &mut replay, &mut log, ended).await?);
+            report.scanned += usize::from(!ended);
         }
         let absent = match &record.checkpoint {
             Some(checkpoint) => {
@@ -407,14 +413,15 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         let layout = found.header.layout();
         let mut lacking = false;
         let first_data = found.entries.len() - layout.blocks as usize;
+        let mut read = VecDeque::new();
         for column in 0..layout.scheme.k() {
-            let blocks = layout.blocks_of(column);
-            if blocks.is_empty() {
-                continue;
+            if read.is_empty() {
+                let few = layout.blocks as usize <= FEW_BLOCKS;
+                let some = column..if few { layout.scheme.k() } else { column + 1 };
+                read = join_all(some.map(|c| self.read_data(found, &layout, c))).await.into();
             }
-            let (_, row) = layout.place(blocks.start);
-            let bytes = self.read_rows(found.header.extent, column, row.0, blocks.len() as u16).await;
-            for (offset, i) in blocks.enumerate() {
+            let bytes = read.pop_front().expect("one for each column");
+            for (offset, i) in layout.blocks_of(column).enumerate() {
                 let crc = found.entries[first_data + i].data_crc().expect("data entries come last");
                 let block = bytes.as_ref().map(|b| b.slice(offset * BLOCK_BYTES..(offset + 1) * BLOCK_BYTES));
                 let good = block.filter(|b| crc32c(b) == crc);
@@ -435,6 +442,16 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             }
         }
         Verdict::Complete
+    }
+
+    /// The blocks of a frame in one column, as they are there.
+    async fn read_data(&self, found: &Found, layout: &Layout, column: usize) -> Option<View> {
+        let blocks = layout.blocks_of(column);
+        if blocks.is_empty() {
+            return None;
+        }
+        let (_, row) = layout.place(blocks.start);
+        self.read_rows(found.header.extent, column, row.0, blocks.len() as u16).await
     }
 
     /// A frame that cannot be decoded was never committed if a column that had to hold a piece answers that it
@@ -491,17 +508,29 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         replay: &Replay,
         kept: &[(Seq, ExtentId)],
     ) -> Result<(), RecoverError> {
+        // Small frames are on their way together; the memory of large ones is needed one by one.
+        let (mut sent, mut blocks) = (VecDeque::new(), 0);
         for &(seq, extent) in kept {
             let found =
                 replay.candidates(seq).find(|f| f.header.extent == extent).expect("decided a moment ago");
-            let mut data = Vec::with_capacity(found.header.blocks as usize);
+            let more = found.header.blocks as usize;
+            while blocks + more > FEW_BLOCKS || sent.len() >= self.config.frames_in_flight_max {
+                let Some((op, seq, less)) = sent.pop_front() else { break };
+                self.until_appended(op, seq).await?;
+                blocks -= less;
+            }
+            let mut data = Vec::with_capacity(more);
             if self.examine(found, Some(&mut data)).await != Verdict::Complete {
                 return Err(RecoverError::TailUndecided { seq });
             }
-            self.append_decided(seq, found.entries.clone(), data).await?;
+            sent.push_back((self.append_decided(seq, found.entries.clone(), data), seq, more));
+            blocks += more;
         }
         let boundary = self.state.borrow().next_seq;
-        self.append_decided(boundary, Vec::new(), Vec::new()).await?;
+        sent.push_back((self.append_decided(boundary, Vec::new(), Vec::new()), boundary, 0));
+        for (op, seq, _) in sent {
+            self.until_appended(op, seq).await?;
+        }
         let state = &mut *self.state.borrow_mut();
         for extent in state.extents.iter_mut().filter(|e| e.phase == ExtentPhase::Old) {
             extent.frames.retain(|f| f.0 < extent.committed_rows);
@@ -509,17 +538,12 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
         Ok(())
     }
 
-    async fn append_decided(
-        self: &Rc<Self>,
-        seq: Seq,
-        entries: Vec<Entry>,
-        data: Vec<View>,
-    ) -> Result<(), RecoverError> {
+    fn append_decided(&self, seq: Seq, entries: Vec<Entry>, data: Vec<View>) -> OpId {
         let op = {
             let state = &mut *self.state.borrow_mut();
             assert_eq!(seq, state.next_seq, "the tail is appended in order");
             state.next_seq = seq.next();
-            let index = Self::frame_slot(state, FrameKind::User, seq).expect("one frame at a time");
+            let index = Self::frame_slot(state, FrameKind::User, seq).expect("nothing else is appended yet");
             let op = self.ops.start();
             let frame = &mut state.frames[index as usize];
             frame.contents.entries.extend(entries);
@@ -531,6 +555,10 @@ impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
             op
         };
         self.work.notify_all();
+        op
+    }
+
+    async fn until_appended(&self, op: OpId, seq: Seq) -> Result<(), RecoverError> {
         match timeout(APPEND_LIMIT, self.ops.wait(op)).await {
             Some(result) => result.map_err(|_| RecoverError::Fenced),
             None => Err(RecoverError::TailNotAppended { seq }),

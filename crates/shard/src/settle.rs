@@ -17,7 +17,11 @@ const PILE_STOCKS: usize = 4;
 const TOGETHER: usize = 16;
 
 impl<C: Columns, S: ShardStore + 'static> Shard<C, S> {
+    /// Once the record does not list them any more: nothing is given back before.
     pub(crate) async fn settle_old_extents(self: Rc<Self>) {
+        if self.write_record(|_| {}).await.is_err() {
+            return;
+        }
         self.find_given_back();
         // What gives room first, for it is at once: a full pool has no other.
         self.free_all_unused(self.leftovers()).await;

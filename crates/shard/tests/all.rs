@@ -5,6 +5,7 @@ mod balance;
 mod checkpoints;
 mod collect;
 mod extents;
+mod foreseen;
 mod geometry;
 mod memory;
 mod pool;

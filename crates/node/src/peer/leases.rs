@@ -18,8 +18,10 @@ use std::sync::Arc;
 const ANSWER_LIMIT: Duration = Duration::from_millis(300);
 /// Pause before a node that did not answer is asked again.
 const RETRY_PERIOD: Duration = Duration::from_millis(20);
-/// Pause before one is asked again that has promised the shard to another, who may give it back at any time.
-const WAIT_PERIOD: Duration = Duration::from_millis(4);
+/// Pauses before one is asked again that has promised the shard to another, who may give it back at any time, and does so at once
+/// if it hands over: the first, and the longest. Each is twice as long as the one before.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+const WAIT_MAX: Duration = Duration::from_millis(4);
 /// A claim that no majority has accepted by then is given up: the control store is asked again who is to own the shard.
 const CLAIM_LIMIT: Duration = Duration::from_secs(3);
 
@@ -144,10 +146,10 @@ impl Peers {
         let links = links.filter_map(|(node, peer)| Some((node, self.link(peer.node, Lane::Columns(0))?)));
         let others = join_all(links.map(|(node, link)| ballot.ask(node, link, shard, epoch)));
         let here = async {
-            loop {
+            for tries in 0.. {
                 let now = peristyle_rt::now();
                 let answer = leases.grantor.borrow_mut().claim(now, self.who.me, shard, epoch);
-                let pause = ballot.count(0, now, Some(answer));
+                let pause = ballot.count(0, now, Some(answer), tries);
                 peristyle_rt::sleep(pause).await;
             }
         };
@@ -287,7 +289,7 @@ impl Ballot {
 
     /// Takes note of an answer; says when to ask again. Who has accepted is asked again as well: the promise runs out while
     /// others are waited for.
-    fn count(&self, node: usize, asked: Instant, answer: Option<Claimed>) -> Duration {
+    fn count(&self, node: usize, asked: Instant, answer: Option<Claimed>, tries: u32) -> Duration {
         let pause = match answer {
             Some(Claimed::Accepted) => {
                 self.accepted.borrow_mut()[node] = Some(asked);
@@ -298,7 +300,9 @@ impl Ballot {
                 RETRY_PERIOD
             }
             // It may be given back before.
-            Some(Claimed::Wait(time)) => WAIT_PERIOD.min(time.max(Duration::from_millis(1))),
+            Some(Claimed::Wait(time)) => {
+                (WAIT_MIN * (1 << tries.min(8))).min(WAIT_MAX).min(time.max(WAIT_MIN))
+            }
             None => RETRY_PERIOD,
         };
         self.changed.notify_all();
@@ -308,10 +312,10 @@ impl Ballot {
     /// Asks one node until nobody needs its answer any more.
     async fn ask(&self, node: usize, link: Rc<Link>, shard: ShardId, epoch: Epoch) {
         let request = Request::Claim { shard, epoch };
-        loop {
+        for tries in 0.. {
             let asked = peristyle_rt::now();
             let answer = claim_one(link.clone(), &request).await;
-            let pause = self.count(node, asked, answer);
+            let pause = self.count(node, asked, answer, tries);
             peristyle_rt::sleep(pause).await;
         }
     }

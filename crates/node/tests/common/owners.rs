@@ -19,7 +19,7 @@ pub struct Orders {
     /// To give the shard away once another claims it.
     pub hand_over: Cell<bool>,
     pub serves: Cell<bool>,
-    /// It had read the checkpoint before it owned the shard.
+    /// It had read the checkpoint, and some of the log, before it owned the shard.
     pub foreseen: Cell<bool>,
 }
 
@@ -51,8 +51,7 @@ impl Owners {
                 let volumes = vec![spec()];
                 node.start_target(target_config(addr(i), Hosts::Any, volumes)).await.unwrap();
                 let is_serving = |p: &(ShardId, ShardPhase)| matches!(p.1, ShardPhase::Serving(_));
-                let has_foreseen =
-                    |p: &(ShardId, ShardPhase)| matches!(p.1, ShardPhase::Serving(report) if report.foreseen);
+                let has_foreseen = |p: &(ShardId, ShardPhase)| matches!(p.1, ShardPhase::Serving(report) if report.foreseen && report.frames_foreseen > 0);
                 loop {
                     if orders.hand_over.take() {
                         assert!(node.checkpoint_all().await);

@@ -137,7 +137,7 @@ impl<R: Resting> Shard<ReadOnly<R>, NoStore> {
             (state.next_extent, state.record) = (record.next_extent, record.clone());
         }
         shard.find_extents(record).await?;
-        let rebuilt = shard.rebuild(record, None).await?;
+        let rebuilt = shard.rebuild(record, Box::default()).await?;
         {
             let state = &mut *shard.state.borrow_mut();
             for &(seq, extent) in &rebuilt.kept {

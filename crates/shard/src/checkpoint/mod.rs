@@ -5,7 +5,6 @@
 //! (the layer table, every layer's pages, what each extent holds) with its directory; last the control store's record
 //! points at that.
 
-mod foreseen;
 mod load;
 pub mod root;
 
@@ -24,8 +23,7 @@ use root::{CHANGES_MAX, Counts, DIRECTORY_MAX, Root, encode_changes, encode_dire
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-pub(crate) use foreseen::foresee;
-pub(crate) use load::Loaded;
+pub(crate) use load::{Loaded, MapBlocks};
 
 /// Map blocks of one checkpoint frame: small frames, so that users' frames do not wait behind long ones.
 const FRAME_MAP_BLOCKS: usize = 48;

@@ -3,15 +3,18 @@
 #![allow(dead_code)] // each test file uses a part of it
 
 mod devices;
+mod home;
+
+pub use home::{Home, TestShard};
 
 use peristyle_base::*;
-use peristyle_cluster::{DeviceView, DomainId, MemoryShardStore};
+use peristyle_cluster::{DeviceView, DomainId};
 use peristyle_rt::{Buf, Duration, IoVec, View};
 use peristyle_shard::frame::{Entry, FrameKind, Header};
 use peristyle_shard::*;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 pub const L: LayerId = LayerId(1);
 const BLOCK: usize = BLOCK_BYTES;
@@ -602,6 +605,10 @@ impl Columns for Pool {
 
     fn report_bad(&self, _: DeviceId, _: Option<ColumnFault>) {}
 
+    fn answers(&self, _: NodeId) -> bool {
+        true
+    }
+
     fn append_p99_ns(&self, _: DeviceId) -> u64 {
         self.inner.borrow().p99_ns
     }
@@ -609,60 +616,6 @@ impl Columns for Pool {
 
 fn asked(what: What, device: usize, name: ColumnName, row: u16, rows: u16) -> Asked {
     Asked { what, device, extent: name.extent, column: name.column.0 as usize, row, rows, class: None }
-}
-
-pub type TestShard = Rc<Shard<Pool, MemoryShardStore>>;
-
-/// A shard, and how its process is cut off.
-type Process = (Weak<Shard<Pool, MemoryShardStore>>, Rc<Cell<bool>>);
-
-/// A shard's world: its pool, its record, its settings.
-pub struct Home {
-    pub pool: Pool,
-    pub store: MemoryShardStore,
-    pub config: ShardConfig,
-    processes: RefCell<Vec<Process>>,
-    /// What the last recovery found.
-    pub report: Cell<RecoveryReport>,
-}
-
-impl Home {
-    pub fn new(scheme: &str, devices: usize) -> Home {
-        let config = ShardConfig { ready_extents: 2, ..ShardConfig::new(scheme.parse().unwrap()) };
-        Home {
-            pool: Pool::new(devices),
-            store: MemoryShardStore::default(),
-            config,
-            processes: RefCell::default(),
-            report: Cell::default(),
-        }
-    }
-    pub async fn recover(&self) -> Result<TestShard, RecoverError> {
-        let (pool, store) = (Rc::new(self.pool.of_a_process()), Rc::new(self.store.clone()));
-        let killed = pool.killed.clone();
-        let recovered = Shard::recover(ShardId(0), NodeId(0), self.config.clone(), pool, store).await;
-        let (shard, report) = recovered?;
-        self.report.set(report);
-        self.processes.borrow_mut().push((Rc::downgrade(&shard), killed));
-        Ok(shard)
-    }
-    /// Takes the shard up, with a layer of 4096 blocks.
-    pub async fn start(&self) -> TestShard {
-        let shard = self.recover().await.unwrap();
-        shard.ensure_layer(L, 4096).await.unwrap();
-        shard
-    }
-    /// The owner's process ends here and now; what it asked for and has not got never comes.
-    pub fn kill(&self, shard: TestShard) {
-        shard.stop(StopReason::Shutdown);
-        let processes = self.processes.borrow();
-        let (_, killed) = processes.iter().find(|p| p.0.as_ptr() == Rc::as_ptr(&shard)).expect("ours");
-        killed.set(true);
-        self.pool.no_rule();
-    }
-    pub fn record(&self) -> peristyle_cluster::ShardRecord {
-        self.store.peek(ShardId(0)).unwrap().0
-    }
 }
 
 pub fn fill(blocks: usize, salt: u64) -> Vec<u8> {
