@@ -91,10 +91,10 @@ fn what_an_owner_acknowledges_while_the_next_one_reads_its_log_is_there() {
                 foreseen += home.report.get().frames_foreseen;
                 home.kill(shard);
                 shard = next;
-                let known = known.borrow();
-                for (&block, &salt) in &known.acknowledged {
+                let Known { acknowledged, begun } = known.take();
+                for (block, salt) in acknowledged {
                     let there = read(&shard, block, 1).await.unwrap();
-                    let begun = known.begun.get().filter(|begun| begun.0 == block).map(|begun| begun.1);
+                    let begun = begun.get().filter(|begun| begun.0 == block).map(|begun| begun.1);
                     let right = there == fill(1, salt) || begun.is_some_and(|salt| there == fill(1, salt));
                     assert!(right, "seed {seed}: block {block} on node {node}");
                 }
