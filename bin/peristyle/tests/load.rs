@@ -2,9 +2,10 @@
 
 mod daemon;
 
-use daemon::{Daemon, run};
+use daemon::{Daemon, PERISTYLE, run};
 use serde_json::Value;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 fn file(name: &str, text: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("peristyle-load-{}-{name}", std::process::id()));
@@ -31,6 +32,7 @@ fn loads_come_from_options_traces_and_job_files() {
     zeros_take_no_space(&daemon);
     traces(&daemon);
     job_files(&daemon);
+    an_interruption(&daemon);
 }
 
 fn volumes_and_lengths(daemon: &Daemon) {
@@ -92,4 +94,20 @@ fn job_files(daemon: &Daemon) {
     assert_eq!([count(of(0), "write"), count(of(1), "read"), count(of(2), "read")], [100, 100, 128]);
     assert_eq!(of(2)["block_bytes"], 8192);
     std::fs::remove_file(job).unwrap();
+}
+
+fn an_interruption(daemon: &Daemon) {
+    let target = format!("tcp://{}", daemon.ready["listen"].as_str().unwrap());
+    let run = ["bench", "run", "--target", &target, "--runtime", "600s", "--warmup", "0s", "--json"];
+    let mut command = Command::new(PERISTYLE);
+    command.args(run).args(["--repeat", "2"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(1) && said.contains("interrupted"), "{:?}: {said}", ended.status);
+    let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert!(report["interrupted"] == true && count(&report, "read") > 0, "{report}");
+    assert_eq!(report["runs"].as_array().unwrap().len(), 1);
 }

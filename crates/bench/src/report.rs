@@ -32,6 +32,8 @@ pub struct Figures {
 #[derive(Clone, Default)]
 pub struct Report {
     pub elapsed: Duration,
+    /// It was asked to end before its time: figures are those until then.
+    pub interrupted: bool,
     pub reads: Figures,
     pub writes: Figures,
     /// Flushes and deallocations of a trace.
@@ -103,6 +105,7 @@ impl Report {
     /// Adds another reactor's figures of the same run.
     pub fn merge(&mut self, other: &Report) {
         self.elapsed = self.elapsed.max(other.elapsed);
+        self.interrupted |= other.interrupted;
         self.reads.merge(&other.reads);
         self.writes.merge(&other.writes);
         self.others.merge(&other.others);

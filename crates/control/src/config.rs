@@ -5,7 +5,7 @@
 
 use crate::desired::{check_name, check_nqn};
 use crate::serial::text;
-use crate::token::Token;
+use crate::token::{Token, hide_secrets};
 use peristyle_base::units::{format_bytes, parse_bytes};
 use peristyle_base::{GIB, MIB, Scheme};
 use peristyle_cluster::TooFewPolicy;
@@ -414,8 +414,9 @@ fn within_bytes(key: &str, value: Bytes, range: RangeInclusive<u64>) -> Result<(
 impl Config {
     /// Reads and checks a configuration.
     pub fn parse(toml_text: &str) -> Result<Config, ConfigError> {
-        let config: Config =
-            toml::from_str(toml_text).map_err(|e| ConfigError::Syntax(e.to_string().trim_end().into()))?;
+        // An error quotes the line that it is in, and that may be the token's.
+        let config: Config = toml::from_str(toml_text)
+            .map_err(|e| ConfigError::Syntax(hide_secrets(e.to_string().trim_end())))?;
         config.check()?;
         Ok(config)
     }

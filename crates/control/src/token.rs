@@ -86,6 +86,25 @@ impl FromStr for Token {
     }
 }
 
+/// A text in which somebody may read a secret, or most of one: hexadecimal digits are hidden where more of them stand together than
+/// in a UUID.
+pub(crate) fn hide_secrets(text: &str) -> String {
+    const SHOWN_MAX: usize = 12;
+    let digits = |part: &&str| part.bytes().all(|b| b.is_ascii_hexdigit());
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = |is: bool| rest.find(|c: char| c.is_ascii_hexdigit() == is).unwrap_or(rest.len());
+        let (part, behind) = rest.split_at(end(true).max(end(false)));
+        match Some(part).filter(digits) {
+            Some(part) if part.len() > SHOWN_MAX => out.extend(std::iter::repeat_n('*', part.len())),
+            _ => out.push_str(part),
+        }
+        rest = behind;
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,5 +139,17 @@ mod tests {
             let error = wrong.parse::<Token>().unwrap_err();
             assert!(!error.contains(&secret), "{error}");
         }
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_shown_and_the_rest_is() {
+        let uuid = "00112233-4455-6677-8899-aabbccddeeff";
+        let line = |secret: &str| format!("3 | token = \"main@etcd:10.0.0.1:2379#{uuid}.{secret}\" # beef");
+        for length in [13, 63, 64, 65] {
+            let shown = hide_secrets(&line(&"5a".repeat(40)[..length]));
+            assert_eq!(shown, line(&"*".repeat(length)));
+        }
+        assert_eq!(hide_secrets(uuid), uuid);
+        assert_eq!(hide_secrets("é 5a"), "é 5a");
     }
 }

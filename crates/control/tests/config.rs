@@ -57,6 +57,20 @@ fn unknown_keys_are_errors_with_their_line() {
 }
 
 #[test]
+fn an_error_in_the_line_of_a_token_does_not_show_its_secret() {
+    let secret = "5a".repeat(32);
+    for (key, value) in [
+        ("token", format!("main@etcd:10.0.0.1:2379#1234.{secret}")),
+        ("tokne", format!("main@etcd:10.0.0.1:2379#00112233-4455-6677-8899-aabbccddeeff.{secret}")),
+        ("token", format!("main@etcd:10.0.0.1:2379#00112233-4455-6677-8899-aabbccddeeff.{secret}\\x")),
+    ] {
+        let error = parse(&format!("[cluster]\n{key} = \"{value}\"\nnode = 1")).unwrap_err();
+        assert!(error.contains("line 2") && error.contains("main@etcd"), "{error}");
+        assert!(!error.contains("5a5a5a5a5a5a5a"), "{error}");
+    }
+}
+
+#[test]
 fn values_are_what_was_written() {
     let config = parse(
         "[nvme]\nlisten = [\"0.0.0.0:4420\", \"[::1]:4421\"]\nadvertise = \"10.0.0.1:4420\"\n\

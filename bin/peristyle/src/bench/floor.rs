@@ -8,7 +8,7 @@ use crate::render::{json, table};
 use peristyle_bench::host::Payload;
 use peristyle_bench::load::{Length, Workload};
 use peristyle_bench::session::{Digests, Session, SessionError};
-use peristyle_rt::{Buf, PollMode, RuntimeConfig, block_on};
+use peristyle_rt::{Buf, RuntimeConfig, block_on};
 use serde_json::json;
 use std::time::Duration;
 
@@ -19,11 +19,9 @@ const LOOKS: u64 = 256;
 /// One turn measures both, one after the other, so that a slow minute of the machine hits both.
 pub fn command(options: &FloorOptions) -> Result<(), Failure> {
     let place = Place {
-        target: options.target.clone(),
         nsids: options.volume.into_iter().collect(),
-        reactors: 1,
         cores: options.cores.get(1).copied().into_iter().collect(),
-        poll: PollMode::Busy,
+        ..Place::of(&options.target)
     };
     if options.fill {
         fill(&place, look(&place)?.0, "volume")?;

@@ -2,7 +2,7 @@
 
 use peristyle_base::Duration;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The share of one reactor in a run over several.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ impl Part {
 pub struct Gate {
     missing: AtomicU32,
     broken: AtomicU32,
+    /// Somebody does not want to wait for the end.
+    end: Arc<AtomicBool>,
     progress: Box<[Progress]>,
 }
 
@@ -43,9 +45,14 @@ pub struct Progress {
 
 impl Gate {
     pub fn new(parts: u16) -> Arc<Gate> {
+        Gate::until(parts, Arc::default())
+    }
+    /// Of a run that begins no more commands once `end` is set.
+    pub fn until(parts: u16, end: Arc<AtomicBool>) -> Arc<Gate> {
         Arc::new(Gate {
             missing: AtomicU32::new(u32::from(parts)),
             broken: AtomicU32::new(0),
+            end,
             progress: (0..parts).map(|_| Progress::default()).collect(),
         })
     }
@@ -58,6 +65,9 @@ impl Gate {
         while !self.is_open() && self.broken.load(Ordering::Acquire) == 0 {
             peristyle_rt::sleep(Duration::from_millis(1)).await;
         }
+    }
+    pub(crate) fn is_ended(&self) -> bool {
+        self.end.load(Ordering::Relaxed)
     }
     /// All have come: the load has begun.
     pub fn is_open(&self) -> bool {

@@ -7,6 +7,9 @@ use peristyle_base::{Duration, Instant};
 use peristyle_nvme::wire::Status;
 use std::cell::{Cell, RefCell};
 
+/// Whoever waits for a command's turn looks so often whether the run is to end.
+const LOOK_PERIOD: Duration = Duration::from_millis(100);
+
 /// What commands begin when, on one reactor.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -96,7 +99,7 @@ impl State {
     async fn turn(&self, due: Option<Instant>) -> Option<(Option<Instant>, bool)> {
         let now = peristyle_rt::now();
         if let Some(due) = due.filter(|due| *due > now && *due < self.until.get()) {
-            peristyle_rt::sleep(due.since(now)).await;
+            self.sleep_until(due).await;
         }
         let now = peristyle_rt::now();
         let counts = self.admit(due.unwrap_or(now))?;
@@ -110,6 +113,17 @@ impl State {
         Some((due, counts))
     }
 
+    /// Not beyond an early end.
+    async fn sleep_until(&self, due: Instant) {
+        while !self.part.gate.is_ended() {
+            let now = peristyle_rt::now();
+            if due <= now {
+                return;
+            }
+            peristyle_rt::sleep(due.since(now).min(LOOK_PERIOD)).await;
+        }
+    }
+
     /// Commands of an open loop that should have begun before the end, and that nobody came to.
     fn left_in_schedule(&self) -> u64 {
         let (Some(gap_ns), Length::Time(_)) = (self.plan.gap_ns, self.plan.length) else { return 0 };
@@ -119,6 +133,10 @@ impl State {
 
     /// Whether a command may start now, and whether it counts.
     fn admit(&self, now: Instant) -> Option<bool> {
+        if self.part.gate.is_ended() && self.until.get() > peristyle_rt::now() {
+            self.until.set(peristyle_rt::now());
+            self.report.borrow_mut().interrupted = true;
+        }
         if now >= self.until.get() {
             return None;
         }
@@ -184,6 +202,39 @@ mod tests {
         });
         peristyle_rt::join_all(work.collect::<Vec<_>>()).await;
         (state.finish(), began.take())
+    }
+
+    #[test]
+    fn a_run_that_is_asked_to_end_begins_nothing_more_and_says_so() {
+        peristyle_rt::sim::run(2, |_| async {
+            for gap_ns in [None, Some(1e6), Some(1e11)] {
+                let end = std::sync::Arc::default();
+                let part =
+                    Part { gate: super::super::Gate::until(1, std::sync::Arc::clone(&end)), ..Part::alone() };
+                let length = Length::Time(Duration::from_secs(1000));
+                let plan = Plan { length, warmup: Duration::ZERO, gap_ns, poisson: false };
+                let state = Rc::new(State::new(plan, &part));
+                state.start();
+                let work = async {
+                    let mut random = Random::new(1);
+                    while state.next(&mut random).await.is_some() {
+                        let started = peristyle_rt::now();
+                        peristyle_rt::sleep(Duration::from_millis(1)).await;
+                        state.answered(Kind::Read, 4096, started, (peristyle_rt::now(), Status::SUCCESS));
+                    }
+                };
+                let ask = async {
+                    peristyle_rt::sleep(Duration::from_secs(2)).await;
+                    end.store(true, std::sync::atomic::Ordering::Relaxed);
+                };
+                peristyle_rt::join(work, ask).await;
+                let report = state.finish();
+                assert!(report.interrupted && report.unserved <= 1, "{} unserved", report.unserved);
+                assert!(report.elapsed <= Duration::from_millis(2002), "{:?}", report.elapsed);
+                let some = gap_ns.is_none_or(|gap_ns| gap_ns < 1e9);
+                assert_eq!(report.reads.latency.count() > 1000, some);
+            }
+        });
     }
 
     #[test]

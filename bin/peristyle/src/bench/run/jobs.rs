@@ -26,7 +26,7 @@ pub fn command(options: &RunOptions, place: &Place, path: &Path) -> Result<(), F
         for report in at_once(place, group) {
             reports.push(report?);
         }
-        if !reports.iter().all(Report::is_clean) {
+        if !reports.iter().all(|report| report.is_clean() && !report.interrupted) {
             break;
         }
     }

@@ -2,6 +2,7 @@
 
 mod fio;
 mod hdr;
+mod interrupt;
 mod jobs;
 mod live;
 mod options;
@@ -14,6 +15,7 @@ pub use table::{figures_identity, identity_of};
 use crate::bench::machine::CoreTime;
 use crate::failure::{Failure, Kind};
 use crate::render::json;
+use interrupt::Interrupt;
 use live::Live;
 use options::Format;
 use peristyle_bench::load::{Gate, Length, Part, Region, Workload, drive};
@@ -21,6 +23,7 @@ use peristyle_bench::pattern::Pattern;
 use peristyle_bench::report::Report;
 use peristyle_bench::session::{Namespace, Session, SessionError, Target};
 use peristyle_rt::{PollMode, RuntimeConfig, block_on};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 
 /// Above this share of late commands, an open loop was none.
@@ -40,6 +43,8 @@ pub struct Place {
     pub reactors: u16,
     pub cores: Vec<usize>,
     pub poll: PollMode,
+    /// Once it is set, no more commands begin.
+    pub end: Arc<AtomicBool>,
 }
 
 impl Place {
@@ -51,6 +56,7 @@ impl Place {
             reactors: 1,
             cores: Vec::new(),
             poll: PollMode::Busy,
+            end: Arc::default(),
         }
     }
     fn volumes(&self) -> usize {
@@ -59,7 +65,8 @@ impl Place {
 }
 
 pub fn command(options: &RunOptions) -> Result<(), Failure> {
-    let place = options.place();
+    let interrupt = Interrupt::watch();
+    let place = Place { end: interrupt.flag(), ..options.place() };
     if let Some(path) = &options.job {
         return jobs::command(options, &place, path);
     }
@@ -71,10 +78,16 @@ pub fn command(options: &RunOptions) -> Result<(), Failure> {
     for turn in 1..=options.repeat {
         let what = if options.repeat > 1 { format!("{turn} of {}", options.repeat) } else { String::new() };
         let report = measure_live(&place, &workload, &what)?;
+        let goes_on = report.is_clean() && !report.interrupted;
         reports.push(report);
-        if !reports[reports.len() - 1].is_clean() {
+        if !goes_on {
             break;
         }
+    }
+    // Part of a run is not compared with whole ones.
+    let part = reports.pop_if(|last| last.interrupted);
+    if reports.is_empty() {
+        reports.extend(part.clone());
     }
     let middle = &reports[middle(&reports)];
     if let Some(path) = &options.hdr {
@@ -88,7 +101,7 @@ pub fn command(options: &RunOptions) -> Result<(), Failure> {
             Format::Json => json(&table::repeated(&workload, middle, &reports)),
         }
     );
-    reports.last().map_or(Ok(()), verdict)
+    part.iter().chain(reports.last()).try_for_each(verdict)
 }
 
 /// Which run has the median rate; the last one, if something was wrong in it.
@@ -105,6 +118,12 @@ fn middle(reports: &[Report]) -> usize {
 pub fn verdict(report: &Report) -> Result<(), Failure> {
     match (&report.lost, report.mismatches, report.errors) {
         (Some(error), ..) => Err(Failure::failed(error)),
+        (None, 0, 0) if report.interrupted => {
+            let seconds = report.elapsed.as_secs_f64();
+            Err(Failure::failed(format!(
+                "interrupted: the run ended after {seconds:.2} s of what was asked for"
+            )))
+        }
         (None, 0, 0) => Ok(()),
         (None, wrong, errors) => {
             let first =
@@ -125,12 +144,12 @@ enum Problem {
 
 /// Runs the load to its end.
 pub fn measure(place: &Place, workload: &Workload) -> Result<Report, Failure> {
-    measure_behind(place, workload, &Gate::new(parts(place, workload)))
+    measure_behind(place, workload, &Gate::until(parts(place, workload), place.end.clone()))
 }
 
 /// The same, and shows how it goes on a terminal.
 pub fn measure_live(place: &Place, workload: &Workload, what: &str) -> Result<Report, Failure> {
-    let gate = Gate::new(parts(place, workload));
+    let gate = Gate::until(parts(place, workload), place.end.clone());
     let _live = Live::watch(what, &gate, workload);
     measure_behind(place, workload, &gate)
 }

@@ -22,6 +22,7 @@ const JOB_BYTES_MAX: u64 = 1 << 20;
 #[derive(Args, Debug, Clone)]
 #[command(after_help = "\
 Writes destroy what is on the volume.
+SIGINT (Ctrl-C) and SIGTERM end the run early: what was measured until then is printed, and the command fails. A second one ends it at once.
 Examples:
   peristyle bench run --target tcp://127.0.0.1:4420 --rw randread --qd 32
   peristyle bench run --target tcp://127.0.0.1:4420 --rw randrw --read-share 70 --qd 32 --jobs 2 --verify
@@ -171,6 +172,7 @@ impl RunOptions {
             reactors: if cores.is_empty() { self.reactors } else { cores.len() as u16 },
             cores,
             poll: self.poll.into(),
+            end: Arc::default(),
         }
     }
 

@@ -178,6 +178,7 @@ pub fn figures(workload: &Workload, report: &Report) -> Value {
         "sequential_share": report.placement.sequential_share(),
         "iops_by_second": iops.collect::<Vec<u64>>(),
         "elapsed_s": report.elapsed.as_secs_f64(),
+        "interrupted": report.interrupted,
         "errors": report.errors,
         "wrong_reads": report.mismatches,
         "generator_busy_share": report.busy_share,
