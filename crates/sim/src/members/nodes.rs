@@ -15,7 +15,7 @@ use peristyle_control::setup::{FoundDevice, VolumeWish};
 use peristyle_control::{Change, Control, ControlError, MemoryStore, ShardRecords};
 use peristyle_member::{Member, enter, peer_config, peer_devices, portals, spec_of};
 use peristyle_node::{
-    DeviceConfig, Node, NodeConfig, NodeSeed, PeersConfig, TargetConfig, VolumeSpec, Wish, seeds,
+    DeviceConfig, Node, NodeConfig, NodeSeed, PeersConfig, ShardPhase, TargetConfig, VolumeSpec, Wish, seeds,
 };
 use peristyle_nvme::QpairLimits;
 use peristyle_nvme::subsystem::Hosts;
@@ -46,7 +46,7 @@ pub struct Seen {
     /// By shard: it is served here, none of its columns is missing, and each of an extent is in a rack of its own.
     pub whole: Vec<Cell<bool>>,
     /// For people.
-    pub phases: RefCell<Vec<String>>,
+    pub phases: RefCell<Vec<(ShardId, ShardPhase)>>,
 }
 
 pub struct Nodes {
@@ -347,8 +347,7 @@ impl Process {
                     served.zip(figures).is_some_and(|(s, figures)| sound(figures) && self.is_apart(&s));
                 whole.set(sound);
             }
-            *self.seen.phases.borrow_mut() =
-                node.shard_phases().into_iter().map(|p| format!("{p:?}")).collect();
+            *self.seen.phases.borrow_mut() = node.shard_phases();
             sleep(Duration::from_millis(10)).await;
         }
     }
