@@ -90,19 +90,13 @@ impl FromStr for Token {
 /// in a UUID.
 pub(crate) fn hide_secrets(text: &str) -> String {
     const SHOWN_MAX: usize = 12;
-    let digits = |part: &&str| part.bytes().all(|b| b.is_ascii_hexdigit());
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while !rest.is_empty() {
-        let end = |is: bool| rest.find(|c: char| c.is_ascii_hexdigit() == is).unwrap_or(rest.len());
-        let (part, behind) = rest.split_at(end(true).max(end(false)));
-        match Some(part).filter(digits) {
-            Some(part) if part.len() > SHOWN_MAX => out.extend(std::iter::repeat_n('*', part.len())),
-            _ => out.push_str(part),
-        }
-        rest = behind;
-    }
-    out
+    let is_digit = u8::is_ascii_hexdigit;
+    let runs = text.as_bytes().chunk_by(|a, b| is_digit(a) == is_digit(b));
+    let shown = runs.flat_map(|run| match is_digit(&run[0]) && run.len() > SHOWN_MAX {
+        true => vec![b'*'; run.len()],
+        false => run.to_vec(),
+    });
+    String::from_utf8(shown.collect()).expect("only ASCII was replaced")
 }
 
 #[cfg(test)]

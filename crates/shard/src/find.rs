@@ -106,17 +106,17 @@ pub(crate) fn header_columns(scheme: Scheme) -> impl Iterator<Item = usize> {
 }
 
 /// Rows of one column, read in one piece.
-struct Ahead {
-    column: usize,
-    row: u16,
-    view: View,
+pub(crate) struct Ahead {
+    pub column: usize,
+    pub row: u16,
+    pub view: View,
 }
 
 impl Ahead {
     fn end(&self) -> u16 {
         self.row + (self.view.len() / BLOCK_BYTES) as u16
     }
-    fn block(&self, row: u16) -> Option<&[u8]> {
+    pub fn block(&self, row: u16) -> Option<&[u8]> {
         let at = row.checked_sub(self.row)? as usize * BLOCK_BYTES;
         self.view.get(at..at + BLOCK_BYTES)
     }

@@ -9,7 +9,7 @@
 use crate::checkpoint::{Loaded, MapBlocks};
 use crate::columns::{Columns, ListedSlot, SlotState};
 use crate::error::ShardError;
-use crate::find::{LAST_ROWS, Last, Whose, header_columns};
+use crate::find::{Ahead, LAST_ROWS, Last, Whose, header_columns};
 use crate::map::{Limits, Ptr};
 use crate::replay::Found;
 use peristyle_base::{BLOCK_BYTES, ColumnIndex, ExtentId, Nonce, RowIndex, Seq, crc32c};
@@ -138,24 +138,21 @@ impl<C: Columns> Glance<'_, C> {
     /// The first frames of an extent, as one of its columns has them.
     async fn frames(&self, slot: &ListedSlot, whose: &Whose, limit: u16, most: usize) -> Vec<Found> {
         let (mut frames, mut row) = (Vec::new(), 0);
-        let mut ahead: Option<(u16, View)> = None;
+        let column = usize::from(slot.name.column.0);
+        let mut ahead: Option<Ahead> = None;
         while row < limit && frames.len() < most {
-            let at = |(first, read): &(u16, View)| {
-                let at = (row - first) as usize * BLOCK_BYTES;
-                (at < read.len()).then(|| read.slice(at..at + BLOCK_BYTES))
-            };
-            let Some(block) = ahead.as_ref().and_then(at) else {
+            let Some(block) = ahead.as_ref().and_then(|ahead| ahead.block(row)) else {
                 // Most of what is not sealed was never written to.
                 let rows = if row == 0 { 1 } else { ROWS.min(limit - row) };
                 drop(ahead.take());
                 match self.read(slot, row, rows).await {
-                    Some(read) => ahead = Some((row, read)),
+                    Some(view) => ahead = Some(Ahead { column, row, view }),
                     None => break,
                 }
                 continue;
             };
             let mut entries = Vec::new();
-            let Ok(header) = whose.header(&block, row, &mut entries) else { break };
+            let Ok(header) = whose.header(block, row, &mut entries) else { break };
             row = header.layout().end_row();
             frames.push(Found { header, entries });
         }
