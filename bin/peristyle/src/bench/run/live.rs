@@ -1,13 +1,12 @@
 //! How a run goes, on a terminal: a line with a sparkline of its rate.
 
+use super::beside::Beside;
 use indicatif::{ProgressBar, ProgressStyle};
 use peristyle_base::units::format_bytes;
 use peristyle_bench::load::{Gate, Length, Workload};
 use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const PERIOD: Duration = Duration::from_millis(500);
@@ -27,10 +26,7 @@ pub fn sparkline(values: impl IntoIterator<Item = f64>) -> String {
 }
 
 /// Shows until it is dropped.
-pub struct Live {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct Live(#[expect(dead_code, reason = "held")] Beside);
 
 impl Live {
     /// Nothing where standard error is no terminal.
@@ -38,25 +34,9 @@ impl Live {
         if !std::io::stderr().is_terminal() {
             return None;
         }
-        let (stop, stopped) = channel();
-        let (what, gate, length) = (what.to_owned(), gate.clone(), workload.length);
-        let lasts = workload.warmup;
-        let thread = std::thread::spawn(move || {
-            let mut line = Line::new(&what, length, lasts);
-            while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
-                line.show(gate.is_open(), gate.progress());
-            }
-            line.bar.finish_and_clear();
-        });
-        Some(Live { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        self.stop.take();
-        // It only draws: nothing of the run is lost with it.
-        let _ = self.thread.take().map(JoinHandle::join);
+        let (line, gate) = (Line::new(what, workload.length, workload.warmup), gate.clone());
+        let show = move |line: &mut Line| line.show(gate.is_open(), gate.progress());
+        Some(Live(Beside::each(PERIOD, line, show, |line| line.bar.finish_and_clear())))
     }
 }
 

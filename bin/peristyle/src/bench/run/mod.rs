@@ -1,5 +1,6 @@
 //! `bench run`: reactors that make the load, one report of all.
 
+mod beside;
 mod fio;
 mod hdr;
 mod interrupt;
