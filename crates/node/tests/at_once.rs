@@ -19,7 +19,7 @@ async fn write(volume: &TestVolume, block: u64, data: &[u8]) {
 
 async fn read(volume: &TestVolume, block: u64, count: u64) -> Vec<u8> {
     let pieces = volume.read(block * BLOCK, count * BLOCK).await.unwrap();
-    pieces.pieces().iter().flat_map(|p| p.to_vec()).collect()
+    pieces.to_vec()
 }
 
 /// What is read without waiting.

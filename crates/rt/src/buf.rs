@@ -477,6 +477,12 @@ impl IoVec {
     pub fn pieces(&self) -> &[View] {
         &self.views
     }
+    /// A copy of all bytes, in memory of the system's allocator: for whoever compares.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.bytes);
+        self.views.iter().for_each(|view| all.extend_from_slice(view));
+        all
+    }
     /// The pieces that hold what follows the first `done` bytes, and how much of the first of them is done.
     pub(crate) fn after(&self, mut done: usize) -> (&[View], usize) {
         let mut rest = &self.views[..];

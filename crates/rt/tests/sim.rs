@@ -629,3 +629,34 @@ fn discarded_sectors_read_as_anything_and_others_as_before() {
     }
     assert_eq!(seen.len(), 4, "{seen:?}");
 }
+
+#[test]
+fn images_have_the_same_fingerprint_only_if_they_hold_the_same() {
+    // Half a page that ends in its own CRC-32C: whatever it says, its CRC is the same.
+    let half = |byte: u8| {
+        let mut bytes = vec![byte; 2048];
+        let sum = peristyle_base::crc32c(&bytes[..2044]);
+        bytes[2044..].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    };
+    let base = sim::Image::new(MIB);
+    let image = |offset: u64, byte: u8| {
+        let mut image = base.clone();
+        image.write(offset, &half(byte));
+        image.write(offset + 2048, &half(byte));
+        image
+    };
+    let places = [(0, 1), (0, 2), (4096, 1), (4096, 2), (0, 0)];
+    let seen: BTreeSet<u64> =
+        places.iter().map(|&(at, byte)| image(at, byte).fingerprint_since(&base)).collect();
+    assert_eq!(seen.len(), places.len());
+
+    let mut zeroed = image(0, 1);
+    zeroed.write(0, &[0; 4096]);
+    assert_eq!(zeroed.fingerprint_since(&base), base.fingerprint_since(&base), "zeros that were written");
+    let mut same = image(8192, 1);
+    same.write(0, &half(1));
+    same.write(2048, &half(1));
+    same.write(8192, &[0; 4096]);
+    assert_eq!(same.fingerprint_since(&base), image(0, 1).fingerprint_since(&base));
+}

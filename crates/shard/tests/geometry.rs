@@ -45,7 +45,7 @@ impl Region {
     async fn check(&self, what: &str) {
         let read = self.shard.read(L, 0, self.model.len() as u64).await;
         let read = read.unwrap_or_else(|e| panic!("{what}: {e}"));
-        let data: Vec<u8> = read.pieces().iter().flat_map(|p| p.to_vec()).collect();
+        let data: Vec<u8> = read.to_vec();
         let wrong = data.iter().zip(&self.model).position(|(a, b)| a != b);
         assert_eq!(wrong, None, "{what}: a wrong byte");
     }

@@ -21,7 +21,7 @@ async fn write_to(shard: &TestShard, of: LayerId, block: u64, salt: u64) -> Resu
 /// Salt 0: zeros.
 async fn expect_of(shard: &TestShard, of: LayerId, block: u64, salt: u64) {
     let pieces = shard.read(of, block * BLOCK, BLOCK).await.unwrap();
-    let found: Vec<u8> = pieces.pieces().iter().flat_map(|p| p.to_vec()).collect();
+    let found: Vec<u8> = pieces.to_vec();
     let wanted = if salt == 0 { vec![0; BLOCK as usize] } else { fill(1, salt) };
     assert!(found == wanted, "block {block} of {of:?}");
 }
@@ -485,7 +485,7 @@ impl World {
                     continue;
                 }
                 let pieces = shard.read(*of, first * BLOCK, count * BLOCK).await.unwrap();
-                let found: Vec<u8> = pieces.pieces().iter().flat_map(|p| p.to_vec()).collect();
+                let found: Vec<u8> = pieces.to_vec();
                 for (i, there) in found.chunks(BLOCK as usize).enumerate() {
                     let block = first + i as u64;
                     let wanted =

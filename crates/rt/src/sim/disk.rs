@@ -3,7 +3,7 @@
 use super::cell::Answer;
 use super::crash::CrashSpace;
 use super::host::Host;
-use super::image::{Image, PAGE_BYTES, Page, SECTORS_PER_PAGE, is_same, page_bytes};
+use super::image::{Image, PAGE_BYTES, Page, PageBytes, SECTORS_PER_PAGE, is_same, page_bytes};
 use super::rng::Rng;
 use super::world::{Event, Shared};
 use crate::buf::{Buf, IoVec};
@@ -303,7 +303,7 @@ impl DiskState {
             let index = self.rng.below(pages.len() as u64) as usize;
             let mut flipped = *page_bytes(&pages[index]);
             flipped[self.rng.below(PAGE_BYTES as u64) as usize] ^= 1 << self.rng.below(8);
-            pages[index] = Some(Rc::new(flipped));
+            pages[index] = Some(PageBytes::new(flipped));
         }
         for (page_number, page) in (first..).zip(pages) {
             self.apply(number, page_number, page, durable);
@@ -339,7 +339,7 @@ impl DiskState {
                 }
             }
             if mode > 0 {
-                self.apply(write, number, Some(Rc::new(torn)), false);
+                self.apply(write, number, Some(PageBytes::new(torn)), false);
             }
         }
     }
@@ -553,9 +553,7 @@ fn gather(iov: &IoVec) -> Vec<Page> {
         while !rest.is_empty() {
             if filled == 0 && rest.len() >= PAGE_BYTES {
                 let (whole, after) = rest.split_at(PAGE_BYTES);
-                // Copied once, to where it stays.
-                let copy: Rc<[u8]> = Rc::from(whole);
-                pages.push(Some(copy.try_into().expect("a page")));
+                pages.push(Some(PageBytes::new(whole.try_into().expect("a page"))));
                 rest = after;
                 continue;
             }
@@ -564,7 +562,7 @@ fn gather(iov: &IoVec) -> Vec<Page> {
             filled += n;
             rest = &rest[n..];
             if filled == PAGE_BYTES {
-                pages.push(Some(Rc::new(page)));
+                pages.push(Some(PageBytes::new(page)));
                 filled = 0;
             }
         }

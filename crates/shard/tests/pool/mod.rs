@@ -447,7 +447,7 @@ impl Columns for Pool {
         crcs: View,
         class: WriteClass,
     ) -> Result<(), ColumnFault> {
-        let bytes: Vec<u8> = data.pieces().iter().flat_map(|p| p.to_vec()).collect();
+        let bytes: Vec<u8> = data.to_vec();
         for (block, crc) in bytes.chunks(BLOCK).zip(crcs.chunks(4)) {
             assert_eq!(crc32c(block).to_le_bytes(), crc, "each row comes with its checksum");
         }
@@ -620,13 +620,14 @@ fn asked(what: What, device: usize, name: ColumnName, row: u16, rows: u16) -> As
 
 pub fn fill(blocks: usize, salt: u64) -> Vec<u8> {
     let mut x = salt.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
+    let mut data = vec![0; blocks * BLOCK];
+    for word in data.chunks_mut(8) {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
-        x as u8
-    };
-    (0..blocks * BLOCK).map(|_| next()).collect()
+        word.copy_from_slice(&x.to_le_bytes()[..word.len()]);
+    }
+    data
 }
 
 pub async fn view(data: &[u8]) -> View {
@@ -641,7 +642,7 @@ pub async fn write(shard: &TestShard, block: u64, blocks: usize, salt: u64) -> R
 
 pub async fn read(shard: &TestShard, block: u64, blocks: usize) -> Result<Vec<u8>, ShardError> {
     let pieces = shard.read(L, block * BLOCK as u64, (blocks * BLOCK) as u64).await?;
-    Ok(pieces.pieces().iter().flat_map(|p| p.to_vec()).collect())
+    Ok(pieces.to_vec())
 }
 
 pub async fn expect(shard: &TestShard, block: u64, blocks: usize, salt: u64) {

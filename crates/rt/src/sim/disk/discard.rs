@@ -3,8 +3,7 @@
 use super::{Disk, DiskState, Kind};
 use crate::device::IoError;
 use crate::sim::cell::Answer;
-use crate::sim::image::{PAGE_BYTES, Page};
-use std::rc::Rc;
+use crate::sim::image::{PAGE_BYTES, Page, PageBytes};
 
 impl DiskState {
     /// What discarded pages read as: zeros, what they held, what stands anywhere else on the disk (once it was theirs), or
@@ -16,7 +15,7 @@ impl DiskState {
             0 => None,
             1 => self.current.page(number).clone(),
             2 => self.current.page(self.rng.below(self.current.pages())).clone(),
-            _ => Some(Rc::new([self.rng.below(256) as u8; PAGE_BYTES])),
+            _ => Some(PageBytes::new([self.rng.below(256) as u8; PAGE_BYTES])),
         };
         pages.map(&mut leftover).collect()
     }
