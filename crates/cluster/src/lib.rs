@@ -30,4 +30,4 @@ pub use record::{
     BlockPlace, CheckpointPtr, ColumnPlaces, ExtentState, OPEN_EXTENTS_MAX, OpenExtent, RECORD_BYTES_MAX,
     ROOT_BLOCKS_MAX, ShardRecord,
 };
-pub use store::{Fault, MemoryShardStore, ShardStore, StoreError, Version};
+pub use store::{BoxedStore, Fault, MemoryShardStore, ShardStore, StoreError, Version};

@@ -3,6 +3,7 @@
 use crate::record::ShardRecord;
 use core::cell::RefCell;
 use core::fmt;
+use core::pin::Pin;
 use peristyle_base::ShardId;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -56,6 +57,57 @@ pub trait ShardStore {
         expected: Version,
         record: &ShardRecord,
     ) -> Result<Version, StoreError>;
+}
+
+/// What [`BoxedStore`] holds.
+trait Boxed {
+    fn load(&self, shard: ShardId) -> BoxedCall<'_, Option<(ShardRecord, Version)>>;
+    fn put<'a>(
+        &'a self,
+        shard: ShardId,
+        expected: Version,
+        record: &'a ShardRecord,
+    ) -> BoxedCall<'a, Version>;
+}
+
+type BoxedCall<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + 'a>>;
+
+impl<S: ShardStore> Boxed for S {
+    fn load(&self, shard: ShardId) -> BoxedCall<'_, Option<(ShardRecord, Version)>> {
+        Box::pin(ShardStore::load(self, shard))
+    }
+    fn put<'a>(
+        &'a self,
+        shard: ShardId,
+        expected: Version,
+        record: &'a ShardRecord,
+    ) -> BoxedCall<'a, Version> {
+        Box::pin(ShardStore::put(self, shard, expected, record))
+    }
+}
+
+/// A store of whichever kind. What keeps its records in this one is compiled once and not for each store; a call takes
+/// memory from the system's allocator, which beside a write to the control store is nothing.
+pub struct BoxedStore(Box<dyn Boxed>);
+
+impl BoxedStore {
+    pub fn new(store: impl ShardStore + 'static) -> BoxedStore {
+        BoxedStore(Box::new(store))
+    }
+}
+
+impl ShardStore for BoxedStore {
+    async fn load(&self, shard: ShardId) -> Result<Option<(ShardRecord, Version)>, StoreError> {
+        self.0.load(shard).await
+    }
+    async fn put(
+        &self,
+        shard: ShardId,
+        expected: Version,
+        record: &ShardRecord,
+    ) -> Result<Version, StoreError> {
+        self.0.put(shard, expected, record).await
+    }
 }
 
 /// What the next call does instead of its work.

@@ -8,5 +8,5 @@ mod member;
 mod volumes;
 
 pub use describe::{enter, hosts_here, peer_config, peer_devices, portals, portals_of, wish_of};
-pub use member::{DEAD_AFTER, Member, ThisNode, Voice};
+pub use member::{DEAD_AFTER, Member, Voice};
 pub use volumes::{SettleError, settle_volume, spec_of};

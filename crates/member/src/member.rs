@@ -7,8 +7,8 @@ use peristyle_control::api::{ClusterInfo, HostsInfo, PathNode};
 use peristyle_control::desired::{Change, Node, NodeState, State};
 use peristyle_control::election::Manager;
 use peristyle_control::presence::{self, Presence, stay_present};
-use peristyle_control::{ClusterStore, Control, MetaError, ShardRecords};
-use peristyle_node::{LinkState, ShardPhase};
+use peristyle_control::{ClusterStore, Control, MetaError};
+use peristyle_node::{LinkState, Node as ThisNode, ShardPhase};
 use peristyle_rt::sync::{Notify, Semaphore};
 use peristyle_rt::{Duration, Instant, join_all, select, sleep, spawn, timeout};
 use peristyle_shard::RecoveryTimes;
@@ -32,16 +32,13 @@ const HOSTS_PERIOD: Duration = Duration::from_secs(1);
 /// A node that has not answered for so long is taken for dead.
 pub const DEAD_AFTER: Duration = Duration::from_millis(400);
 
-/// A node whose shards' records are in the same store as the desired state.
-pub type ThisNode<S> = peristyle_node::Node<ShardRecords<S>>;
-
 /// Hears what people may want to know.
 pub type Voice = Rc<dyn Fn(String)>;
 
 /// A member that runs, on its first reactor.
 pub struct Member<S: ClusterStore + Clone + 'static> {
     pub me: NodeId,
-    pub node: Rc<ThisNode<S>>,
+    pub node: Rc<ThisNode>,
     pub control: Rc<Control<S>>,
     say: Voice,
     presence: Presence,
@@ -63,7 +60,7 @@ impl<S: ClusterStore + Clone + 'static> Member<S> {
     /// `turn`: volumes are changed one after the other, by whomever.
     pub fn start(
         me: NodeId,
-        node: Rc<ThisNode<S>>,
+        node: Rc<ThisNode>,
         control: Rc<Control<S>>,
         turn: Rc<Semaphore>,
         say: Voice,

@@ -2,7 +2,7 @@
 
 use peristyle_base::LayerId;
 use peristyle_control::desired::{Change, Volume, VolumeState};
-use peristyle_control::{Control, ControlError, MetaStore, ShardRecords};
+use peristyle_control::{Control, ControlError, MetaStore};
 use peristyle_node::{Node, VolumeSpec};
 use peristyle_shard::ResizeError;
 use std::fmt;
@@ -50,7 +50,7 @@ pub fn spec_of(v: &Volume) -> VolumeSpec {
 
 /// Brings a volume's layer to what the control store says: a create, a resize or a delete may have been cut short.
 pub async fn settle_volume<S: MetaStore + Clone + 'static>(
-    node: &Rc<Node<ShardRecords<S>>>,
+    node: &Rc<Node>,
     control: &Control<S>,
     volume: &Volume,
 ) -> Result<(), SettleError> {

@@ -5,10 +5,9 @@ use crate::devices::{Home, SharedDevice};
 use crate::peer::PeerConfig;
 use crate::reactor::PeerDevice;
 use peristyle_base::{DeviceId, Instant, NodeId};
-use peristyle_cluster::ShardStore;
 use peristyle_cluster::lease::LEASE_OVER;
 
-impl<S: ShardStore + Clone + 'static> Node<S> {
+impl Node {
     /// Another node has joined the cluster, or is reached elsewhere. One that is known there stays as it is.
     pub fn add_peer(&self, peer: PeerConfig) {
         self.peers.add(peer, self.devices());

@@ -25,6 +25,9 @@ pub use nbd::NbdConfig;
 pub use peer::{
     LinkState, PeerConfig, PeersConfig, RequestCount, RequestCounts, RequestKind, Security, Tls, TlsError,
 };
-pub use reactor::{DeviceConfig, DeviceOpenError, Node, NodeConfig, NodeSeed, PeerDevice, ShardPhase, seeds};
+pub use reactor::{
+    DeviceConfig, DeviceOpenError, LocalBoxed, Node, NodeConfig, NodeSeed, NodeShard, PeerDevice, ShardPhase,
+    seeds,
+};
 pub use target::TargetConfig;
 pub use volume::{Volume, VolumeSpec};

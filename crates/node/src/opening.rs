@@ -1,13 +1,14 @@
 //! Devices of a reactor are opened: those of the configuration at start, those that were not there when they come, and
 //! new ones. What was given up is let go of.
 
+use crate::LocalBoxed;
 use crate::Node;
 use crate::devices::{Home, Wish};
 use crate::message::{Reply, Request};
 use crate::probe;
 use crate::reactor::{DeviceConfig, DeviceOpenError};
 use peristyle_base::{DeviceId, Scheme};
-use peristyle_cluster::{DomainId, ShardStore};
+use peristyle_cluster::DomainId;
 use peristyle_column::{FormatOptions, Server, ServerConfig};
 use peristyle_rt::{Device, DeviceSpec, Duration, timeout};
 use std::rc::Rc;
@@ -17,7 +18,7 @@ pub(crate) const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// Pause between two looks for devices that are not there.
 const REOPEN_PERIOD: Duration = Duration::from_secs(2);
 
-impl<S: ShardStore + Clone + 'static> Node<S> {
+impl Node {
     pub(crate) async fn open_devices(self: &Rc<Self>) {
         let mine: Vec<DeviceConfig> = self.my_devices.borrow().clone();
         let opening =
@@ -65,14 +66,16 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     }
 
     /// Serves a device that is new; it is formatted. All reactors place columns on it from now on.
-    pub async fn add_device(self: &Rc<Self>, config: DeviceConfig) -> Result<(), DeviceOpenError> {
-        if config.home == self.id() {
-            return self.open_new(config).await;
-        }
-        match self.bus().call(config.home, Request::Open(Box::new(config))).await {
-            Reply::Opened(result) => result,
-            _ => Err(DeviceOpenError::NoAnswer),
-        }
+    pub fn add_device(self: &Rc<Self>, config: DeviceConfig) -> LocalBoxed<'_, Result<(), DeviceOpenError>> {
+        Box::pin(async move {
+            if config.home == self.id() {
+                return self.open_new(config).await;
+            }
+            match self.bus().call(config.home, Request::Open(Box::new(config))).await {
+                Reply::Opened(result) => result,
+                _ => Err(DeviceOpenError::NoAnswer),
+            }
+        })
     }
 
     pub(crate) async fn open_new(self: &Rc<Self>, config: DeviceConfig) -> Result<(), DeviceOpenError> {

@@ -1,14 +1,15 @@
 //! Shards that this node takes up, keeps as long as their leases hold, and gives away.
 
+use crate::LocalBoxed;
 use crate::Node;
 use crate::columns::NodeColumns;
 use crate::message::{Reply, Request};
 use crate::reactor::{NodeShard, ShardPhase};
 use crate::target::HomeRequest;
-use peristyle_base::ShardId;
-use peristyle_cluster::ShardStore;
+use peristyle_base::{NodeId, ShardId};
+use peristyle_cluster::BoxedStore;
 use peristyle_rt::{Duration, ReactorId, timeout};
-use peristyle_shard::{RecoveryReport, Shard, StopReason};
+use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, StopReason};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -19,19 +20,36 @@ const CLAIM_WAIT: Duration = Duration::from_secs(1);
 /// How often a shard's lease is looked at when nobody reads.
 const LOOK_PERIOD: Duration = Duration::from_millis(50);
 
-impl<S: ShardStore + Clone + 'static> Node<S> {
+impl NodeColumns {
+    /// Takes a shard up on these columns, without a node around them: see [`Shard::recover`].
+    pub fn take_up(
+        self: &Rc<Self>,
+        id: ShardId,
+        node: NodeId,
+        config: ShardConfig,
+        store: BoxedStore,
+    ) -> LocalBoxed<'static, Result<(NodeShard, RecoveryReport), RecoverError>> {
+        Box::pin(Shard::recover(id, node, config, self.clone(), Rc::new(store)))
+    }
+}
+
+impl Node {
     /// Has the node own a shard from now on, or not any more: when this returns, a shard that is given away is not served here, and
     /// another node can take it at once. False: it is not one of the pool's.
-    pub async fn own(self: &Rc<Self>, shard: ShardId, own: bool) -> bool {
-        match self.home_of(shard) {
-            None => false,
-            Some(home) if home == self.id() && own => self.own_here(shard),
-            Some(home) if home == self.id() => {
-                self.disown_here(shard).await;
-                true
+    pub fn own(self: &Rc<Self>, shard: ShardId, own: bool) -> LocalBoxed<'_, bool> {
+        Box::pin(async move {
+            match self.home_of(shard) {
+                None => false,
+                Some(home) if home == self.id() && own => self.own_here(shard),
+                Some(home) if home == self.id() => {
+                    self.disown_here(shard).await;
+                    true
+                }
+                Some(home) => {
+                    matches!(self.bus.call(home, Request::Own { shard, own }).await, Reply::Done(true))
+                }
             }
-            Some(home) => matches!(self.bus.call(home, Request::Own { shard, own }).await, Reply::Done(true)),
-        }
+        })
     }
 
     /// Goes on to serve a shard that another node is to own until that claims it, which by then has read what it could without; not
@@ -118,7 +136,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         self.owning.notify_all();
     }
 
-    async fn serve_until_over(self: &Rc<Self>, id: ShardId, shard: NodeShard<S>, report: RecoveryReport) {
+    async fn serve_until_over(self: &Rc<Self>, id: ShardId, shard: NodeShard, report: RecoveryReport) {
         self.phases.borrow_mut().insert(id, ShardPhase::Serving(report));
         self.shards.borrow_mut().insert(id, shard.clone());
         self.shards_ready.fetch_add(1, Ordering::Release);
@@ -138,7 +156,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     }
 
     /// Returns when the shard has stopped, or its lease has run out.
-    async fn keep(&self, id: ShardId, shard: &Shard<NodeColumns, S>) -> StopReason {
+    async fn keep(&self, id: ShardId, shard: &Shard<NodeColumns, BoxedStore>) -> StopReason {
         loop {
             if let Some(reason) = shard.stopped() {
                 return reason;

@@ -4,7 +4,6 @@
 use crate::Node;
 use crate::devices::DeviceTable;
 use peristyle_base::BLOCK_BYTES;
-use peristyle_cluster::ShardStore;
 use peristyle_column::Server;
 use peristyle_rt::{Buf, Duration, timeout};
 use std::rc::Rc;
@@ -33,7 +32,7 @@ pub(crate) async fn check(server: Server, devices: DeviceTable) {
 }
 
 /// While the device is bad, asks it until it answers, quickly and several times in a row.
-pub(crate) async fn watch<S: ShardStore + Clone + 'static>(server: Server, node: Rc<Node<S>>) {
+pub(crate) async fn watch(server: Server, node: Rc<Node>) {
     let devices = node.devices();
     let mut good = 0;
     let is_served = || devices.get(server.id()).is_some_and(|d| d.wish().serves());

@@ -11,7 +11,7 @@ use crate::probe;
 use crate::stats::{FrontStats, IoTotals, ReactorStats, VolumeStats};
 use crate::volume::{Volume, VolumeAnswer, VolumeRequest, VolumeSpec};
 use peristyle_base::{DeviceId, Instant, LayerId, NodeId, ShardId, Uuid};
-use peristyle_cluster::{DomainId, ShardStore};
+use peristyle_cluster::{BoxedStore, DomainId, ShardStore};
 use peristyle_column::{Discard, FormatError, OpenError};
 use peristyle_rt::mesh::PortSeed;
 use peristyle_rt::sync::Notify;
@@ -19,6 +19,7 @@ use peristyle_rt::{DeviceSpec, Duration, Fault, IoError, NetError, ReactorId, Vi
 use peristyle_shard::{RecoverError, RecoveryReport, Shard, ShardConfig, ShardError, StopReason};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -92,10 +93,15 @@ impl NodeConfig {
 
 /// What one reactor needs to start. `Send`.
 pub struct NodeSeed<S> {
+    store: S,
+    seed: Seed,
+}
+
+/// The rest of it, whatever the store is.
+struct Seed {
     config: NodeConfig,
     devices: DeviceTable,
     port: PortSeed<Message<Request, Reply>>,
-    store: S,
     /// Drawn by the first reactor that comes: what others know this process by.
     boot: Arc<AtomicU64>,
     leases: LeaseTable,
@@ -119,17 +125,17 @@ pub fn seeds<S: Clone>(config: &NodeConfig, reactors: usize, store: &S) -> Vec<N
     let (devices_open, shards_ready) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     peristyle_rt::mesh(reactors, MESH_CAPACITY)
         .into_iter()
-        .map(|port| NodeSeed {
+        .map(|port| Seed {
             config: config.clone(),
             devices: devices.clone(),
             port,
-            store: store.clone(),
             boot: boot.clone(),
             leases: leases.clone(),
             peers: peers.clone(),
             devices_open: devices_open.clone(),
             shards_ready: shards_ready.clone(),
         })
+        .map(|seed| NodeSeed { store: store.clone(), seed })
         .collect()
 }
 
@@ -141,17 +147,22 @@ pub enum ShardPhase {
     Stopped(StopReason),
 }
 
-pub(crate) type NodeShard<S> = Rc<Shard<NodeColumns, S>>;
+/// What a node does for whoever asks, on one reactor. Boxed, so that it is compiled in this crate: an `async fn` is compiled
+/// again, with all that it comes to, in each crate that awaits it.
+pub type LocalBoxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// A shard on a node's columns.
+pub type NodeShard = Rc<Shard<NodeColumns, BoxedStore>>;
 
 /// One reactor of a node.
-pub struct Node<S: ShardStore + Clone + 'static> {
+pub struct Node {
     pub(crate) config: NodeConfig,
     pub(crate) bus: Rc<NodeBus>,
     pub(crate) columns: Rc<NodeColumns>,
     pub(crate) peers: Rc<Peers>,
     pub(crate) leases: LeaseTable,
-    pub(crate) store: Rc<S>,
-    pub(crate) shards: RefCell<BTreeMap<ShardId, NodeShard<S>>>,
+    pub(crate) store: Rc<BoxedStore>,
+    pub(crate) shards: RefCell<BTreeMap<ShardId, NodeShard>>,
     /// Shards that this reactor is to own.
     pub(crate) owned: RefCell<BTreeSet<ShardId>>,
     /// Shards that a task takes up, keeps, or gives away.
@@ -176,7 +187,7 @@ pub struct Node<S: ShardStore + Clone + 'static> {
     pub volume_stats: RefCell<BTreeMap<u32, VolumeStats>>,
     pub nbd: crate::nbd::NbdState,
     pub qos: crate::qos::Qos,
-    pub(crate) target: crate::target::TargetState<S>,
+    pub(crate) target: crate::target::TargetState,
 }
 
 /// Why a device is not served.
@@ -203,11 +214,20 @@ impl std::fmt::Display for DeviceOpenError {
     }
 }
 
-impl<S: ShardStore + Clone + 'static> Node<S> {
+impl Node {
     /// Opens this reactor's devices and, once all reactors have theirs, takes its shards up. Returns when they
     /// serve, or, with `wait` false, as soon as they have been started.
-    pub async fn start(seed: NodeSeed<S>, wait: bool) -> Rc<Node<S>> {
-        let NodeSeed { config, devices, port, store, boot, leases, peers, devices_open, shards_ready } = seed;
+    pub fn start<S: ShardStore + 'static>(seed: NodeSeed<S>, wait: bool) -> LocalBoxed<'static, Rc<Node>> {
+        Node::start_with(seed.seed, BoxedStore::new(seed.store), wait)
+    }
+
+    /// Nothing of it is generic: see [`LocalBoxed`].
+    fn start_with(seed: Seed, store: BoxedStore, wait: bool) -> LocalBoxed<'static, Rc<Node>> {
+        Box::pin(Node::begin(seed, store, wait))
+    }
+
+    async fn begin(seed: Seed, store: BoxedStore, wait: bool) -> Rc<Node> {
+        let Seed { config, devices, port, boot, leases, peers, devices_open, shards_ready } = seed;
         let bus = Rc::new(Bus::new(port.attach()));
         // Whichever reactor comes first draws it.
         let drawn = peristyle_rt::random_u64().max(1);
@@ -339,7 +359,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     pub fn is_ready(&self) -> bool {
         self.shards_ready.load(Ordering::Acquire) >= self.config.shards.len()
     }
-    pub fn shard(&self, id: ShardId) -> Option<NodeShard<S>> {
+    pub fn shard(&self, id: ShardId) -> Option<NodeShard> {
         self.shards.borrow().get(&id).cloned()
     }
     /// The reactor that owns a shard, if this node does.
@@ -347,7 +367,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         self.config.all_shards().find(|s| s.0 == shard).map(|s| s.1)
     }
     /// A volume's data, from this reactor.
-    pub fn volume(self: &Rc<Self>, spec: &VolumeSpec) -> Option<Volume<S>> {
+    pub fn volume(self: &Rc<Self>, spec: &VolumeSpec) -> Option<Volume> {
         Some(Volume::new(self.clone(), spec.shard, spec.layer, self.home_of(spec.shard)?))
     }
 
@@ -496,15 +516,17 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     }
 
     /// Has all shards take checkpoints: whoever takes them next has little to read. Says whether all have.
-    pub async fn checkpoint_all(&self) -> bool {
-        let mut all = true;
-        for reactor in (0..self.reactors() as u16).map(ReactorId) {
-            all &= match reactor == self.id() {
-                true => self.checkpoint_here().await,
-                false => matches!(self.bus.call(reactor, Request::Checkpoint).await, Reply::Done(true)),
-            };
-        }
-        all
+    pub fn checkpoint_all(&self) -> LocalBoxed<'_, bool> {
+        Box::pin(async move {
+            let mut all = true;
+            for reactor in (0..self.reactors() as u16).map(ReactorId) {
+                all &= match reactor == self.id() {
+                    true => self.checkpoint_here().await,
+                    false => matches!(self.bus.call(reactor, Request::Checkpoint).await, Reply::Done(true)),
+                };
+            }
+            all
+        })
     }
 
     /// The shards of all reactors, and what they are doing.
@@ -537,16 +559,18 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     }
 
     /// The statistics of all reactors, in order.
-    pub async fn all_stats(&self) -> Vec<ReactorStats> {
-        let mut all = Vec::with_capacity(self.reactors());
-        for reactor in (0..self.reactors() as u16).map(ReactorId) {
-            if reactor == self.id() {
-                all.push(self.reactor_stats());
-            } else if let Reply::Stats(stats) = self.bus.call(reactor, Request::Stats).await {
-                all.push(*stats);
+    pub fn all_stats(&self) -> LocalBoxed<'_, Vec<ReactorStats>> {
+        Box::pin(async move {
+            let mut all = Vec::with_capacity(self.reactors());
+            for reactor in (0..self.reactors() as u16).map(ReactorId) {
+                if reactor == self.id() {
+                    all.push(self.reactor_stats());
+                } else if let Reply::Stats(stats) = self.bus.call(reactor, Request::Stats).await {
+                    all.push(*stats);
+                }
             }
-        }
-        all
+            all
+        })
     }
 
     fn scrub_here(&self) {
@@ -554,13 +578,15 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     }
 
     /// Has all shards read everything, and repair what is damaged.
-    pub async fn scrub_now(&self) {
-        for reactor in (0..self.reactors() as u16).map(ReactorId) {
-            match reactor == self.id() {
-                true => self.scrub_here(),
-                false => drop(self.bus.call(reactor, Request::Scrub).await),
+    pub fn scrub_now(&self) -> LocalBoxed<'_, ()> {
+        Box::pin(async move {
+            for reactor in (0..self.reactors() as u16).map(ReactorId) {
+                match reactor == self.id() {
+                    true => self.scrub_here(),
+                    false => drop(self.bus.call(reactor, Request::Scrub).await),
+                }
             }
-        }
+        })
     }
 
     fn inject_here(&self, device: DeviceId, fault: Fault) -> bool {
@@ -574,11 +600,13 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     }
 
     /// Makes a device fail or stall. False when the node is not in development mode, or has no such device.
-    pub async fn inject(&self, device: DeviceId, fault: Fault) -> bool {
-        let Some(Home::Here(home)) = self.devices().get(device).map(|d| d.home()) else { return false };
-        if home == self.id() {
-            return self.inject_here(device, fault);
-        }
-        matches!(self.bus.call(home, Request::Inject { device, fault }).await, Reply::Done(true))
+    pub fn inject(&self, device: DeviceId, fault: Fault) -> LocalBoxed<'_, bool> {
+        Box::pin(async move {
+            let Some(Home::Here(home)) = self.devices().get(device).map(|d| d.home()) else { return false };
+            if home == self.id() {
+                return self.inject_here(device, fault);
+            }
+            matches!(self.bus.call(home, Request::Inject { device, fault }).await, Reply::Done(true))
+        })
     }
 }

@@ -1,10 +1,10 @@
 //! Volumes as the front ends use them: reads and writes of byte ranges, wherever the shard lives.
 
+use crate::LocalBoxed;
 use crate::message::{Reply, Request};
 use crate::reactor::Node;
 use crate::target::Way;
 use peristyle_base::{LayerId, ShardId};
-use peristyle_cluster::ShardStore;
 use peristyle_rt::{IoVec, ReactorId, View};
 use peristyle_shard::map::Run;
 use peristyle_shard::{ResizeError, ShardError, Usage};
@@ -95,9 +95,33 @@ pub enum VolumeAnswer {
     Usage(Option<Usage>),
 }
 
+impl VolumeAnswer {
+    pub(crate) fn done(self) -> Result<(), ShardError> {
+        match self {
+            VolumeAnswer::Done(result) => result,
+            VolumeAnswer::Data(result) => result.map(|_| ()),
+            VolumeAnswer::Allocation(result) => result.map(|_| ()),
+            // The answer to another question.
+            VolumeAnswer::Resized(_) | VolumeAnswer::Usage(_) => Err(ShardError::Stopped),
+        }
+    }
+    pub(crate) fn data(self) -> Result<IoVec, ShardError> {
+        match self {
+            VolumeAnswer::Data(result) => result,
+            other => Err(failure(other)),
+        }
+    }
+    pub(crate) fn runs(self) -> Result<Vec<Run>, ShardError> {
+        match self {
+            VolumeAnswer::Allocation(result) => result,
+            other => Err(failure(other)),
+        }
+    }
+}
+
 /// A volume's data, as one reactor reaches it. Cheap to clone.
-pub struct Volume<S: ShardStore + Clone + 'static> {
-    node: Rc<Node<S>>,
+pub struct Volume {
+    node: Rc<Node>,
     shard: ShardId,
     layer: LayerId,
     home: ReactorId,
@@ -105,19 +129,19 @@ pub struct Volume<S: ShardStore + Clone + 'static> {
     is_unknown: Cell<bool>,
 }
 
-impl<S: ShardStore + Clone + 'static> Clone for Volume<S> {
+impl Clone for Volume {
     fn clone(&self) -> Self {
         Volume::new(self.node.clone(), self.shard, self.layer, self.home).by(self.way)
     }
 }
 
-impl<S: ShardStore + Clone + 'static> Volume<S> {
-    pub(crate) fn new(node: Rc<Node<S>>, shard: ShardId, layer: LayerId, home: ReactorId) -> Volume<S> {
+impl Volume {
+    pub(crate) fn new(node: Rc<Node>, shard: ShardId, layer: LayerId, home: ReactorId) -> Volume {
         Volume { node, shard, layer, home, way: None, is_unknown: Cell::new(false) }
     }
 
     /// Reached over another node, if there is a way.
-    pub(crate) fn by(mut self, way: Option<Way>) -> Volume<S> {
+    pub(crate) fn by(mut self, way: Option<Way>) -> Volume {
         self.way = way;
         self
     }
@@ -127,6 +151,7 @@ impl<S: ShardStore + Clone + 'static> Volume<S> {
         self.is_unknown.get()
     }
 
+    /// For those who serve hosts: takes no memory. Others use the methods below.
     pub(crate) async fn ask(&self, request: VolumeRequest) -> VolumeAnswer {
         if let Some(way) = self.way {
             let returned = self.node.hand_on((self.shard, self.layer), way, request).await;
@@ -143,56 +168,44 @@ impl<S: ShardStore + Clone + 'static> Volume<S> {
         }
     }
 
-    async fn done(&self, request: VolumeRequest) -> Result<(), ShardError> {
-        match self.ask(request).await {
-            VolumeAnswer::Done(result) => result,
-            VolumeAnswer::Data(result) => result.map(|_| ()),
-            VolumeAnswer::Allocation(result) => result.map(|_| ()),
-            // The answer to another question.
-            VolumeAnswer::Resized(_) | VolumeAnswer::Usage(_) => Err(ShardError::Stopped),
-        }
+    fn asked(&self, request: VolumeRequest) -> LocalBoxed<'_, VolumeAnswer> {
+        Box::pin(self.ask(request))
     }
 
     /// At most 512 KiB. The pieces are verified and may be sent as they are.
     pub async fn read(&self, offset: u64, bytes: u64) -> Result<IoVec, ShardError> {
-        match self.ask(VolumeRequest::Read { offset, bytes }).await {
-            VolumeAnswer::Data(result) => result,
-            other => Err(failure(other)),
-        }
+        self.asked(VolumeRequest::Read { offset, bytes }).await.data()
     }
     /// Which parts of a range hold data: see [`peristyle_shard::Shard::allocation`].
     pub async fn allocation(&self, offset: u64, bytes: u64, runs_max: usize) -> Result<Vec<Run>, ShardError> {
-        match self.ask(VolumeRequest::Allocation { offset, bytes, runs_max }).await {
-            VolumeAnswer::Allocation(result) => result,
-            other => Err(failure(other)),
-        }
+        self.asked(VolumeRequest::Allocation { offset, bytes, runs_max }).await.runs()
     }
     /// At most 512 KiB; atomic, and durable when it returns.
     pub async fn write(&self, offset: u64, data: View) -> Result<(), ShardError> {
-        self.done(VolumeRequest::Write { offset, data }).await
+        self.asked(VolumeRequest::Write { offset, data }).await.done()
     }
     pub async fn zero(&self, offset: u64, bytes: u64) -> Result<(), ShardError> {
-        self.done(VolumeRequest::Zero { offset, bytes }).await
+        self.asked(VolumeRequest::Zero { offset, bytes }).await.done()
     }
     pub async fn compare(&self, offset: u64, data: View) -> Result<(), ShardError> {
-        self.done(VolumeRequest::Compare { offset, data }).await
+        self.asked(VolumeRequest::Compare { offset, data }).await.done()
     }
     pub async fn compare_and_write(&self, offset: u64, expected: View, data: View) -> Result<(), ShardError> {
-        self.done(VolumeRequest::CompareAndWrite { offset, expected, data }).await
+        self.asked(VolumeRequest::CompareAndWrite { offset, expected, data }).await.done()
     }
     pub async fn verify(&self, offset: u64, bytes: u64) -> Result<(), ShardError> {
-        self.done(VolumeRequest::Verify { offset, bytes }).await
+        self.asked(VolumeRequest::Verify { offset, bytes }).await.done()
     }
     pub async fn flush(&self) -> Result<(), ShardError> {
-        self.done(VolumeRequest::Flush).await
+        self.asked(VolumeRequest::Flush).await.done()
     }
     pub async fn ensure_layer(&self, blocks: u64) -> Result<(), ShardError> {
-        self.done(VolumeRequest::EnsureLayer { blocks }).await
+        self.asked(VolumeRequest::EnsureLayer { blocks }).await.done()
     }
     /// Gives the volume's data another size: see [`peristyle_shard::Shard::resize_layer`]. Hosts hear of it by
     /// [`Node::add_volume`].
     pub async fn resize_layer(&self, blocks: u64, discard: bool) -> Result<(), ResizeError> {
-        match self.ask(VolumeRequest::ResizeLayer { blocks, discard }).await {
+        match self.asked(VolumeRequest::ResizeLayer { blocks, discard }).await {
             VolumeAnswer::Resized(result) => result,
             other => Err(failure(other).into()),
         }
@@ -207,26 +220,26 @@ impl<S: ShardStore + Clone + 'static> Volume<S> {
     }
     /// Snapshots of volumes of one shard at one point: see [`peristyle_shard::Shard::snapshot`].
     pub async fn snapshot(&self, group: Vec<(LayerId, LayerId)>) -> Result<(), ShardError> {
-        self.done(VolumeRequest::Snapshot { group }).await
+        self.asked(VolumeRequest::Snapshot { group }).await.done()
     }
     pub async fn clone_of(&self, snapshot: LayerId) -> Result<(), ShardError> {
-        self.done(VolumeRequest::CloneOf { snapshot }).await
+        self.asked(VolumeRequest::CloneOf { snapshot }).await.done()
     }
     pub async fn roll_back(&self, snapshot: LayerId) -> Result<(), ShardError> {
-        self.done(VolumeRequest::RollBack { snapshot }).await
+        self.asked(VolumeRequest::RollBack { snapshot }).await.done()
     }
     pub async fn flatten(&self) -> Result<(), ShardError> {
-        self.done(VolumeRequest::Flatten).await
+        self.asked(VolumeRequest::Flatten).await.done()
     }
     /// What the volume takes; `None` when its shard does not know it.
     pub async fn usage(&self) -> Result<Option<Usage>, ShardError> {
-        match self.ask(VolumeRequest::Usage).await {
+        match self.asked(VolumeRequest::Usage).await {
             VolumeAnswer::Usage(usage) => Ok(usage),
             other => Err(failure(other)),
         }
     }
     pub async fn drop_layer(&self) -> Result<(), ShardError> {
-        self.done(VolumeRequest::DropLayer).await
+        self.asked(VolumeRequest::DropLayer).await.done()
     }
 }
 

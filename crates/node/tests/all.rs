@@ -1,6 +1,6 @@
-//! All tests of whole nodes as one program, but for the one that counts allocations: a node is compiled for its store,
-//! which takes longer than the tests.
+//! All tests of whole nodes as one program: what they have in common is compiled once.
 
+mod allocations;
 mod at_once;
 mod buffers;
 mod common;
@@ -20,3 +20,7 @@ mod sockets;
 mod stalls;
 mod target;
 mod tls;
+
+/// Counts apart for each thread: a test sees what its own reactor takes.
+#[global_allocator]
+static ALLOCATOR: peristyle_rt::alloc_count::CountingAllocator = peristyle_rt::alloc_count::CountingAllocator;

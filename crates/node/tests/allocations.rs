@@ -7,18 +7,13 @@
 //!
 //! [`alloc_count::background`]: peristyle_rt::alloc_count::background
 
-mod common;
-
-use common::{TestNode, files};
+use crate::common::{TestNode, files};
 use peristyle_bench::host::{Host, Queue};
-use peristyle_rt::alloc_count::{CountingAllocator, allocations, background_allocations};
+use peristyle_rt::alloc_count::{allocations, background_allocations};
 use peristyle_rt::sync::{Event, Notify};
 use peristyle_rt::{Buf, Duration, RuntimeConfig};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-
-#[global_allocator]
-static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const BLOCKS: u64 = files::VOLUME_BYTES / 4096;
 /// I/Os of one window, half of them reads.

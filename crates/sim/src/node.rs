@@ -353,7 +353,7 @@ impl Machine {
 
 /// One host's work.
 struct Host {
-    volumes: Vec<(Volume<MemoryShardStore>, Model)>,
+    volumes: Vec<(Volume, Model)>,
     habits: Habits,
     rest_us: u64,
     /// Operations that all hosts have to do yet.
@@ -388,7 +388,7 @@ impl Host {
         self.boot.0.refused.borrow_mut().get_or_insert(error);
     }
 
-    async fn read(&self, volume: &Volume<MemoryShardStore>, model: &Model, first: u64, count: u64) {
+    async fn read(&self, volume: &Volume, model: &Model, first: u64, count: u64) {
         let id = model.begin_read(first, count);
         match volume.read(first * SECTOR, count * SECTOR).await {
             Ok(data) => {
@@ -402,14 +402,7 @@ impl Host {
         }
     }
 
-    async fn write(
-        &self,
-        volume: &Volume<MemoryShardStore>,
-        model: &Model,
-        first: u64,
-        count: u64,
-        zero: bool,
-    ) {
+    async fn write(&self, volume: &Volume, model: &Model, first: u64, count: u64, zero: bool) {
         let Some((id, tag)) = model.begin_write(first, count, zero) else {
             return peristyle_rt::sleep(Duration::from_micros(50)).await;
         };
@@ -437,7 +430,7 @@ pub(crate) fn flat(data: &IoVec) -> Vec<u8> {
 }
 
 /// Decides what was left open, and with `all` compares everything, unless the shard gives up meanwhile.
-async fn settle(volume: &Volume<MemoryShardStore>, model: &Model, plan: &Plan, all: bool) {
+async fn settle(volume: &Volume, model: &Model, plan: &Plan, all: bool) {
     let ready = volume.ensure_layer(plan.volume_bytes.div_ceil(4096)).await;
     assert!(matches!(ready, Ok(()) | Err(ShardError::Stopped | ShardError::NoSpace)), "{ready:?}");
     for (id, first, count) in model.orphans() {
@@ -456,7 +449,7 @@ async fn settle(volume: &Volume<MemoryShardStore>, model: &Model, plan: &Plan, a
     }
 }
 
-async fn read_again(volume: &Volume<MemoryShardStore>, first: u64, count: u64) -> Option<Vec<u8>> {
+async fn read_again(volume: &Volume, first: u64, count: u64) -> Option<Vec<u8>> {
     match volume.read(first * SECTOR, count * SECTOR).await {
         Ok(data) => Some(flat(&data)),
         Err(ShardError::Stopped) => None,

@@ -4,14 +4,15 @@ use crate::failure::Failure;
 use peristyle_base::units::format_bytes;
 use peristyle_base::{BLOCK_BYTES, COLUMN_ROWS, NodeId, Scheme, ShardId, Uuid};
 use peristyle_bench::random::Random;
-use peristyle_cluster::{DomainId, MemoryShardStore};
+use peristyle_cluster::{BoxedStore, DomainId, MemoryShardStore};
 use peristyle_column::{FormatOptions, Server, ServerConfig, format};
+use peristyle_node::NodeShard;
 use peristyle_node::columns::NodeColumns;
 use peristyle_node::devices::{DeviceTable, SharedDevice};
 use peristyle_node::message::NodeBus;
 use peristyle_rt::{Buf, Device, DeviceSpec, ReactorId, RuntimeConfig, View, now};
+use peristyle_shard::ShardConfig;
 use peristyle_shard::frame::Layout;
-use peristyle_shard::{Shard, ShardConfig};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,11 +22,9 @@ const SHARD: ShardId = ShardId(0);
 /// Blocks of a full frame of users' writes.
 const FULL_BLOCKS: usize = 240;
 
-pub type OneShard = Rc<Shard<NodeColumns, MemoryShardStore>>;
-
 pub struct Pool {
     pub columns: Rc<NodeColumns>,
-    pub shard: OneShard,
+    pub shard: NodeShard,
     pub scheme: Scheme,
     /// Blocks that users can store.
     pub capacity: u64,
@@ -60,9 +59,8 @@ impl Pool {
             columns.add_server(server);
             columns.table().get(id(i)).expect("listed").set_open();
         }
-        let store = Rc::new(MemoryShardStore::default());
-        let (shard, _) =
-            Shard::recover(SHARD, NodeId(0), config, columns.clone(), store).await.expect("a new shard");
+        let store = BoxedStore::new(MemoryShardStore::default());
+        let (shard, _) = columns.take_up(SHARD, NodeId(0), config, store).await.expect("a new shard");
         let capacity = u64::from(slots) * extent_blocks(scheme);
         Pool { columns, shard, scheme, capacity }
     }

@@ -1,6 +1,6 @@
 //! What the admin socket answers.
 
-use super::serve::{Store, ThisNode};
+use super::serve::ThisNode;
 use super::{Plan, stats};
 use peristyle_base::units::COLUMN_BYTES;
 use peristyle_base::{BLOCK_BYTES, DeviceId, Scheme, ShardId};
@@ -28,7 +28,7 @@ use std::rc::Rc;
 const NO_FAULTS: &str = "faults are injected into development stores only";
 
 /// A volume's data.
-type Handle = peristyle_node::Volume<Store>;
+type Handle = peristyle_node::Volume;
 
 pub struct Admin {
     pub(super) node: Rc<ThisNode>,

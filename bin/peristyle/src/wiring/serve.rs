@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 pub type Store = ShardRecords<AnyStore>;
-pub type ThisNode = Node<Store>;
+pub type ThisNode = Node;
 
 /// How often a line of status is made.
 const STATUS_PERIOD: Duration = Duration::from_secs(1);

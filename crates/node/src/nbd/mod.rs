@@ -3,9 +3,9 @@
 mod outbox;
 mod session;
 
+use crate::LocalBoxed;
 use crate::reactor::Node;
 use crate::volume::VolumeSpec;
-use peristyle_cluster::ShardStore;
 use peristyle_nbd::Limits;
 use peristyle_rt::buf::CLASS_BYTES;
 use peristyle_rt::sync::{Event, Notify, Permit, Semaphore};
@@ -108,7 +108,7 @@ impl Budget {
     }
 }
 
-impl<S: ShardStore + Clone + 'static> Node<S> {
+impl Node {
     /// The volumes that this reactor exports from now on. Connections to one that is gone, or is another now, are
     /// answered what is in flight and closed. One that has only another size keeps its connections: the protocol has no
     /// word for it, so they know the old size until they connect again.
@@ -126,23 +126,26 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     }
 
     /// Listens, and returns where: the ports that the system chose take the place of port 0.
-    pub async fn start_nbd(self: &Rc<Self>, config: NbdConfig) -> Result<Vec<Addr>, NetError> {
-        let budget = self.nbd.budget.get_or_init(Budget::of_free_buffers).clone();
-        let mut limits = config.limits;
-        let bytes_max = budget.request_bytes_max(limits.part_bytes_max);
-        assert!(bytes_max > 0, "the reactor has too few buffers for a part");
-        limits.payload_bytes_max = u64::from(limits.payload_bytes_max).min(bytes_max) as u32;
-        let mut listeners = Vec::new();
-        for addr in &config.listen {
-            let shared = config.shared && matches!(addr, Addr::Tcp(_));
-            listeners.push(Listener::bind(addr, shared).await?);
-        }
-        let addrs = listeners.iter().map(Listener::local_addr).collect();
-        for listener in listeners {
-            let accept = self.clone().accept_nbd(listener, config.connections_max, limits, budget.clone());
-            peristyle_rt::spawn(accept);
-        }
-        Ok(addrs)
+    pub fn start_nbd(self: &Rc<Self>, config: NbdConfig) -> LocalBoxed<'_, Result<Vec<Addr>, NetError>> {
+        Box::pin(async move {
+            let budget = self.nbd.budget.get_or_init(Budget::of_free_buffers).clone();
+            let mut limits = config.limits;
+            let bytes_max = budget.request_bytes_max(limits.part_bytes_max);
+            assert!(bytes_max > 0, "the reactor has too few buffers for a part");
+            limits.payload_bytes_max = u64::from(limits.payload_bytes_max).min(bytes_max) as u32;
+            let mut listeners = Vec::new();
+            for addr in &config.listen {
+                let shared = config.shared && matches!(addr, Addr::Tcp(_));
+                listeners.push(Listener::bind(addr, shared).await?);
+            }
+            let addrs = listeners.iter().map(Listener::local_addr).collect();
+            for listener in listeners {
+                let accept =
+                    self.clone().accept_nbd(listener, config.connections_max, limits, budget.clone());
+                peristyle_rt::spawn(accept);
+            }
+            Ok(addrs)
+        })
     }
 
     async fn accept_nbd(

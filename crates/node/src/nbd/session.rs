@@ -4,10 +4,9 @@ use super::outbox::{Answer, Outbox};
 use super::{Budget, Link};
 use crate::reactor::Node;
 use crate::stats::{FrontStats, VolumeStats};
-use crate::volume::{Volume, VolumeSpec};
+use crate::volume::{Volume, VolumeRequest, VolumeSpec};
 use peristyle_base::BLOCK_BYTES;
 use peristyle_base::stage::Stage;
-use peristyle_cluster::ShardStore;
 use peristyle_nbd::wire::allocation;
 use peristyle_nbd::{
     Action, Buffer, Command, Connection, EXTENTS_MAX, Errno, Export, Extent, Found, Input, Limits, Lookup,
@@ -49,18 +48,18 @@ enum Outcome {
     Status(Vec<Extent>),
 }
 
-struct Opened<S: ShardStore + Clone + 'static> {
+struct Opened {
     nsid: u32,
-    volume: Volume<S>,
+    volume: Volume,
 }
 
-pub(super) struct Session<S: ShardStore + Clone + 'static> {
-    node: Rc<Node<S>>,
+pub(super) struct Session {
+    node: Rc<Node>,
     link: Rc<Link>,
     budget: Budget,
     machine: RefCell<Connection>,
     parts: RefCell<Vec<Part>>,
-    opened: RefCell<Option<Opened<S>>>,
+    opened: RefCell<Option<Opened>>,
     /// The write part that waits for a buffer; there is one at most, since payloads come one after the other.
     wanted: Cell<Option<Buffer>>,
     /// When the part that is being received was given its buffer.
@@ -72,8 +71,8 @@ pub(super) struct Session<S: ShardStore + Clone + 'static> {
     moved: Notify,
 }
 
-impl<S: ShardStore + Clone + 'static> Session<S> {
-    pub fn new(node: Rc<Node<S>>, link: Rc<Link>, limits: Limits, budget: Budget) -> Rc<Session<S>> {
+impl Session {
+    pub fn new(node: Rc<Node>, link: Rc<Link>, limits: Limits, budget: Budget) -> Rc<Session> {
         Rc::new(Session {
             node,
             link,
@@ -421,26 +420,25 @@ fn export_of(spec: &VolumeSpec) -> Export {
 }
 
 /// One part. Writes are durable when they return, so FUA asks for nothing more.
-async fn carry_out<S: ShardStore + Clone + 'static>(
-    volume: &Volume<S>,
-    command: &Command,
-    data: Option<View>,
-) -> Result<Outcome, ShardError> {
+async fn carry_out(volume: &Volume, command: &Command, data: Option<View>) -> Result<Outcome, ShardError> {
     match *command {
         Command::Read { offset, len } => {
-            return volume.read(offset, u64::from(len)).await.map(Outcome::Data);
+            let request = VolumeRequest::Read { offset, bytes: u64::from(len) };
+            return volume.ask(request).await.data().map(Outcome::Data);
         }
         Command::BlockStatus { offset, len, one } => {
             let runs_max = if one { 1 } else { EXTENTS_MAX };
-            let runs = volume.allocation(offset, u64::from(len), runs_max).await?;
+            let request = VolumeRequest::Allocation { offset, bytes: u64::from(len), runs_max };
+            let runs = volume.ask(request).await.runs()?;
             return Ok(Outcome::Status(extents_of(&runs, offset, len)));
         }
         Command::Write { offset, .. } => {
-            volume.write(offset, data.expect("a write is executed when its data is there")).await
+            let data = data.expect("a write is executed when its data is there");
+            volume.ask(VolumeRequest::Write { offset, data }).await.done()
         }
-        Command::Flush => volume.flush().await,
+        Command::Flush => volume.ask(VolumeRequest::Flush).await.done(),
         Command::Trim { offset, len, .. } | Command::WriteZeroes { offset, len, .. } => {
-            volume.zero(offset, u64::from(len)).await
+            volume.ask(VolumeRequest::Zero { offset, bytes: u64::from(len) }).await.done()
         }
     }
     .map(|()| Outcome::Done)

@@ -5,7 +5,6 @@ use super::conn::{Conn, Reply};
 use super::execute::Kind;
 use crate::qos::Class;
 use peristyle_base::BLOCK_BYTES;
-use peristyle_cluster::ShardStore;
 use peristyle_nvme::io_command::{self, IoCommand};
 use peristyle_nvme::qpair::Command;
 use peristyle_nvme::subsystem::NamespaceView;
@@ -49,7 +48,7 @@ impl Writes {
     }
 }
 
-impl<S: ShardStore + Clone + 'static> Conn<S> {
+impl Conn {
     /// What reads that have come together will look for is fetched for all at the same time, and not for one after
     /// the other.
     pub fn expect_reads(&self) {
@@ -106,7 +105,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     }
 }
 
-impl<S: ShardStore + Clone + 'static> Conn<S> {
+impl Conn {
     /// Hands the command to its shard if it is a write that need not wait before it is accepted. Else its data comes
     /// back, and nothing was counted.
     pub fn write_at_once(
@@ -149,7 +148,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     }
 }
 
-impl<S: ShardStore + Clone + 'static> Told for Conn<S> {
+impl Told for Conn {
     fn command_done(&self, token: u32, result: Result<(), ShardError>, now: Instant) {
         let write = self.writes.borrow_mut().take(token);
         let result = result.map_err(|error| self.status(error, write.ns.nsid));

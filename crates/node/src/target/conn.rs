@@ -7,7 +7,6 @@ use super::home::HomeRequest;
 use crate::reactor::Node;
 use crate::stats::FrontStats;
 use peristyle_base::stage::Stage;
-use peristyle_cluster::ShardStore;
 use peristyle_nvme::io_command;
 use peristyle_nvme::qpair::{Action, CloseReason, Command, Completion, Input, Qpair, Tag};
 use peristyle_nvme::registry::{ConnId, Connected};
@@ -101,8 +100,8 @@ impl Slots {
 }
 
 /// One connection of a host.
-pub(super) struct Conn<S: ShardStore + Clone + 'static> {
-    pub node: Rc<Node<S>>,
+pub(super) struct Conn {
+    pub node: Rc<Node>,
     pub id: ConnId,
     pub qpair: RefCell<Qpair>,
     pub slots: RefCell<Slots>,
@@ -130,8 +129,8 @@ pub(super) struct Conn<S: ShardStore + Clone + 'static> {
     pub writes: RefCell<at_once::Writes>,
 }
 
-impl<S: ShardStore + Clone + 'static> Conn<S> {
-    pub fn new(node: Rc<Node<S>>, id: ConnId, limits: QpairLimits) -> Rc<Conn<S>> {
+impl Conn {
+    pub fn new(node: Rc<Node>, id: ConnId, limits: QpairLimits) -> Rc<Conn> {
         Rc::new(Conn {
             node,
             id,

@@ -3,7 +3,6 @@
 
 use super::home::HomeRequest;
 use crate::reactor::Node;
-use peristyle_cluster::ShardStore;
 use peristyle_nvme::controller::ErrorReport;
 use peristyle_nvme::io_command::IoCommand;
 use peristyle_nvme::registry::ControllerRef;
@@ -84,7 +83,7 @@ impl Counting {
     }
 }
 
-impl<S: ShardStore + Clone + 'static> Node<S> {
+impl Node {
     /// Tells home what was counted, until the target stops.
     pub(super) async fn tell_counted(self: Rc<Self>) {
         while !self.target.stopping.is_set() {

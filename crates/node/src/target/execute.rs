@@ -5,9 +5,8 @@ use super::conn::{Conn, Reply};
 use super::home::{HomeReply, HomeRequest};
 use crate::qos::Class;
 use crate::stats::FrontStats;
-use crate::volume::Volume;
+use crate::volume::{Volume, VolumeRequest};
 use peristyle_base::stage::Stage;
-use peristyle_cluster::ShardStore;
 use peristyle_nvme::Sqe;
 use peristyle_nvme::controller::{AdminOutcome, ErrorReport};
 use peristyle_nvme::io_command::{self, IoCommand, IoQueueFabrics, LbaRange};
@@ -78,7 +77,7 @@ impl Kind {
     }
 }
 
-impl<S: ShardStore + Clone + 'static> Conn<S> {
+impl Conn {
     pub async fn connect(self: Rc<Self>, command: Command, buf: Option<Buf>) {
         let conn = &self;
         let data = match buf {
@@ -220,7 +219,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
     }
 }
 
-impl<S: ShardStore + Clone + 'static> Conn<S> {
+impl Conn {
     /// Waits for its turn among all commands of this reactor.
     async fn admit(&self) -> Permit {
         let started = peristyle_rt::now();
@@ -230,7 +229,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
         permit
     }
 
-    fn volume(&self, namespaces: &Namespaces, nsid: u32) -> Result<Volume<S>, Status> {
+    fn volume(&self, namespaces: &Namespaces, nsid: u32) -> Result<Volume, Status> {
         let place = namespaces.place(nsid).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
         Ok(self.node.volume_at(place))
     }
@@ -250,7 +249,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 
     /// A host that is told nothing of a command that may be done yet must not send it again the same way: its association ends
     /// before it can.
-    async fn end_if_unknown(self: &Rc<Self>, volume: &Volume<S>) {
+    async fn end_if_unknown(self: &Rc<Self>, volume: &Volume) {
         if let (true, Some(connected)) = (volume.is_unknown(), self.connected.get()) {
             self.node.ask_home(HomeRequest::Withdraw(connected.controller)).await;
             self.close();
@@ -259,7 +258,7 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
 
     async fn execute_on(
         &self,
-        volume: &Volume<S>,
+        volume: &Volume,
         io: IoCommand,
         ns: &NamespaceView,
         data: Option<View>,
@@ -268,24 +267,30 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             IoCommand::Read { range, .. } => {
                 let (offset, bytes) = range.bytes(ns);
                 let permit = self.room_for(bytes).await;
-                let pieces = volume.read(offset, bytes).await.map_err(|e| self.status(e, ns.nsid))?;
+                let pieces = volume
+                    .ask(VolumeRequest::Read { offset, bytes })
+                    .await
+                    .data()
+                    .map_err(|e| self.status(e, ns.nsid))?;
                 return Ok(Some(Reply { pieces, permit: Some(permit) }));
             }
             // What is acknowledged is durable: FUA asks for nothing more.
             IoCommand::Write { range, .. } => {
-                volume.write(range.bytes(ns).0, payload(data, &range, ns)?).await
+                let data = payload(data, &range, ns)?;
+                volume.ask(VolumeRequest::Write { offset: range.bytes(ns).0, data }).await.done()
             }
             IoCommand::Compare { range } => {
-                volume.compare(range.bytes(ns).0, payload(data, &range, ns)?).await
+                let data = payload(data, &range, ns)?;
+                volume.ask(VolumeRequest::Compare { offset: range.bytes(ns).0, data }).await.done()
             }
-            IoCommand::Flush => volume.flush().await,
+            IoCommand::Flush => volume.ask(VolumeRequest::Flush).await.done(),
             IoCommand::WriteZeroes { range, .. } => {
                 let (offset, bytes) = range.bytes(ns);
-                volume.zero(offset, bytes).await
+                volume.ask(VolumeRequest::Zero { offset, bytes }).await.done()
             }
             IoCommand::Verify { range } => {
                 let (offset, bytes) = range.bytes(ns);
-                volume.verify(offset, bytes).await
+                volume.ask(VolumeRequest::Verify { offset, bytes }).await.done()
             }
             IoCommand::DatasetManagement { deallocate: false, .. } => Ok(()),
             IoCommand::DatasetManagement { ranges, deallocate: true } => {
@@ -332,7 +337,8 @@ impl<S: ShardStore + Clone + 'static> Conn<S> {
             Ok(prepared) => prepared,
             Err(status) => return (status, Status::ABORTED_FAILED_FUSED),
         };
-        let result = volume.compare_and_write(io.range.bytes(&ns).0, expected, data).await;
+        let request = VolumeRequest::CompareAndWrite { offset: io.range.bytes(&ns).0, expected, data };
+        let result = volume.ask(request).await.done();
         self.end_if_unknown(&volume).await;
         match result {
             Ok(()) => (Status::SUCCESS, Status::SUCCESS),
@@ -406,8 +412,8 @@ fn payload(data: Option<View>, range: &LbaRange, ns: &NamespaceView) -> Result<V
     }
 }
 
-async fn deallocate<S: ShardStore + Clone + 'static>(
-    volume: &Volume<S>,
+async fn deallocate(
+    volume: &Volume,
     data: &[u8],
     ranges: u16,
     ns: &NamespaceView,
@@ -418,8 +424,10 @@ async fn deallocate<S: ShardStore + Clone + 'static>(
     for some in definitions.chunks(RANGES_AT_ONCE * dsm::RANGE_BYTES) {
         let zeros = dsm::parse_ranges(some)
             .filter(|r| r.blocks > 0)
-            .map(|r| volume.zero(r.slba << shift, u64::from(r.blocks) << shift));
-        for result in join_all(zeros).await {
+            .map(|r| VolumeRequest::Zero { offset: r.slba << shift, bytes: u64::from(r.blocks) << shift })
+            .map(|request| volume.ask(request));
+        for answer in join_all(zeros).await {
+            let result = answer.done();
             if result.is_err() {
                 return Ok(result);
             }

@@ -11,7 +11,6 @@ use crate::peer::{Carried, Carrier, Handed, Outcome, With};
 use crate::reactor::Node;
 use crate::volume::{VolumeAnswer, VolumeRequest};
 use peristyle_base::{LayerId, NodeId, ShardId};
-use peristyle_cluster::ShardStore;
 use peristyle_cluster::pass::{PASS_OVER, PASS_PERIOD, Want};
 use peristyle_cluster::peer::{FORWARD_BYTES_MAX, Forwarded, NotDone, Request};
 use peristyle_nvme::association::AssociationSeen;
@@ -124,7 +123,7 @@ impl Asking {
     }
 }
 
-impl<S: ShardStore + Clone + 'static> Node<S> {
+impl Node {
     /// Who is to own each shard: whom this node would hand commands on to (home reactor).
     pub fn set_owners(&self, owners: impl Iterator<Item = (ShardId, NodeId)>) {
         let Some(home) = self.home_part() else { return };
@@ -251,7 +250,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
 }
 
 /// The owner's end.
-impl<S: ShardStore + Clone + 'static> Carrier for Node<S> {
+impl Carrier for Node {
     fn carry(self: Rc<Self>, handed: Handed) -> Carried {
         Box::pin(async move {
             debug_assert_eq!(self.id(), HOME);
@@ -289,7 +288,7 @@ pub(crate) struct Returned {
     pub is_unknown: bool,
 }
 
-impl<S: ShardStore + Clone + 'static> Node<S> {
+impl Node {
     pub(crate) async fn hand_on(
         &self,
         (shard, layer): (ShardId, LayerId),

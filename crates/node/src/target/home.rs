@@ -2,11 +2,11 @@
 
 use super::forward::Forwarding;
 use super::{HOME, Namespaces, Place, TargetConfig, Way, reactor_of};
+use crate::LocalBoxed;
 use crate::message::{Reply, Request};
 use crate::reactor::Node;
 use crate::volume::VolumeSpec;
 use peristyle_base::{NodeId, ShardId};
-use peristyle_cluster::ShardStore;
 use peristyle_nvme::controller::{AdminOutcome, ErrorReport, admin_data_bytes};
 use peristyle_nvme::discovery::Portal;
 use peristyle_nvme::inventory::HostSeen;
@@ -140,7 +140,7 @@ fn cntlids(node: NodeId, is_alone: bool) -> (u16, u16) {
     (first, first + CNTLIDS - 1)
 }
 
-impl<S: ShardStore + Clone + 'static> Node<S> {
+impl Node {
     pub(super) async fn start_home(self: &Rc<Self>, config: &TargetConfig) {
         let is_alone = self.leases.is_alone();
         let cntlids = cntlids(self.config().node, is_alone);
@@ -196,25 +196,27 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     /// Exports a volume to hosts, or exports it with other properties (home reactor): every reactor knows them before
     /// a host is told. Another size is one that its layer has been given before ([`crate::Volume::resize_layer`]).
     /// [`ShardError::Stopped`] when its shard does not serve, [`ShardError::OutOfRange`] when its NSID is none.
-    pub async fn add_volume(self: &Rc<Self>, spec: VolumeSpec) -> Result<(), ShardError> {
-        let home = self.home_part().ok_or(ShardError::Stopped)?;
-        let volume = self.volume(&spec).ok_or(ShardError::OutOfRange)?;
-        // Every node exports every volume, so that hosts know all paths; the one that serves it makes its layer.
-        if self.serves(spec.shard) {
-            volume.ensure_layer(blocks_of(&spec)).await?;
-        }
-        home.registry
-            .borrow_mut()
-            .put_namespace(home.subsystem, namespace(&spec))
-            .map_err(|_| ShardError::OutOfRange)?;
-        {
-            let mut volumes = home.volumes.borrow_mut();
-            volumes.retain(|v| v.nsid != spec.nsid);
-            let at = volumes.partition_point(|v| v.nsid < spec.nsid);
-            volumes.insert(at, spec);
-        }
-        self.tell_namespaces(&home).await;
-        Ok(())
+    pub fn add_volume(self: &Rc<Self>, spec: VolumeSpec) -> LocalBoxed<'_, Result<(), ShardError>> {
+        Box::pin(async move {
+            let home = self.home_part().ok_or(ShardError::Stopped)?;
+            let volume = self.volume(&spec).ok_or(ShardError::OutOfRange)?;
+            // Every node exports every volume, so that hosts know all paths; the one that serves it makes its layer.
+            if self.serves(spec.shard) {
+                volume.ensure_layer(blocks_of(&spec)).await?;
+            }
+            home.registry
+                .borrow_mut()
+                .put_namespace(home.subsystem, namespace(&spec))
+                .map_err(|_| ShardError::OutOfRange)?;
+            {
+                let mut volumes = home.volumes.borrow_mut();
+                volumes.retain(|v| v.nsid != spec.nsid);
+                let at = volumes.partition_point(|v| v.nsid < spec.nsid);
+                volumes.insert(at, spec);
+            }
+            self.tell_namespaces(&home).await;
+            Ok(())
+        })
     }
 
     /// A shard is served by this node from now on, or not any more (home reactor): hosts of its volumes come here, or go where it
@@ -268,12 +270,14 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
     }
 
     /// Takes a volume away from hosts; its data stays (home reactor). Says whether it was there.
-    pub async fn remove_volume(self: &Rc<Self>, nsid: u32) -> bool {
-        let Some(home) = self.home_part() else { return false };
-        let removed = home.registry.borrow_mut().remove_namespace(home.subsystem, nsid).is_ok();
-        home.volumes.borrow_mut().retain(|v| v.nsid != nsid);
-        self.tell_namespaces(&home).await;
-        removed
+    pub fn remove_volume(self: &Rc<Self>, nsid: u32) -> LocalBoxed<'_, bool> {
+        Box::pin(async move {
+            let Some(home) = self.home_part() else { return false };
+            let removed = home.registry.borrow_mut().remove_namespace(home.subsystem, nsid).is_ok();
+            home.volumes.borrow_mut().retain(|v| v.nsid != nsid);
+            self.tell_namespaces(&home).await;
+            removed
+        })
     }
 
     /// Where hosts reach the subsystem, as the discovery log tells (home reactor).

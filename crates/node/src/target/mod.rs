@@ -16,12 +16,12 @@ pub use counted::COUNT_PERIOD;
 pub(crate) use forward::Way;
 pub use home::{HomeReply, HomeRequest};
 
+use crate::LocalBoxed;
 use crate::reactor::Node;
 use crate::volume::{Volume, VolumeSpec};
 use conn::Conn;
 use home::Home;
 use peristyle_base::{LayerId, ShardId};
-use peristyle_cluster::ShardStore;
 use peristyle_nvme::QpairLimits;
 use peristyle_nvme::discovery::Portal;
 use peristyle_nvme::registry::{ConnId, ControllerRef};
@@ -102,15 +102,15 @@ impl Namespaces {
 }
 
 /// A connection's place here, and how often it was used.
-struct Slot<S: ShardStore + Clone + 'static> {
+struct Slot {
     generation: u32,
-    conn: Weak<Conn<S>>,
+    conn: Weak<Conn>,
 }
 
 /// What this reactor's part of the target knows.
-pub struct TargetState<S: ShardStore + Clone + 'static> {
+pub struct TargetState {
     /// The connections' tasks own them; here they are found by name.
-    conns: RefCell<Vec<Slot<S>>>,
+    conns: RefCell<Vec<Slot>>,
     count: Cell<usize>,
     gone: Notify,
     stopping: Event,
@@ -124,7 +124,7 @@ pub struct TargetState<S: ShardStore + Clone + 'static> {
     tells: Cell<bool>,
 }
 
-impl<S: ShardStore + Clone + 'static> Default for TargetState<S> {
+impl Default for TargetState {
     fn default() -> Self {
         TargetState {
             conns: RefCell::default(),
@@ -141,7 +141,7 @@ impl<S: ShardStore + Clone + 'static> Default for TargetState<S> {
     }
 }
 
-impl<S: ShardStore + Clone + 'static> TargetState<S> {
+impl TargetState {
     fn namespaces(&self) -> Rc<Namespaces> {
         self.namespaces.borrow().clone()
     }
@@ -168,12 +168,12 @@ impl<S: ShardStore + Clone + 'static> TargetState<S> {
         let by_way = of.into_iter().map(|(controller, ways)| (controller, Rc::new(all.by(&ways))));
         self.by_way.replace(by_way.collect());
     }
-    fn conn(&self, id: ConnId) -> Option<Rc<Conn<S>>> {
+    fn conn(&self, id: ConnId) -> Option<Rc<Conn>> {
         let conns = self.conns.borrow();
         let slot = conns.get(id.0 as u16 as usize)?;
         (slot.generation == (id.0 >> 16) as u32).then(|| slot.conn.upgrade()).flatten()
     }
-    fn all(&self) -> Vec<Rc<Conn<S>>> {
+    fn all(&self) -> Vec<Rc<Conn>> {
         self.conns.borrow().iter().filter_map(|s| s.conn.upgrade()).collect()
     }
 }
@@ -183,27 +183,29 @@ fn reactor_of(conn: ConnId) -> ReactorId {
     ReactorId((conn.0 >> 48) as u16)
 }
 
-impl<S: ShardStore + Clone + 'static> Node<S> {
+impl Node {
     /// Starts this reactor's part of the target: call it on every reactor with the same configuration. The home
     /// reactor's returns when the volumes whose shards serve are exported; the others follow.
-    pub async fn start_target(self: &Rc<Self>, config: TargetConfig) -> Result<Addr, NetError> {
-        let listener = Listener::bind(&config.listen, self.reactors() > 1).await?;
-        let addr = listener.local_addr();
-        // A further address of the same target shares the controllers.
-        if self.id() == HOME && self.target.home.borrow().is_none() {
-            let mut config = config.clone();
-            for portal in config.portals.iter_mut().filter(|p| p.address.port() == 0) {
-                if let Addr::Tcp(bound) = &addr {
-                    portal.address.set_port(bound.port()); // the system chose it
+    pub fn start_target(self: &Rc<Self>, config: TargetConfig) -> LocalBoxed<'_, Result<Addr, NetError>> {
+        Box::pin(async move {
+            let listener = Listener::bind(&config.listen, self.reactors() > 1).await?;
+            let addr = listener.local_addr();
+            // A further address of the same target shares the controllers.
+            if self.id() == HOME && self.target.home.borrow().is_none() {
+                let mut config = config.clone();
+                for portal in config.portals.iter_mut().filter(|p| p.address.port() == 0) {
+                    if let Addr::Tcp(bound) = &addr {
+                        portal.address.set_port(bound.port()); // the system chose it
+                    }
                 }
+                self.start_home(&config).await;
             }
-            self.start_home(&config).await;
-        }
-        peristyle_rt::spawn(self.clone().accept(listener, config.limits));
-        if !self.target.tells.replace(true) {
-            peristyle_rt::spawn(self.clone().tell_counted());
-        }
-        Ok(addr)
+            peristyle_rt::spawn(self.clone().accept(listener, config.limits));
+            if !self.target.tells.replace(true) {
+                peristyle_rt::spawn(self.clone().tell_counted());
+            }
+            Ok(addr)
+        })
     }
 
     async fn accept(self: Rc<Self>, listener: Listener, limits: QpairLimits) {
@@ -265,7 +267,7 @@ impl<S: ShardStore + Clone + 'static> Node<S> {
         self.target.all().iter().for_each(|c| c.drain());
     }
 
-    fn volume_at(self: &Rc<Self>, place: Place) -> Volume<S> {
+    fn volume_at(self: &Rc<Self>, place: Place) -> Volume {
         Volume::new(self.clone(), place.shard, place.layer, place.home).by(place.way)
     }
 }

@@ -2,7 +2,6 @@
 
 use super::conn::{Conn, Sending};
 use crate::pieces::{Piece, put};
-use peristyle_cluster::ShardStore;
 use peristyle_nvme::qpair::TRANSMIT_HEADER_BYTES;
 use peristyle_nvme::wire::digest::{DIGEST_BYTES, data_digest};
 use peristyle_rt::sync::Permit;
@@ -23,7 +22,7 @@ pub(super) struct Batch {
     permits: Vec<Permit>,
 }
 
-impl<S: ShardStore + Clone + 'static> Conn<S> {
+impl Conn {
     pub(super) async fn send(self: Rc<Self>, mut writer: StreamWriter) {
         let mut kept = None;
         let mut batch = Batch::default();

@@ -19,8 +19,8 @@ use peristyle_shard::{ShardConfig, ShardError};
 use std::cell::Cell;
 use std::rc::Rc;
 
-pub type TestNode = Rc<Node<MemoryShardStore>>;
-pub type TestVolume = Volume<MemoryShardStore>;
+pub type TestNode = Rc<Node>;
+pub type TestVolume = Volume;
 
 pub const MIB: u64 = 1 << 20;
 pub const BLOCK: u64 = 4096;
@@ -177,13 +177,14 @@ impl Rig {
 
 pub fn fill(len: usize, salt: u64) -> Vec<u8> {
     let mut x = salt.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
+    let mut data = vec![0; len];
+    for word in data.chunks_mut(8) {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
-        x as u8
-    };
-    (0..len).map(|_| next()).collect()
+        word.copy_from_slice(&x.to_le_bytes()[..word.len()]);
+    }
+    data
 }
 
 pub async fn view(data: &[u8]) -> View {
@@ -198,5 +199,5 @@ pub async fn write(volume: &TestVolume, offset: u64, data: &[u8]) -> Result<(), 
 
 pub async fn read(volume: &TestVolume, offset: u64, bytes: u64) -> Result<Vec<u8>, ShardError> {
     let pieces = volume.read(offset, bytes).await?;
-    Ok(pieces.pieces().iter().flat_map(|p| p.to_vec()).collect())
+    Ok(pieces.to_vec())
 }

@@ -3,7 +3,6 @@
 use super::register::Registers;
 use crate::model::fill;
 use peristyle_base::BLOCK_BYTES;
-use peristyle_cluster::ShardStore;
 use peristyle_node::Volume;
 use peristyle_rt::sim::WorldHandle;
 use peristyle_rt::{Buf, Duration, timeout};
@@ -20,8 +19,8 @@ pub const BLOCKS: usize = 8;
 pub const VOLUME_BLOCKS: u64 = 1024;
 
 /// One command at a time to a node's own volume, as long as it is served there.
-pub struct Host<S: ShardStore + Clone + 'static> {
-    pub volume: Volume<S>,
+pub struct Host {
+    pub volume: Volume,
     pub registers: Rc<RefCell<Registers>>,
     pub clock: WorldHandle,
     /// The volume's first register.
@@ -32,7 +31,7 @@ pub struct Host<S: ShardStore + Clone + 'static> {
     pub writes: bool,
 }
 
-impl<S: ShardStore + Clone + 'static> Host<S> {
+impl Host {
     pub async fn run(self) {
         while self.volume.ensure_layer(VOLUME_BLOCKS).await.is_err() {
             peristyle_rt::sleep(Duration::from_millis(20)).await;
@@ -56,7 +55,7 @@ impl<S: ShardStore + Clone + 'static> Host<S> {
             peristyle_rt::sleep(NOT_SERVED).await;
             return false;
         };
-        let data: Vec<u8> = data.pieces().iter().flat_map(|p| p.to_vec()).collect();
+        let data: Vec<u8> = data.to_vec();
         let salt = u64::from_le_bytes(data[..8].try_into().expect("8 bytes"));
         assert!(data == content(salt), "a block is one write's, and whole");
         self.registers.borrow_mut().end_read(
@@ -82,14 +81,14 @@ impl<S: ShardStore + Clone + 'static> Host<S> {
 }
 
 /// A write of which nobody has said yet how it ended. Whoever is killed never does.
-struct Unanswered<'a, S: ShardStore + Clone + 'static> {
-    host: &'a Host<S>,
+struct Unanswered<'a> {
+    host: &'a Host,
     register: usize,
     salt: u64,
     over: bool,
 }
 
-impl<S: ShardStore + Clone + 'static> Unanswered<'_, S> {
+impl Unanswered<'_> {
     fn end(&mut self, acknowledged: bool) {
         self.over = true;
         let now = self.host.clock.now_nanos();
@@ -97,7 +96,7 @@ impl<S: ShardStore + Clone + 'static> Unanswered<'_, S> {
     }
 }
 
-impl<S: ShardStore + Clone + 'static> Drop for Unanswered<'_, S> {
+impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if !self.over {
             self.end(false);

@@ -189,7 +189,7 @@ fn volume(at: usize) -> VolumeSpec {
 }
 
 /// Does what a reactor is told of its shards, and tells how they are.
-async fn follow(node: Rc<Node<MemoryShardStore>>, orders: Rc<Vec<Order>>, owners: Rc<RefCell<Vec<usize>>>) {
+async fn follow(node: Rc<Node>, orders: Rc<Vec<Order>>, owners: Rc<RefCell<Vec<usize>>>) {
     loop {
         if node.id() == ReactorId(0) {
             let owners = owners.borrow();

@@ -303,7 +303,7 @@ impl Process {
     }
 
     /// As the program's first reactor does.
-    async fn follow_cluster(self: Rc<Self>, node: Rc<Node<Store>>) {
+    async fn follow_cluster(self: Rc<Self>, node: Rc<Node>) {
         let control = loop {
             if let Ok(control) = Control::open(self.store.clone()).await {
                 break Rc::new(control.expect("the cluster was made"));
@@ -333,7 +333,7 @@ impl Process {
     }
 
     /// Tells how this reactor's shards are.
-    async fn look(&self, node: Rc<Node<Store>>) {
+    async fn look(&self, node: Rc<Node>) {
         loop {
             for (at, whole) in self.seen.whole.iter().enumerate() {
                 let shard = ShardId(at as u32);

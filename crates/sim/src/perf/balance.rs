@@ -26,7 +26,7 @@ const REST: Duration = Duration::from_secs(30);
 /// … which it does within this time.
 const LIMIT: Duration = Duration::from_secs(1800);
 
-type ThisNode = Rc<Node<MemoryShardStore>>;
+type ThisNode = Rc<Node>;
 
 /// One state of rest.
 #[derive(Clone, Debug)]
@@ -242,7 +242,7 @@ fn report(node: &ThisNode, desk: &Desk) {
 async fn fill(node: &ThisNode, blocks: u64) {
     for (shard, _) in node.shard_phases() {
         let spec = cluster::volume(shard.0 as usize);
-        let volume: Volume<MemoryShardStore> = node.volume(&spec).expect("a shard of the pool");
+        let volume: Volume = node.volume(&spec).expect("a shard of the pool");
         volume.ensure_layer(blocks).await.expect("it fits");
         for first in (0..blocks).step_by(WRITE_BLOCKS as usize) {
             let data = contents(u64::from(shard.0) << 32 | first).await;

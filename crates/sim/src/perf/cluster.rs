@@ -120,7 +120,7 @@ impl Cluster {
 }
 
 /// Owns what it is told to, and makes the volumes' layers.
-async fn serve(node: Rc<Node<MemoryShardStore>>, order: Rc<Order>) {
+async fn serve(node: Rc<Node>, order: Rc<Order>) {
     loop {
         if let Some(shard) = order.own.take() {
             assert!(node.own(ShardId(shard as u32), true).await);
