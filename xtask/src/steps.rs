@@ -105,7 +105,7 @@ fn clippy() -> Result<()> {
 /// As the simulator and the clients' tests are built: everything is compiled once, and what takes its time runs faster.
 fn unit() -> Result<()> {
     let args = ["test", "--profile", "checked", "--workspace", "--no-fail-fast"];
-    cmd::run(&mut cmd::cargo(&args), minutes(20))
+    cmd::run(&mut cmd::cargo(&args), minutes(30))
 }
 
 /// The control store on Debian's etcd, which the tests start and kill. Of the whole workspace, so that what `unit` has built is

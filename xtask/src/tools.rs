@@ -12,16 +12,25 @@ const HOURS: Duration = Duration::from_secs(24 * 3600);
 
 /// `cargo xtask fuzz`: the mutation loop of `crates/fuzzing`.
 pub fn fuzz(options: &[String]) -> Result<()> {
-    let mut command =
-        cmd::cargo(&["run", "--quiet", "--profile", PROFILE, "--package", "peristyle-fuzzing", "--"]);
-    cmd::run(command.args(options), HOURS)
+    run("peristyle-fuzzing", options)
 }
 
 /// `cargo xtask sim`: the simulator's program, optimised, with every check.
 pub fn sim(options: &[String]) -> Result<()> {
-    let mut command =
-        cmd::cargo(&["run", "--quiet", "--profile", PROFILE, "--package", "peristyle-sim", "--"]);
-    cmd::run(command.args(options), HOURS)
+    run("peristyle-sim", options)
+}
+
+fn run(program: &str, options: &[String]) -> Result<()> {
+    build(program)?;
+    let program = cmd::target().join(PROFILE).join(program);
+    cmd::run(Command::new(program).current_dir(cmd::root()).args(options), HOURS)
+}
+
+/// Builds one of the workspace's programs as the tests have: with the features that all of the workspace want of its libraries. With
+/// those that this one package wants (`--package`) most of it would be compiled once more.
+fn build(program: &str) -> Result<()> {
+    let arguments = ["build", "--quiet", "--profile", PROFILE, "--workspace", "--bin", program];
+    cmd::run(&mut cmd::cargo(&arguments), Duration::from_secs(1800))
 }
 
 /// The figures of `crates/ec`, in short.
@@ -54,6 +63,5 @@ pub fn build_daemon() -> Result<()> {
     if std::env::var_os("PERISTYLE_BIN").is_some() {
         return Ok(());
     }
-    let arguments = ["build", "--quiet", "--profile", PROFILE, "--package", "peristyle"];
-    cmd::run(&mut cmd::cargo(&arguments), Duration::from_secs(900))
+    build("peristyle")
 }
