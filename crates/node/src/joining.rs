@@ -1,9 +1,9 @@
 //! Nodes and devices that come while the node runs. Called on the first reactor; all reactors see what it does.
 
 use crate::Node;
+use crate::config::PeerDevice;
 use crate::devices::{Home, SharedDevice};
 use crate::peer::PeerConfig;
-use crate::reactor::PeerDevice;
 use peristyle_base::{DeviceId, Instant, NodeId};
 use peristyle_cluster::lease::LEASE_OVER;
 

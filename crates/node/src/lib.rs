@@ -4,6 +4,7 @@
 pub mod at_rest;
 mod bus;
 pub mod columns;
+mod config;
 pub mod devices;
 mod extents;
 mod joining;
@@ -20,14 +21,12 @@ pub mod stats;
 pub mod target;
 pub mod volume;
 
+pub use config::{DeviceConfig, NodeConfig, NodeSeed, PeerDevice, seeds};
 pub use devices::{DeviceState, DeviceTable, Wish};
 pub use nbd::NbdConfig;
 pub use peer::{
     LinkState, PeerConfig, PeersConfig, RequestCount, RequestCounts, RequestKind, Security, Tls, TlsError,
 };
-pub use reactor::{
-    DeviceConfig, DeviceOpenError, LocalBoxed, Node, NodeConfig, NodeSeed, NodeShard, PeerDevice, ShardPhase,
-    seeds,
-};
+pub use reactor::{DeviceOpenError, LocalBoxed, Node, NodeShard, ShardPhase};
 pub use target::TargetConfig;
 pub use volume::{Volume, VolumeSpec};

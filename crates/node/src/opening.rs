@@ -3,10 +3,11 @@
 
 use crate::LocalBoxed;
 use crate::Node;
+use crate::config::DeviceConfig;
 use crate::devices::{Home, Wish};
 use crate::message::{Reply, Request};
 use crate::probe;
-use crate::reactor::{DeviceConfig, DeviceOpenError};
+use crate::reactor::DeviceOpenError;
 use peristyle_base::{DeviceId, Scheme};
 use peristyle_cluster::DomainId;
 use peristyle_column::{FormatOptions, Server, ServerConfig};

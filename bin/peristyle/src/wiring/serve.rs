@@ -180,10 +180,11 @@ async fn lead(node: &Rc<ThisNode>, home: Home) -> Result<(), Failure> {
     let nqn = control.state().cluster.nqn.clone();
     let (listen, nbd) = start_front_ends(node, &plan, volumes, nqn.clone(), &say).await?;
     let control = Rc::new(control);
-    let admin_addr = Addr::Unix(plan.admin.clone());
-    let listener = Listener::bind(&admin_addr, false)
+    let (admin_addr, what) =
+        (Addr::Unix(plan.admin.clone()), format!("admin socket {}", plan.admin.display()));
+    let listener = when_free(&what, &say, in_use, || Listener::bind(&admin_addr, false))
         .await
-        .map_err(|e| Failure::failed(format!("admin socket {}: {e}", plan.admin.display())))?;
+        .map_err(|e| Failure::failed(format!("{what}: {e}")))?;
     let turn = Semaphore::new(1);
     let member = plan
         .node_id()
